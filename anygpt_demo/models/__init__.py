@@ -1,0 +1,1 @@
+"""Plain torch modules of the official architectures, sized by a config. No I/O here."""

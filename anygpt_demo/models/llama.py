@@ -1,0 +1,224 @@
+"""LLaMA (arXiv 2302.13971) with an enlarged vocabulary: the one language model of every family.
+
+Parameter names and arithmetic are those of transformers' LlamaForCausalLM, so published checkpoints load as they are.
+What is added: a preallocated key-value cache that can be cut back to a common prefix, and logits for a part of the
+vocabulary only (`logits(hidden, ranges)`), so that an illegal token is never computed.
+
+Dimension names: B batch, T positions, D model width, H heads, G key-value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The fields of a Hugging Face LLaMA config.json that change the arithmetic."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        """E, the width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> LlamaConfig:
+        """Read a config.json. Raises ValueError for variants whose arithmetic differs from plain LLaMA."""
+        if config.get("rope_scaling") or config.get("attention_bias") or config.get("mlp_bias"):
+            raise ValueError("only plain LLaMA is supported: no rope_scaling, attention_bias or mlp_bias")
+        if config.get("hidden_act", "silu") != "silu":
+            raise ValueError(f"hidden_act must be silu, not {config['hidden_act']}")
+        fields = {name: config[name] for name in cls.__dataclass_fields__ if config.get(name) is not None}
+        rope = config.get("rope_parameters") or {}
+        fields.setdefault("rope_theta", float(rope.get("rope_theta", 10000.0)))
+        fields.setdefault("num_key_value_heads", config["num_attention_heads"])
+        return cls(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """A config.json that transformers' LlamaForCausalLM reads."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return own | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "torch_dtype": "bfloat16"}
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, computed in float32 as in the reference."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D) float. Returns the same shape and dtype."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Rotary position embedding (arXiv 2104.09864), halves layout. positions: int64 (T,). Returns cos and sin, float32 (T, E)."""
+    inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angles = positions[:, None].float() * inverse[None, :]
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary embedding. x: (B, H, T, E); cos, sin: (T, E)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+
+
+class Cache:
+    """Keys and values of the positions read so far, with the ids they stand for.
+
+    keys, values: (layers, 1, G, capacity, E). cut(ids) keeps the common prefix, so a later turn of the same
+    conversation reads only what is new, and an edited or undone turn stays correct.
+    """
+
+    def __init__(self, config: LlamaConfig, capacity: int, dtype: torch.dtype, device: str) -> None:
+        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, capacity, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.ids: list[int] = []
+
+    @property
+    def capacity(self) -> int:
+        """Positions that fit."""
+        return self.keys.shape[3]
+
+    def cut(self, ids: Sequence[int]) -> int:
+        """Forget everything after the longest common prefix with `ids`; at least the last id is left to read again.
+
+        Returns the number of positions kept.
+        """
+        kept = 0
+        for own, new in zip(self.ids, ids[:-1], strict=False):
+            if own != new:
+                break
+            kept += 1
+        del self.ids[kept:]
+        return kept
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and grouped keys and values."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.groups * self.width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.groups * self.width, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cached: tuple[Tensor, Tensor] | None, past: int) -> Tensor:
+        """x: (B, T, D). cached: this layer's (keys, values), each (1, G, capacity, E), filled up to `past`; None when training."""
+        batch, length, _ = x.shape
+        query = rotate(self.q_proj(x).view(batch, length, self.heads, self.width).transpose(1, 2), cos, sin)
+        key = rotate(self.k_proj(x).view(batch, length, self.groups, self.width).transpose(1, 2), cos, sin)
+        value = self.v_proj(x).view(batch, length, self.groups, self.width).transpose(1, 2)
+        if cached is not None:
+            keys, values = cached
+            keys[:, :, past : past + length] = key
+            values[:, :, past : past + length] = value
+            key, value = keys[:, :, : past + length], values[:, :, : past + length]
+        causal = mask is None and length > 1 and past == 0
+        if mask is None and length > 1 and past > 0:
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.groups != self.heads)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, T, D). Returns the same shape."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = FeedForward(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cached: tuple[Tensor, Tensor] | None, past: int) -> Tensor:
+        """x: (B, T, D). Returns the same shape."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cached, past)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Backbone(nn.Module):
+    """Embeddings, layers and the last norm (the `model.` part of the published keys)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Llama(nn.Module):
+    """The language model: ids -> hidden states -> logits of the legal part of the vocabulary."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def head(self) -> Tensor:
+        """Output rows, float (V, D); the embedding itself when tied."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
+        """Read ids and return the normalised hidden states.
+
+        ids: int64 (B, T); with a cache B is 1 and the ids continue what the cache holds (the caller extends cache.ids).
+        mask: bool (T, T) or (B, 1, T, T), True = may look; None is plain causal. Returns (B, T, D).
+        """
+        past = len(cache.ids) if cache is not None else 0
+        positions = torch.arange(past, past + ids.shape[1], device=ids.device)
+        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        x = self.model.embed_tokens(ids)
+        for number, layer in enumerate(self.model.layers):
+            x = layer(x, cos, sin, mask, None if cache is None else (cache.keys[number], cache.values[number]), past)
+        return self.model.norm(x)
+
+    def logits(self, hidden: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+        """Scores of the ids in `ranges` [(low, high), ...), joined in order. hidden: (..., D). Returns (..., sum of widths)."""
+        return torch.cat([F.linear(hidden, self.head[low:high]) for low, high in ranges], dim=-1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Full logits, (B, T, V). For tests and perplexity; generation uses hidden() and logits()."""
+        return F.linear(self.hidden(ids), self.head)

@@ -1,0 +1,81 @@
+"""Our LLaMA forward against transformers' LlamaForCausalLM with the same random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
+
+CONFIGS = {
+    "tied": LlamaConfig(512, 64, 128, 3, 4, 4, max_position_embeddings=2048, tie_word_embeddings=True),
+    "untied, grouped keys": LlamaConfig(512, 64, 192, 2, 4, 2, max_position_embeddings=2048, rms_norm_eps=1e-6),
+}
+
+
+@pytest.fixture(params=CONFIGS, scope="module")
+def pair(request):
+    from transformers import LlamaConfig as HFConfig
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = CONFIGS[request.param]
+    ours = Llama(config).eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.08) if parameter.dim() > 1 else torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    theirs = LlamaForCausalLM(HFConfig(**{key: value for key, value in config.to_json().items() if key != "architectures"})).float().eval()
+    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}
+    theirs.tie_weights()
+    return ours, theirs
+
+
+@torch.inference_mode()
+def test_logits_equal_the_reference(pair):
+    ours, theirs = pair
+    ids = torch.randint(0, 512, (2, 300))
+    assert (ours(ids) - theirs(ids).logits).abs().max() <= 1e-5
+
+
+@torch.inference_mode()
+def test_cached_reading_equals_reading_at_once(pair):
+    ours, _ = pair
+    ids = torch.randint(0, 512, (1, 64))
+    cache = Cache(ours.config, 64, torch.float32, "cpu")
+    pieces = []
+    for low, high in [(0, 20), (20, 21), (21, 50), (50, 64)]:
+        pieces.append(ours.hidden(ids[:, low:high], cache))
+        cache.ids += ids[0, low:high].tolist()
+    assert (torch.cat(pieces, 1) - ours.hidden(ids)).abs().max() <= 1e-5
+
+
+@torch.inference_mode()
+def test_greedy_ids_equal_the_reference_over_1000_tokens(pair):
+    ours, theirs = pair
+    prompt = list(range(5, 15))
+    reference = theirs.generate(torch.tensor([prompt]), max_new_tokens=1000, min_new_tokens=1000, do_sample=False, pad_token_id=0, eos_token_id=None)
+    cache = Cache(ours.config, 1010, torch.float32, "cpu")
+    fresh, written = prompt, list(prompt)
+    for _ in range(1000):
+        hidden = ours.hidden(torch.tensor([fresh]), cache)
+        cache.ids += fresh
+        fresh = [int(ours.logits(hidden[0, -1], [(0, 512)]).argmax())]
+        written += fresh
+    assert written == reference[0].tolist()
+
+
+@torch.inference_mode()
+def test_partial_logits_are_rows_of_the_full_ones(pair):
+    ours, _ = pair
+    hidden = ours.hidden(torch.tensor([[1, 2, 3]]))
+    full = ours.logits(hidden, [(0, 512)])
+    part = ours.logits(hidden, [(10, 20), (300, 302)])
+    assert torch.allclose(part, torch.cat([full[..., 10:20], full[..., 300:302]], -1), atol=1e-6)
+
+
+def test_cut_keeps_the_common_prefix_and_leaves_one_id_to_read():
+    cache = Cache(CONFIGS["tied"], 16, torch.float32, "cpu")
+    cache.ids = [1, 2, 3, 4]
+    assert cache.cut([1, 2, 9, 4]) == 2 and cache.ids == [1, 2]
+    cache.ids = [1, 2, 3]
+    assert cache.cut([1, 2, 3]) == 2 and cache.ids == [1, 2]
