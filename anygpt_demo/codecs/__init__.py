@@ -1,0 +1,49 @@
+"""The registry of modalities. A new one is one file in this package and one line in CODECS.
+
+Each codec module has a top-level `MODALITY` (facts only, no torch) and a codec class with
+`load(family, device)`. Importing this package imports no model code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from anygpt_demo.errors import BadCheckpoint
+
+if TYPE_CHECKING:
+    from anygpt_demo.checkpoints import Family
+    from anygpt_demo.codecs.base import Codec
+    from anygpt_demo.modality import Modality
+
+CODECS: Mapping[str, str] = {  # order is frozen: ids in checkpoints follow it
+    "image": "anygpt_demo.codecs.image:ImageCodec",
+    "speech": "anygpt_demo.codecs.speech:SpeechCodec",
+    "music": "anygpt_demo.codecs.music:MusicCodec",
+}
+_CODEBOOK_OWNER: Mapping[str, str] = {"image": "image_tokenizer", "speech": "speech_tokenizer", "music": "music_codec"}
+
+
+def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS) -> tuple[Modality, ...]:
+    """The facts of every registered modality in registry order; a family's manifest may state another codebook size."""
+    found = []
+    for name, target in codecs.items():
+        facts: Modality = import_module(target.partition(":")[0]).MODALITY
+        role = _CODEBOOK_OWNER.get(name, name)
+        if family is not None and family.has(role):
+            codebook = family.component(role).config.get("codebook")
+            if codebook is not None:
+                facts = dataclasses.replace(facts, codebook=int(codebook))
+        found.append(facts)
+    return tuple(found)
+
+
+def load_codec(name: str, family: Family, device: str = "cpu", codecs: Mapping[str, str] = CODECS) -> Codec:
+    """Load the codec of one modality from a family. Raises BadCheckpoint if it is unknown or its files are bad."""
+    if name not in codecs:
+        raise BadCheckpoint(f"There is no codec named {name}.", "It is not registered.", f"Use one of: {', '.join(codecs)}.")
+    module, _, attribute = codecs[name].partition(":")
+    codec: Codec = getattr(import_module(module), attribute).load(family, device)
+    return codec
