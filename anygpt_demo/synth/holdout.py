@@ -49,3 +49,33 @@ def held_out_sentence(text: str, percent: int = 3) -> bool:
 def held_out_speaker(name: str, percent: int = 10) -> bool:
     """Whether a human speaker (or, where speakers are not named, a recording) is kept for tests."""
     return bucket("speaker " + name) < percent
+
+# Music: (instrument of the melody, genre) pairs that no training piece combines; each instrument and each genre is trained elsewhere.
+MUSIC_PAIRS: tuple[tuple[str, str], ...] = (
+    ("piano", "reggae"),
+    ("harpsichord", "electronic"),
+    ("electric piano", "waltz"),
+    ("celesta", "rock"),
+    ("music box", "latin"),
+    ("vibraphone", "march"),
+    ("marimba", "jazz"),
+    ("church organ", "hip hop"),
+    ("accordion", "ambient"),
+    ("harmonica", "classical"),
+    ("acoustic guitar", "electronic"),
+    ("electric guitar", "lullaby"),
+    ("distorted guitar", "folk"),
+    ("violin", "hip hop"),
+    ("cello", "pop"),
+    ("string ensemble", "reggae"),
+    ("trumpet", "ambient"),
+    ("french horn", "jazz"),
+    ("saxophone", "classical"),
+    ("clarinet", "rock"),
+    ("oboe", "latin"),
+    ("flute", "march"),
+    ("pan flute", "pop"),
+    ("sitar", "waltz"),
+    ("banjo", "lullaby"),
+    ("saw synth", "folk"),
+)
