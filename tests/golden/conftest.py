@@ -1,4 +1,4 @@
-"""Where the reference data of the official code lies."""
+"""Where the reference files of the official code lie: all of them if they are at hand, else the subset kept beside the tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def golden_folder() -> Path:
-    """$GOLDEN_DIR, else ../shared/golden beside the repository if it exists, else the compact subset in tests/golden/data."""
-    given = os.environ.get("GOLDEN_DIR")
-    full = Path(given) if given else HERE.parent.parent.parent / "shared" / "golden"
-    return full if full.is_dir() else HERE / "data"
-
-
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
-    """The folder of the reference data in use."""
-    return golden_folder()
+    """$GOLDEN_DIR, else ../shared/golden beside the repository, else tests/golden/data."""
+    named = os.environ.get("GOLDEN_DIR")
+    if named:
+        return Path(named)
+    beside = HERE.parent.parent.parent / "shared" / "golden"
+    return beside if beside.is_dir() else HERE / "data"
