@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from anygpt_demo.synth import music, phrasings, topics, world
 from anygpt_demo.synth.holdout import picture_allowed
@@ -160,9 +160,25 @@ def _item(written: str, kind: str, facts: dict[str, str]) -> SpokenItem:
 
 # (weight, maker): the mixture of what is spoken
 KINDS: tuple[tuple[float, Callable[[random.Random], SpokenItem]], ...] = (
-    (0.27, _draw), (0.15, _play), (0.06, _say), (0.10, _topic), (0.04, _manners), (0.02, _feeling), (0.02, _refuse), (0.04, _ask_picture),
-    (0.04, _ask_music), (0.02, _cross), (0.24, _reply),
+    (0.22, _draw), (0.14, _play), (0.05, _say), (0.10, _topic), (0.05, _manners), (0.03, _feeling), (0.03, _refuse), (0.06, _ask_picture),
+    (0.06, _ask_music), (0.04, _cross), (0.22, _reply),
 )  # fmt: skip
+
+
+PREFIXES = ("mini", "hey mini", "okay", "so", "now", "well", "please", "tell me", "and")
+SUFFIXES = ("please", "mini", "now", "my friend", "then")
+
+
+def _varied(item: SpokenItem, rng: random.Random) -> SpokenItem:
+    """Small words before or after, as people speak: the short fixed questions are heard in many forms."""
+    if item.kind in ("draw", "play", "reply", "say", "poem") or rng.random() < 0.25:
+        return item
+    text = item.text
+    if rng.random() < 0.6:
+        text = f"{rng.choice(PREFIXES)} {text}"
+    if rng.random() < 0.5:
+        text = f"{text} {rng.choice(SUFFIXES)}"
+    return replace(item, text=text)
 
 
 def spoken_items(seed: int) -> Iterator[SpokenItem]:
@@ -171,7 +187,7 @@ def spoken_items(seed: int) -> Iterator[SpokenItem]:
     weights = [weight for weight, _ in KINDS]
     seen: set[str] = set()
     while True:
-        item = rng.choices(KINDS, weights)[0][1](rng)
+        item = _varied(rng.choices(KINDS, weights)[0][1](rng), rng)
         if item.text in seen or len(item.text.split()) > LONGEST_WORDS:
             continue
         seen.add(item.text)
