@@ -79,3 +79,12 @@ MUSIC_PAIRS: tuple[tuple[str, str], ...] = (
     ("banjo", "lullaby"),
     ("saw synth", "folk"),
 )
+
+# Chats: ways of asking that training never uses.
+PHRASINGS: frozenset[str] = frozenset(
+    {
+        "Let me see {scene}.", "What is shown here?", "Let me hear {music}.", "How does this music sound?", "Give this scene a song.",
+        "What scene does this music show?", "Make it {time}.", "Put it {place}.", "Now make it {tempo}.", "Please read aloud: {quote}",
+        "What was said here?", "Say something about {}.", "Make a little rhyme about {topic}.", "Today I feel {feeling}.", "Do you hear any drums?",
+    }
+)  # fmt: skip

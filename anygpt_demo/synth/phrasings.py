@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from anygpt_demo.synth.holdout import PHRASINGS
+
+
+def asked(table: Sequence[str], heldout: bool = False) -> tuple[str, ...]:
+    """The phrasings of a table that training uses; or, for evaluation, the held-out ones (all others if there is none)."""
+    trained = tuple(form for form in table if form not in PHRASINGS)
+    kept = tuple(form for form in table if form in PHRASINGS)
+    return kept if heldout and kept else trained
+
+
 ASK_PICTURE: tuple[str, ...] = (
     "Draw {scene}.", "Please draw {scene}.", "Draw me {scene}.", "Show me {scene}.", "Show me a picture of {scene}.", "Please paint {scene}.",
     "Can you draw {scene}?", "Can you show me {scene}?", "Could you paint {scene}?", "Make a picture of {scene}.", "Create an image of {scene}.",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from anygpt_demo.synth import music, phrasings, topics, world
 from anygpt_demo.synth.holdout import picture_allowed
+from anygpt_demo.synth.phrasings import asked
 
 LONGEST_WORDS = 14
 
@@ -77,24 +78,24 @@ def _music(rng: random.Random) -> tuple[str, dict[str, str]]:
 
 def _draw(rng: random.Random) -> SpokenItem:
     words, facts = _scene(rng)
-    return _item(rng.choice(phrasings.ASK_PICTURE).format(scene=words), "draw", facts)
+    return _item(rng.choice(asked(phrasings.ASK_PICTURE)).format(scene=words), "draw", facts)
 
 
 def _play(rng: random.Random) -> SpokenItem:
     words, facts = _music(rng)
-    return _item(rng.choice(phrasings.ASK_MUSIC).format(music=words), "play", facts)
+    return _item(rng.choice(asked(phrasings.ASK_MUSIC)).format(music=words), "play", facts)
 
 
 def _say(rng: random.Random) -> SpokenItem:
     quote = topic_sentence(rng) if rng.random() < 0.5 else f"I see {_scene(rng)[0]}."
-    return _item(rng.choice(phrasings.ASK_SAY).format(quote=quote[0].lower() + quote[1:]), "say", {"quote": quote})
+    return _item(rng.choice(asked(phrasings.ASK_SAY)).format(quote=quote[0].lower() + quote[1:]), "say", {"quote": quote})
 
 
 def _topic(rng: random.Random) -> SpokenItem:
     topic = rng.choice(tuple(topics.TOPICS))
     if rng.random() < 0.2:
-        return _item(rng.choice(phrasings.ASK_POEM).format(topic=topic), "poem", {"topic": topic})
-    return _item(rng.choice(topics.ASK_TOPIC).format(topic), "topic", {"topic": topic})
+        return _item(rng.choice(asked(phrasings.ASK_POEM)).format(topic=topic), "poem", {"topic": topic})
+    return _item(rng.choice(asked(topics.ASK_TOPIC)).format(topic), "topic", {"topic": topic})
 
 
 def _manners(rng: random.Random) -> SpokenItem:
@@ -104,7 +105,7 @@ def _manners(rng: random.Random) -> SpokenItem:
 
 def _feeling(rng: random.Random) -> SpokenItem:
     feeling = rng.choice(tuple(topics.FEELINGS))
-    return _item(rng.choice(phrasings.FEEL).format(feeling=feeling), "feeling", {"feeling": feeling})
+    return _item(rng.choice(asked(phrasings.FEEL)).format(feeling=feeling), "feeling", {"feeling": feeling})
 
 
 def _refuse(rng: random.Random) -> SpokenItem:
@@ -114,7 +115,7 @@ def _refuse(rng: random.Random) -> SpokenItem:
 def _ask_picture(rng: random.Random) -> SpokenItem:
     noun = rng.choice(world.NOUNS)
     kind, table = rng.choice((("caption", phrasings.ASK_CAPTION), ("caption", phrasings.ASK_CAPTION), ("object", phrasings.ASK_OBJECT), ("place", phrasings.ASK_PLACE), ("time", phrasings.ASK_TIME)))
-    text = rng.choice(tuple(form for form in table if "{" not in form)) if rng.random() < 0.8 or "{noun}" not in "".join(table) else f"Where is the {noun.name}?"
+    text = rng.choice([form for form in asked(table) if "{" not in form]) if rng.random() < 0.8 or "{noun}" not in "".join(table) else f"Where is the {noun.name}?"
     return _item(text, "ask picture", {"about": kind})
 
 
@@ -124,13 +125,13 @@ def _ask_music(rng: random.Random) -> SpokenItem:
         "genre": phrasings.ASK_GENRE, "mood": phrasings.ASK_MOOD, "similar": phrasings.ASK_SIMILAR,
     }  # fmt: skip
     about = rng.choice(tuple(tables))
-    return _item(rng.choice(tables[about]), "ask music", {"about": about})
+    return _item(rng.choice(asked(tables[about])), "ask music", {"about": about})
 
 
 def _cross(rng: random.Random) -> SpokenItem:
     if rng.random() < 0.5:
-        return _item(rng.choice(phrasings.PICTURE_TO_MUSIC), "picture to music", {})
-    return _item(rng.choice(phrasings.MUSIC_TO_PICTURE), "music to picture", {})
+        return _item(rng.choice(asked(phrasings.PICTURE_TO_MUSIC)), "picture to music", {})
+    return _item(rng.choice(asked(phrasings.MUSIC_TO_PICTURE)), "music to picture", {})
 
 
 def topic_sentence(rng: random.Random) -> str:
