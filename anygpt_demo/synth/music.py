@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import random
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +30,7 @@ FAMILIES: dict[str, dict[str, int]] = {
     "bells": {"celesta": 8, "music box": 10, "vibraphone": 11, "marimba": 12},
     "organ": {"church organ": 19, "jazz organ": 16, "accordion": 21, "harmonica": 22},
     "guitar": {"acoustic guitar": 24, "jazz guitar": 26, "electric guitar": 27, "distorted guitar": 30},
-    "strings": {"violin": 40, "cello": 42, "string ensemble": 48, "pizzicato strings": 45},
+    "strings": {"violin": 40, "cello": 42, "string ensemble": 48, "pizzicato violin": 45},
     "brass": {"trumpet": 56, "trombone": 57, "french horn": 60, "brass section": 61},
     "reed": {"saxophone": 65, "oboe": 68, "clarinet": 71, "bassoon": 70},
     "flute": {"flute": 73, "pan flute": 75, "recorder": 74, "whistle": 78},
@@ -232,22 +234,44 @@ def _melody(score: _Score, feel: Feel, motif: list[float], bar: tuple[int, int, 
 
 
 FONT_FOLDERS = (Path("/usr/share/sounds/sf2"), Path("/usr/share/soundfonts"))
-BLOCK = 64  # FluidSynth computes so many samples at once; whole blocks leave nothing behind for the next piece
+BLOCK = 64  # FluidSynth computes so many samples at once
 LEVELS = ((0, 120), (1, 78), (2, 92), (9, 100))  # (MIDI channel, volume controller): the melody stands out
 
 
 @cache
-def _synth(font: str, rate: int) -> tuple[Any, int]:
-    """A FluidSynth player with its font loaded (148 MB for FluidR3), one per process, font and rate."""
+def _font(name: str) -> tuple[Any, int]:
+    """A loaded sound font (148 MB for FluidR3), once per process: (the player that owns it, address of the font)."""
     try:
         import fluidsynth
     except ImportError as error:
         raise MissingProgram("Music cannot be rendered.", "FluidSynth is not installed.", "Install fluidsynth, fluid-soundfont-gm and pyfluidsynth.") from error
-    path = next((folder / f"{font}.sf2" for folder in FONT_FOLDERS if (folder / f"{font}.sf2").is_file()), None)
+    path = next((folder / f"{name}.sf2" for folder in FONT_FOLDERS if (folder / f"{name}.sf2").is_file()), None)
     if path is None:
-        raise MissingProgram("Music cannot be rendered.", f"The sound font {font} is not installed.", "Install fluid-soundfont-gm and timgm6mb-soundfont.")
-    synth = fluidsynth.Synth(gain=0.5, samplerate=float(rate), **{"synth.chorus.active": 0})
-    return synth, synth.sfload(str(path))
+        raise MissingProgram("Music cannot be rendered.", f"The sound font {name} is not installed.", "Install fluid-soundfont-gm and timgm6mb-soundfont.")
+    library = fluidsynth._fl
+    library.fluid_synth_get_sfont_by_id.restype = ctypes.c_void_p
+    library.fluid_set_log_function(2, None, None)  # silences "No preset found", said each time a font leaves a player
+    owner = fluidsynth.Synth(channels=16)
+    number = owner.sfload(str(path))
+    return owner, library.fluid_synth_get_sfont_by_id(ctypes.c_void_p(owner.synth), number)
+
+
+@contextmanager
+def _player(font: str, rate: int) -> Iterator[tuple[Any, int]]:
+    """A fresh FluidSynth player that borrows the loaded font: (player, id of the font in it).
+
+    Fresh, because a used one carries voices, reverb and gain ramps of the last piece into the next.
+    """
+    _, address = _font(font)
+    import fluidsynth
+
+    library = fluidsynth._fl
+    player = fluidsynth.Synth(gain=0.5, samplerate=float(rate), channels=16, **{"synth.chorus.active": 0})
+    try:
+        yield player, library.fluid_synth_add_sfont(ctypes.c_void_p(player.synth), ctypes.c_void_p(address))
+    finally:
+        library.fluid_synth_remove_sfont(ctypes.c_void_p(player.synth), ctypes.c_void_p(address))
+        player.delete()
 
 
 def render(piece: Piece, seconds: float = 5.0, rate: int = 32000) -> Audio:
@@ -259,38 +283,37 @@ def render(piece: Piece, seconds: float = 5.0, rate: int = 32000) -> Audio:
 
 def play(notes: list[Note], piece: Piece, seconds: float, rate: int) -> np.ndarray:
     """Sound of notes: float32 (round(seconds * rate),), peak .7. Equal arguments give equal samples."""
-    synth, font = _synth(piece.font, rate)
-    synth.system_reset()
     style = STYLES[piece.genre]
-    for channel, program in ((0, PROGRAMS[piece.lead]), (1, style.chords), (2, style.bass)):
-        synth.program_select(channel, font, 0, program)
-    synth.program_select(9, font, 128, 0)
-    for channel, volume in LEVELS:
-        synth.cc(channel, 7, volume)
     events = sorted([(note.start, 1, note) for note in notes] + [(note.end, 0, note) for note in notes])
     total, done = round(seconds * rate), 0
     sound = np.zeros((2, -(-total // BLOCK) * BLOCK), np.float32)
-    for time, on, note in events:
-        at = min(sound.shape[1], int(time * rate) // BLOCK * BLOCK)
-        _write(synth, sound[:, done:at])
-        done = max(done, at)
-        if on:
-            synth.noteon(note.channel, note.pitch, note.velocity)
-        else:
-            synth.noteoff(note.channel, note.pitch)
-    _write(synth, sound[:, done:])
+    with _player(piece.font, rate) as (player, font):
+        for channel, program in ((0, PROGRAMS[piece.lead]), (1, style.chords), (2, style.bass)):
+            player.program_select(channel, font, 0, program)
+        player.program_select(9, font, 128, 0)
+        for channel, volume in LEVELS:
+            player.cc(channel, 7, volume)
+        for time, on, note in events:
+            at = min(sound.shape[1], int(time * rate) // BLOCK * BLOCK)
+            _write(player, sound[:, done:at])
+            done = max(done, at)
+            if on:
+                player.noteon(note.channel, note.pitch, note.velocity)
+            else:
+                player.noteoff(note.channel, note.pitch)
+        _write(player, sound[:, done:])
     samples = sound.mean(0)[:total]
     return samples * np.float32(0.7 / max(1e-4, float(np.abs(samples).max())))
 
 
-def _write(synth: Any, sound: np.ndarray) -> None:
+def _write(player: Any, sound: np.ndarray) -> None:
     """Let the player fill sound: float32 (2, n), n a multiple of BLOCK. Floats, because the 16-bit output is dithered."""
     import fluidsynth
 
     if sound.shape[1]:
         fill = fluidsynth._fl.fluid_synth_write_float
         left, right = (ctypes.c_void_p(row.ctypes.data) for row in sound)
-        fill(ctypes.c_void_p(synth.synth), ctypes.c_int(sound.shape[1]), left, 0, 1, right, 0, 1)
+        fill(ctypes.c_void_p(player.synth), ctypes.c_int(sound.shape[1]), left, 0, 1, right, 0, 1)
 
 
 # Words. {np} is the whole noun phrase, the other slots are facts; long forms name every fact that a judge can hear.
