@@ -28,8 +28,11 @@ MINI = Path(__file__).resolve().parent.parent / "checkpoints" / "mini"
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()  # in pieces: hashlib.file_digest needs Python 3.11
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -60,7 +63,9 @@ class Component:
             if not path.is_file():
                 raise BadCheckpoint(f"{self.role}: the file {name} is missing.", "The family is incomplete.", "Fetch or unpack it again.")
             if path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
-                raise BadCheckpoint(f"{self.role}: the file {name} is damaged.", "Its SHA-256 differs from the manifest.", "Fetch or unpack it again.")
+                raise BadCheckpoint(
+                    f"{self.role}: the file {name} is damaged.", "Its SHA-256 differs from the manifest.", "Fetch or unpack it again."
+                )
 
     def state(self, device: str = "cpu") -> dict[str, torch.Tensor]:
         """All tensors of the component, verified; bfloat16 and float16 are widened to float32 on the CPU.
@@ -95,7 +100,11 @@ class Family:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             return cls(manifest["family"], folder, manifest)
         except (OSError, ValueError, KeyError) as error:
-            raise BadCheckpoint(f"There is no model family in {folder.name}.", "Its manifest.json is missing or damaged.", "Check out the repository again, or fetch the family.") from error
+            raise BadCheckpoint(
+                f"There is no model family in {folder.name}.",
+                "Its manifest.json is missing or damaged.",
+                "Check out the repository again, or fetch the family.",
+            ) from error
 
     def has(self, role: str) -> bool:
         """Whether this family has a component of that role."""
@@ -105,7 +114,9 @@ class Family:
         """The component of one role. Raises BadCheckpoint if the family has none."""
         facts = self.manifest["components"].get(role)
         if facts is None:
-            raise BadCheckpoint(f"The family {self.name} has no {role}.", "Its manifest does not list one.", "Train or fetch this component first.")
+            raise BadCheckpoint(
+                f"The family {self.name} has no {role}.", "Its manifest does not list one.", "Train or fetch this component first."
+            )
         return Component(role, self.folder / role, facts["config"], facts["files"])
 
 
@@ -118,7 +129,11 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], role
         if key not in own:
             raise BadCheckpoint(f"{role}: the tensor {key} is unknown.", "The file does not fit this model.", "Fetch the family again.")
         if own[key].shape != state[key].shape:
-            raise BadCheckpoint(f"{role}: the tensor {key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}.", "The file does not fit this model.", "Fetch the family again.")
+            raise BadCheckpoint(
+                f"{role}: the tensor {key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}.",
+                "The file does not fit this model.",
+                "Fetch the family again.",
+            )
     module.load_state_dict(dict(state))
     return module.eval()
 

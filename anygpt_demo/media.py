@@ -117,7 +117,11 @@ def _too_large_picture(size: str) -> BadPicture:
 
 def _unreadable_picture() -> BadPicture:
     formats = ", ".join(PICTURE_FORMATS[:-1]) + " or " + PICTURE_FORMATS[-1]
-    return BadPicture("This file cannot be read as a picture.", f"It is damaged, or it is not a {formats} file.", "Open it in a picture program and save it as PNG.")
+    return BadPicture(
+        "This file cannot be read as a picture.",
+        f"It is damaged, or it is not a {formats} file.",
+        "Open it in a picture program and save it as PNG.",
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -191,7 +195,11 @@ def read_audio(data: bytes, *, rate_hz: int, limit_s: float, crop: bool) -> tupl
     if not data:
         raise BadAudio("This recording is empty.", "The file has no content.", "Record it again, or choose another file.")
     if len(data) > AUDIO_BYTES:
-        raise BadAudio(f"This sound file has {len(data) / 1e6:.0f} MB.", f"The limit is {AUDIO_BYTES // 1_000_000} MB.", "Cut it, or save it as FLAC or MP3.")
+        raise BadAudio(
+            f"This sound file has {len(data) / 1e6:.0f} MB.",
+            f"The limit is {AUDIO_BYTES // 1_000_000} MB.",
+            "Cut it, or save it as FLAC or MP3.",
+        )
     name, demuxer, libsndfile = _container(data)
     read = _read_libsndfile(data, limit_s, crop) if libsndfile else None
     if read is None and libsndfile and shutil.which("ffmpeg") is None:
@@ -219,7 +227,11 @@ def _container(data: bytes) -> tuple[str, str, bool]:
 
 
 def _unreadable_audio() -> BadAudio:
-    return BadAudio("This file cannot be read as sound.", "It is damaged, or it is not WAV, FLAC, MP3, Ogg, WebM or M4A.", "Save it as WAV and try again.")
+    return BadAudio(
+        "This file cannot be read as sound.",
+        "It is damaged, or it is not WAV, FLAC, MP3, Ogg, WebM or M4A.",
+        "Save it as WAV and try again.",
+    )
 
 
 def _too_long(seconds: float, limit_s: float) -> BadAudio:
@@ -245,9 +257,13 @@ def _read_libsndfile(data: bytes, limit_s: float, crop: bool) -> tuple[np.ndarra
         return None
     with file:
         if not AUDIO_RATES_HZ[0] <= file.samplerate <= AUDIO_RATES_HZ[1]:
-            raise BadAudio(f"This recording has {file.samplerate:,} samples per second.", "Rates from 1 to 384 kHz are read.", "Save it at 44,100 Hz.")
+            raise BadAudio(
+                f"This recording has {file.samplerate:,} samples per second.", "Rates from 1 to 384 kHz are read.", "Save it at 44,100 Hz."
+            )
         if file.channels > AUDIO_CHANNELS:
-            raise BadAudio(f"This recording has {file.channels} channels.", f"Up to {AUDIO_CHANNELS} are read.", "Mix it down to one or two channels.")
+            raise BadAudio(
+                f"This recording has {file.channels} channels.", f"Up to {AUDIO_CHANNELS} are read.", "Mix it down to one or two channels."
+            )
         seconds = file.frames / file.samplerate
         if seconds > limit_s and not crop:  # a stream of unknown length claims about 2**63 frames
             raise _too_long(seconds if seconds < 1e6 else math.inf, limit_s)
@@ -277,7 +293,11 @@ def _read_ffmpeg(data: bytes, name: str, demuxer: str, limit_s: float) -> tuple[
     """Decode with the ffmpeg program: no shell, no network protocol, one demuxer, a time limit, limited output."""
     program = shutil.which("ffmpeg")
     if program is None:
-        raise MissingProgram(f"This {name} file cannot be opened here.", "The program ffmpeg, which decodes it, is not installed.", "Install ffmpeg, or save the file as WAV, FLAC or MP3.")
+        raise MissingProgram(
+            f"This {name} file cannot be opened here.",
+            "The program ffmpeg, which decodes it, is not installed.",
+            "Install ffmpeg, or save the file as WAV, FLAC or MP3.",
+        )
     with tempfile.NamedTemporaryFile(prefix="anygpt-", suffix=".bin") as file:  # M4A needs seeking, so not through a pipe
         file.write(data)
         file.flush()
@@ -287,7 +307,11 @@ def _read_ffmpeg(data: bytes, name: str, demuxer: str, limit_s: float) -> tuple[
         try:
             done = subprocess.run(head + body + tail, capture_output=True, timeout=FFMPEG_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise BadAudio(f"This {name} file takes too long to open.", f"Decoding was stopped after {FFMPEG_SECONDS} s.", "Save it as WAV and try again.") from error
+            raise BadAudio(
+                f"This {name} file takes too long to open.",
+                f"Decoding was stopped after {FFMPEG_SECONDS} s.",
+                "Save it as WAV and try again.",
+            ) from error
     samples = np.frombuffer(done.stdout[: len(done.stdout) // 4 * 4], dtype="<f4").astype(np.float32)
     if not samples.size:
         raise _unreadable_audio()
@@ -298,9 +322,15 @@ def _read_ffmpeg(data: bytes, name: str, demuxer: str, limit_s: float) -> tuple[
 def _clean(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """Refuse what is not sound; remove DC; scale down what exceeds 1. samples: float32 (n,)."""
     if len(samples) < SHORTEST_S * rate_hz:
-        raise BadAudio("This recording is too short.", f"It has {len(samples) / rate_hz:.2f} s; at least {SHORTEST_S:g} s are needed.", "Hold the button while you speak.")
+        raise BadAudio(
+            "This recording is too short.",
+            f"It has {len(samples) / rate_hz:.2f} s; at least {SHORTEST_S:g} s are needed.",
+            "Hold the button while you speak.",
+        )
     if not np.isfinite(samples).all():
-        raise BadAudio("This recording is damaged.", "It holds values that are not numbers.", "Export it again from the program that made it.")
+        raise BadAudio(
+            "This recording is damaged.", "It holds values that are not numbers.", "Export it again from the program that made it."
+        )
     centred = samples.astype(np.float64)
     centred -= centred.mean()
     window = max(1, rate_hz // 10)

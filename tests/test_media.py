@@ -81,7 +81,9 @@ def test_other_formats_are_refused(form: str) -> None:
         media.read_picture(picture_bytes(photo(), form))
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"]
+)
 def test_no_picture_is_refused(data: bytes) -> None:
     with pytest.raises(BadPicture) as refusal:
         media.read_picture(data)
@@ -121,7 +123,15 @@ def test_too_many_bytes_are_refused() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation: int) -> None:
     way = Image.Transpose
-    turn = {2: way.FLIP_LEFT_RIGHT, 3: way.ROTATE_180, 4: way.FLIP_TOP_BOTTOM, 5: way.TRANSPOSE, 6: way.ROTATE_90, 7: way.TRANSVERSE, 8: way.ROTATE_270}
+    turn = {
+        2: way.FLIP_LEFT_RIGHT,
+        3: way.ROTATE_180,
+        4: way.FLIP_TOP_BOTTOM,
+        5: way.TRANSPOSE,
+        6: way.ROTATE_90,
+        7: way.TRANSVERSE,
+        8: way.ROTATE_270,
+    }
     stored = photo().transpose(turn[orientation]) if orientation in turn else photo()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -134,7 +144,10 @@ def test_damaged_exif_is_ignored() -> None:
     assert media.read_picture(data).rgb.shape == (32, 48, 3)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "La", "PA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16", "I;16B", "I;16L"])
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "P", "RGB", "RGBA", "LA", "La", "PA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16", "I;16B", "I;16L"],
+)
 def test_every_mode(mode: str) -> None:
     image = photo().convert("L").convert("I").point(lambda value: value * 257).convert("I;16") if mode.startswith("I;16") else None
     if image is None:
@@ -199,7 +212,20 @@ def test_written_pictures_say_what_they_are_and_nothing_else() -> None:
 # ------------------------------------------------------------------------------------------------------------- sound
 
 
-@pytest.mark.parametrize(("form", "subtype"), [("WAV", "PCM_U8"), ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None), ("AIFF", None)])
+@pytest.mark.parametrize(
+    ("form", "subtype"),
+    [
+        ("WAV", "PCM_U8"),
+        ("WAV", "PCM_16"),
+        ("WAV", "PCM_24"),
+        ("WAV", "FLOAT"),
+        ("FLAC", None),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", None),
+        ("AIFF", None),
+    ],
+)
 def test_sound_formats(form: str, subtype: str | None) -> None:
     audio, notes = speech(sound_bytes(tone(1, 24_000), 24_000, form, subtype))
     assert audio.rate_hz == 16_000 and audio.samples.dtype == np.float32 and not notes
@@ -208,7 +234,9 @@ def test_sound_formats(form: str, subtype: str | None) -> None:
     assert abs(np.argmax(spectrum) * 16_000 / 12_000 - 220) < 3
 
 
-@pytest.mark.parametrize(("ending", "codec"), [("webm", "libopus"), ("m4a", "aac"), ("mp3", "libmp3lame"), ("aac", "aac"), ("ogg", "libopus")])
+@pytest.mark.parametrize(
+    ("ending", "codec"), [("webm", "libopus"), ("m4a", "aac"), ("mp3", "libmp3lame"), ("aac", "aac"), ("ogg", "libopus")]
+)
 def test_browser_formats_are_decoded_by_content(tmp_path: object, ending: str, codec: str) -> None:
     path = f"{tmp_path}/made.{ending}"
     command = ["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", "sine=frequency=220:duration=1.5", "-c:a", codec, path]
@@ -243,7 +271,9 @@ def test_ffmpeg_may_not_follow_references() -> None:
             speech(head + playlist)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello, I am text", b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS" + bytes(40), b"ID3" + bytes(20), b"\xff\xfb" + bytes(50)])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello, I am text", b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS" + bytes(40), b"ID3" + bytes(20), b"\xff\xfb" + bytes(50)]
+)
 def test_no_sound_is_refused(data: bytes) -> None:
     with pytest.raises(BadAudio):
         speech(data)
@@ -302,7 +332,11 @@ def test_a_two_hour_flac_costs_no_memory() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rate_hz=st.sampled_from([7_999, 8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000]) | st.integers(1_000, 200_000), channels=st.integers(1, 8), target=st.sampled_from([16_000, 32_000]))
+@given(
+    rate_hz=st.sampled_from([7_999, 8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000]) | st.integers(1_000, 200_000),
+    channels=st.integers(1, 8),
+    target=st.sampled_from([16_000, 32_000]),
+)
 def test_any_rate_and_channel_count(rate_hz: int, channels: int, target: int) -> None:
     audio, _ = media.read_audio(sound_bytes(tone(0.5, rate_hz, channels), rate_hz), rate_hz=target, limit_s=30, crop=False)
     assert abs(len(audio.samples) - target * 0.5) <= target / 50
