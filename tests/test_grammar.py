@@ -1,0 +1,154 @@
+"""Random logits under the grammar never write a malformed reply; budgets, limits, forcing and the chain hold."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anygpt_demo import codecs
+from anygpt_demo.grammar import PRESETS, Grammar, IllegalToken, section_of, sections
+from anygpt_demo.protocol import BlockClosed, BlockDropped, Ended, Malformed, Parser
+
+NAMES = [*codecs.CODECS, "gesture"]
+
+
+def draw(grammar: Grammar, rng: np.random.Generator) -> int:
+    """A legal id: mostly uniform over ids, now and then uniform over ranges so that marks come up."""
+    ranges = grammar.allowed().ranges
+    if rng.random() < 0.05:
+        low, high = ranges[int(rng.integers(len(ranges)))]
+        return int(rng.integers(low, high))
+    place = int(rng.integers(sum(high - low for low, high in ranges)))
+    for low, high in ranges:
+        if place < high - low:
+            return low + place
+        place -= high - low
+    raise AssertionError
+
+
+def run(grammar: Grammar, rng: np.random.Generator) -> tuple[list[int], list]:
+    parser, ids, events = Parser(grammar.vocabulary), [], []
+    while not grammar.done:
+        number = draw(grammar, rng)
+        grammar.advance(number)
+        ids.append(number)
+        events += parser.feed(number)
+    return ids, events
+
+
+def check(vocabulary, grammar, events):
+    assert grammar.used <= grammar.budget
+    assert isinstance(events[-1], Ended) and events[-1].reason == "eos"
+    for event in events:
+        assert not isinstance(event, Malformed | BlockDropped)
+        if isinstance(event, BlockClosed):
+            facts = vocabulary.ranges[event.modality].modality
+            assert event.codes.shape[0] in facts.frames and event.codes.shape[1] == facts.layers
+            assert 0 <= event.codes.min() and event.codes.max() < facts.codebook
+
+
+def test_random_logits_write_no_malformed_block(wider):
+    """RANDOM_TOKENS=1000000 runs the full count."""
+    rng = np.random.default_rng(0)
+    count, closed = 0, dict.fromkeys(wider.ranges, 0)
+    forces = [None, None, None, "text", *wider.ranges]
+    while count < int(os.environ.get("RANDOM_TOKENS", "100000")):
+        force = forces[int(rng.integers(len(forces)))]
+        grammar = Grammar(wider, budget=int(rng.integers(1, 1200)), force=force, force_after=int(rng.integers(0, 60)), limits={"speech": 300})
+        ids, events = run(grammar, rng)
+        check(wider, grammar, events)
+        for event in events:
+            if isinstance(event, BlockClosed):
+                closed[event.modality] += 1
+        count += len(ids)
+    assert all(closed.values()), closed
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40, deadline=None)
+@given(budget=st.integers(1, 300), seed=st.integers(0, 1000))
+def test_a_forced_modality_appears_whenever_it_fits(wider, name, budget, seed):
+    facts = wider.ranges[name].modality
+    grammar = Grammar(wider, budget=budget, force=name, chain=False)
+    _, events = run(grammar, np.random.default_rng(seed))
+    check(wider, grammar, events)
+    found = {event.modality for event in events if isinstance(event, BlockClosed)}
+    assert found == ({name} if budget >= facts.frames.start * facts.layers + 4 else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_right_codebook_and_length(wider, name):
+    item = wider.ranges[name]
+    facts = item.modality
+    grammar = Grammar(wider, budget=100_000, limits={name: facts.frames.start + 3})
+    grammar.advance(item.start)
+    most = min(facts.frames.start + 3, facts.frames.stop - 1)
+    for frame in range(most):
+        for layer in range(facts.layers):
+            slice_ = grammar.allowed()
+            may_end = layer == 0 and frame >= facts.frames.start
+            assert slice_.sampling == facts.sampling and slice_.block == name
+            assert sum(high - low for low, high in slice_.ranges) == facts.codebook + may_end
+            low, high = item.layer(layer)
+            with pytest.raises(IllegalToken):
+                grammar.clone().advance(wider.human)
+            with pytest.raises(IllegalToken):
+                grammar.clone().advance(item.start)
+            grammar.advance(high - 1)
+    assert grammar.allowed().ranges == ((item.end, item.end + 1),)
+    grammar.advance(item.end)
+    assert grammar.state == "text"
+
+
+def test_forbidden_modalities_and_text_only(wider):
+    rng = np.random.default_rng(3)
+    for seed in range(10):
+        _, events = run(Grammar(wider, budget=400, forbid=("image", "gesture")), rng)
+        assert not {"image", "gesture"} & {event.modality for event in events if isinstance(event, BlockClosed)}
+        _, events = run(Grammar(wider, budget=200, force="text"), rng)
+        assert not [event for event in events if isinstance(event, BlockClosed)], seed
+
+
+def test_the_chain_stands_once_and_first(vocabulary):
+    grammar = Grammar(vocabulary, budget=500)
+    grammar.advance(vocabulary.ins)
+    for number in (vocabulary.ins, vocabulary.eos, vocabulary.ranges["speech"].start):
+        with pytest.raises(IllegalToken):
+            grammar.clone().advance(number)
+    grammar.advance(vocabulary.encode_text("hi")[0])
+    grammar.advance(vocabulary.res)
+    for number in (vocabulary.ins, vocabulary.res):
+        with pytest.raises(IllegalToken):
+            grammar.clone().advance(number)
+    grammar.advance(vocabulary.eos)
+    assert grammar.allowed().ranges == ((vocabulary.stop, vocabulary.stop + 1),)
+    grammar.advance(vocabulary.stop)
+    assert grammar.done and grammar.allowed().ranges == ()
+
+
+def test_sampling_follows_the_state(vocabulary):
+    for preset, words in PRESETS.items():
+        grammar = Grammar(vocabulary, preset=preset)
+        assert grammar.allowed().sampling == words
+        grammar.advance(vocabulary.ranges["music"].start)
+        assert grammar.allowed().sampling.top_k == 200 and grammar.allowed().sampling.repetition_penalty == 1.15
+
+
+def test_sections_cover_what_the_sampler_may_draw(wider):
+    """Every slice of the sampler lies inside the section of its ids: training and sampling agree."""
+    rng = np.random.default_rng(5)
+    table = sections(wider)
+    for _ in range(10):
+        grammar = Grammar(wider, budget=600, limits={"speech": 100})
+        while not grammar.done:
+            ranges = grammar.allowed().ranges
+            number = draw(grammar, rng)
+            section = int(section_of(wider, np.array([number]))[0])
+            if sum(high - low for low, high in ranges) > 1:
+                inside = [any(a <= low and high <= b for a, b in table[section]) for low, high in ranges]
+                assert all(inside), (grammar.state, ranges)
+            grammar.advance(number)
