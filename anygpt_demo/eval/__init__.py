@@ -1,0 +1,1 @@
+"""Measuring: judges, figures on held-out items and speed."""
