@@ -98,8 +98,10 @@ class Family:
         folder = Path(folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if not isinstance(manifest["components"], dict):
+                raise TypeError("components")
             return cls(manifest["family"], folder, manifest)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadCheckpoint(
                 f"There is no model family in {folder.name}.",
                 "Its manifest.json is missing or damaged.",
