@@ -58,7 +58,8 @@ def test_random_logits_write_no_malformed_block(wider):
     forces = [None, None, None, "text", *wider.ranges]
     while count < int(os.environ.get("RANDOM_TOKENS", "100000")):
         force = forces[int(rng.integers(len(forces)))]
-        grammar = Grammar(wider, budget=int(rng.integers(1, 1200)), force=force, force_after=int(rng.integers(0, 60)), limits={"speech": 300})
+        budget, after = int(rng.integers(1, 1200)), int(rng.integers(0, 60))
+        grammar = Grammar(wider, budget=budget, force=force, force_after=after, limits={"speech": 300})
         ids, events = run(grammar, rng)
         check(wider, grammar, events)
         for event in events:

@@ -112,7 +112,8 @@ def readable(text: str) -> str:
 
 
 MARKS = ["[Human]", "[MMGPT]", "<eoh>", "<eos>", "<-Ins->", "<-Res->", "<s>", "</s>", "<unk>", "<0x0A>", "<eom>", "[AnyGPT]"]
-MARKS += ["<soim>", "<eoim>", "<sosp>", "<eosp>", "<somu>", "<eomu>", "<👀12>", "<🗣\ufe0f3>", "<🎶8191>", "<eot>", "▁", "\x00", "\ud800", "\udc00"]
+MARKS += ["<soim>", "<eoim>", "<sosp>", "<eosp>", "<somu>", "<eomu>", "<👀12>", "<🗣\ufe0f3>", "<🎶8191>"]
+MARKS += ["<eot>", "▁", "\x00", "\ud800", "\udc00"]
 hostile = st.lists(st.one_of(st.sampled_from(MARKS), st.text(max_size=6), st.characters()), max_size=8).map("".join)
 
 
@@ -132,7 +133,8 @@ def test_adversarial_texts_yield_no_control_id(vocabulary):
         for _ in range(draw.randint(1, 6)):
             mark = draw.choice(MARKS)
             at = draw.randint(0, len(mark))
-            parts.append(draw.choice([mark, mark[:at], mark[at:], mark[:at] + " " + mark[at:], chr(draw.randint(0, 0x10FFFF)), "\u200d" + mark]))
+            anything = chr(draw.randint(0, 0x10FFFF))
+            parts.append(draw.choice([mark, mark[:at], mark[at:], mark[:at] + " " + mark[at:], anything, "\u200d" + mark]))
         ids = vocabulary.encode_text("".join(parts))
         assert all(vocabulary.is_text(number) for number in ids)
 
@@ -150,5 +152,5 @@ def test_the_registry_is_free_of_torch():
     import subprocess
     import sys
 
-    code = "import sys, anygpt_demo.codecs as c; c.modalities(); import anygpt_demo.protocol, anygpt_demo.grammar; print('torch' in sys.modules)"
+    code = "import sys, anygpt_demo.codecs as c, anygpt_demo.protocol, anygpt_demo.grammar; c.modalities(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
