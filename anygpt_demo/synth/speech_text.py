@@ -84,7 +84,7 @@ def sentences(seed: int, data: Path | None) -> Iterator[str]:
 
 def dialogue_sentences(seed: int) -> Iterator[str]:
     """What people and the model say aloud in the dialogue world, 2 to 16 words, each sentence at most twice."""
-    from anygpt_demo.synth.dialogues import spoken_sentences
+    from anygpt_demo.synth.spoken import spoken_sentences
 
     times: dict[str, int] = {}
     for text in spoken_sentences(seed):
