@@ -11,7 +11,11 @@ from anygpt_demo import protocol
 from anygpt_demo.conversation import MediaPart, TextPart, Turn
 from tests.golden.tokens import open_vocabulary, prompt_files
 
-TASKS = {"Text-to-Image Generation": "{}. Please generation an image."}  # wording of the official task menu
+TASKS = {  # wording of the official task menu; other tasks leave the text as it is
+    "Text-to-Image Generation": " Please generation an image.",
+    "Multimodal Prompt Image Generation": " Please generation an image.",
+    "Image QA": " Please provide an accurate answer consisting of only one word or phrase.",
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,10 @@ def human_turn(book, line):
     parts = []
     for name, files in zip(("image", "speech", "music"), fields[4:7], strict=True):
         parts += [MediaPart(name, codes_of(book, file.strip())) for file in files.split(",") if file.strip()]
-    text = TASKS.get(fields[0], "{}").format(fields[1])
+    text = fields[1]
+    if fields[0] == "Text-to-Image Generation" and text[-1:] not in (".", "!", "?"):
+        text += "."
+    text += TASKS.get(fields[0], "")
     return Turn("human", (*parts, TextPart(text)) if text else tuple(parts))
 
 
