@@ -1,7 +1,634 @@
-"""Chats over mini's world: the paper's AnyInstruct, written by a grammar."""
+"""Chats over mini's world: the paper's AnyInstruct (section 4.2, appendix D), written by a grammar.
+
+A chat is a list of turns; pictures, music and speech stand in it as facts (a scene, a piece, words) and are rendered
+or encoded later. Where facts come from is a `Source`: freely drawn ones here, encoded ones when a model is trained.
+`PATTERNS` names every kind of chat, by what goes in and what comes out (t text, s speech, p picture, m music).
+"""
 
 from __future__ import annotations
 
-from anygpt_demo.synth.spoken import spoken_sentences
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
-__all__ = ["spoken_sentences"]
+from anygpt_demo.synth import music, phrasings, scenes, topics, world
+from anygpt_demo.synth.music import Piece
+from anygpt_demo.synth.phrasings import asked
+from anygpt_demo.synth.poems import poem
+from anygpt_demo.synth.scenes import Scene
+from anygpt_demo.synth.spoken import SpokenItem, plain, spoken_items, spoken_sentences
+
+__all__ = ["PATTERNS", "Dialogue", "FreeSource", "PicturePart", "Source", "SpeechPart", "Turn", "Words", "dialogues", "spoken_sentences", "write"]
+
+Want = Mapping[str, str]  # facts that a scene or a piece must have
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text, typed or written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class PicturePart:
+    """A picture, to be drawn from its scene. number: row of an encoded set, or -1."""
+
+    scene: Scene
+    number: int = -1
+
+
+@dataclass(frozen=True)
+class MusicPart:
+    """A piece of music, to be played from its facts. number: row of an encoded set, or -1."""
+
+    piece: Piece
+    number: int = -1
+
+
+@dataclass(frozen=True)
+class SpeechPart:
+    """A spoken sentence. item: words and meaning; number: clip of an encoded set, or -1."""
+
+    item: SpokenItem
+    number: int = -1
+
+
+Part = Words | PicturePart | MusicPart | SpeechPart
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One side's turn. heard: the words of the person's speech, the first step of an answer to it."""
+
+    role: Literal["human", "mmgpt"]
+    parts: tuple[Part, ...]
+    heard: str | None = None
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A chat of one pattern."""
+
+    pattern: str
+    turns: tuple[Turn, ...]
+
+
+class NotFound(Exception):
+    """A source has nothing with the wanted facts; the writer tries another chat."""
+
+
+class Source(Protocol):
+    """Where media facts come from."""
+
+    heldout: bool  # held-out phrasings and facts instead of those of training
+
+    def picture(self, rng: random.Random, want: Want) -> PicturePart:
+        """A picture with these facts (noun, colour, count, place, time, style, mood). Raises NotFound."""
+        ...
+
+    def piece(self, rng: random.Random, want: Want) -> MusicPart:
+        """A piece with these facts (genre, mood, lead, tempo, drums, mode). Raises NotFound."""
+        ...
+
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
+        """A spoken sentence of one of these kinds, or just these words. Raises NotFound."""
+        ...
+
+
+# --- facts and their words ---
+
+MOOD_OF_TIME: dict[str, tuple[str, ...]] = {  # sky -> moods of music that suit it
+    "sunny": ("happy", "playful"), "sunset": ("romantic", "nostalgic"), "night": ("mysterious", "calm"), "cloudy": ("nostalgic", "sad"),
+    "foggy": ("mysterious", "sad"), "stormy": ("tense", "dark"), "dawn": ("calm", "romantic"),
+}  # fmt: skip
+TIMES_OF_MOOD: dict[str, tuple[str, ...]] = {
+    "happy": ("sunny",), "playful": ("sunny",), "triumphant": ("sunny", "dawn"), "energetic": ("sunny",), "romantic": ("sunset", "dawn"),
+    "nostalgic": ("sunset", "cloudy"), "calm": ("dawn", "night"), "mysterious": ("foggy", "night"), "sad": ("cloudy", "foggy"),
+    "tense": ("stormy",), "dark": ("stormy", "night"), "angry": ("stormy",),
+}  # fmt: skip
+
+
+def article(word: str) -> str:
+    """'an oboe'."""
+    return ("an " if word[0] in "aeiou" else "a ") + word
+
+
+def place_phrase(name: str) -> str:
+    """'on a beach'."""
+    return next(place.phrase for place in world.PLACES if place.name == name)
+
+
+def time_of(name: str) -> world.Time:
+    """The time of this name."""
+    return next(time for time in world.TIMES if time.name == name)
+
+
+def style_phrase(name: str) -> str:
+    """'a watercolor'."""
+    return next(style.phrases[0] for style in world.STYLES if style.name == name).removesuffix(" of")
+
+
+def things(scene: Scene) -> str:
+    """'two dogs next to a red car' in mini's own regular words."""
+    phrases = [thing.phrase() for thing in scene.things]
+    if not scene.relation:
+        return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+    text = f"{phrases[0]} {world.RELATION_PHRASES[scene.relation][-1]} {phrases[1]}"
+    return text + (f" and {phrases[2]}" if len(phrases) > 2 else "")
+
+
+def scene_words(scene: Scene) -> str:
+    """All facts of a scene, always in the same order: style, things, place, time."""
+    style = "" if scene.style == "plain" else style_phrase(scene.style) + " of "
+    return f"{style}{things(scene)} {place_phrase(scene.place)} {time_of(scene.time).phrase}"
+
+
+def piece_words(piece: Piece) -> str:
+    """All facts of a piece, always in the same order."""
+    drums = "with drums" if piece.drums else "without drums"
+    return f"{article(piece.tempo)} {piece.mood} {piece.genre} piece in {piece.mode} with {article(piece.lead)} {drums}"
+
+
+def capital(text: str) -> str:
+    """First letter large."""
+    return text[:1].upper() + text[1:]
+
+
+# --- a source that draws facts freely ---
+
+
+def scene_facts(scene: Scene) -> dict[str, str]:
+    """The facts by which scenes are found: those of the first thing, and place, time, style."""
+    first = scene.things[0]
+    facts = {"noun": first.noun, "count": str(first.count), "place": scene.place, "time": scene.time, "style": scene.style}
+    return facts | ({"colour": first.colour} if first.colour else {})
+
+
+def piece_facts(piece: Piece) -> dict[str, str]:
+    """The facts by which pieces are found."""
+    return {
+        "genre": piece.genre, "mood": piece.mood, "lead": piece.lead, "tempo": piece.tempo, "drums": "yes" if piece.drums else "no", "mode": piece.mode,
+    }  # fmt: skip
+
+
+def spoken_kinds(item: SpokenItem) -> tuple[str, ...]:
+    """The kinds under which a spoken sentence is found: its own, "any", and "see" / "hear" for mini's spoken captions."""
+    if item.text.startswith("i see ") and item.facts.get("says") == "scene":
+        return item.kind, "any", "see"
+    if item.text.startswith("i hear ") and item.facts.get("says") == "music":
+        return item.kind, "any", "hear"
+    return item.kind, "any"
+
+
+class FreeSource:
+    """Draws scenes, pieces and sentences freely; nothing is encoded."""
+
+    def __init__(self, seed: int = 0, heldout: bool = False, pool: int = 4000) -> None:
+        rng = random.Random(f"source {seed} {heldout}")
+        self.heldout = heldout
+        self.scenes = [scenes.sample_scene(rng, heldout=heldout and rng.random() < 0.3) for _ in range(pool)]
+        self.pieces = [music.sample_piece(rng, heldout=heldout and rng.random() < 0.3) for _ in range(pool)]
+        stream = spoken_items(seed)
+        self.items: dict[str, list[SpokenItem]] = {}
+        for _ in range(pool):
+            item = next(stream)
+            for kind in spoken_kinds(item):
+                self.items.setdefault(kind, []).append(item)
+
+    def picture(self, rng: random.Random, want: Want) -> PicturePart:
+        """See Source.picture()."""
+        for _ in range(4000 if want else 1):
+            scene = rng.choice(self.scenes)
+            if want.items() <= scene_facts(scene).items():
+                return PicturePart(scene)
+        raise NotFound
+
+    def piece(self, rng: random.Random, want: Want) -> MusicPart:
+        """See Source.piece()."""
+        for _ in range(4000 if want else 1):
+            piece = rng.choice(self.pieces)
+            if want.items() <= piece_facts(piece).items():
+                return MusicPart(piece)
+        raise NotFound
+
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
+        """See Source.speech()."""
+        if text is not None:
+            return SpeechPart(SpokenItem(plain(text), "reply", {}, text))
+        return SpeechPart(rng.choice(self.items[rng.choice(kinds)]))
+
+
+# --- the chats ---
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes chats of every pattern with one random stream."""
+
+    rng: random.Random
+    source: Source
+
+    def pick(self, table: Sequence[str], **slots: str) -> str:
+        """One phrasing with its slots filled, first letter large."""
+        return capital(self.rng.choice(asked(table, self.source.heldout)).format(**slots))
+
+    def picture(self, **want: str) -> PicturePart:
+        return self.source.picture(self.rng, want)
+
+    def piece(self, **want: str) -> MusicPart:
+        return self.source.piece(self.rng, want)
+
+    def voice(self, *kinds: str) -> SpeechPart:
+        return self.source.speech(self.rng, kinds)
+
+    def ask_picture(self, scene: Scene) -> str:
+        """A request for a picture: in mini's regular words or in freer ones."""
+        share = self.rng.random()
+        if share < 0.35 and not self.source.heldout:
+            text = scenes.request(scene, self.rng)
+            return capital(text if text.endswith("?") else text + ".")
+        if scene.style != "plain" and share < 0.7:
+            return self.pick(phrasings.ASK_STYLED, styled=scene_words(scene))
+        words = self.rng.choice((f"{things(scene)} {place_phrase(scene.place)} {time_of(scene.time).phrase}", f"{things(scene)} {place_phrase(scene.place)}"))
+        return self.pick(phrasings.ASK_PICTURE, scene=scene_words(scene) if scene.style != "plain" else words)
+
+    def ask_music(self, piece: Piece) -> str:
+        """A request for music."""
+        if self.rng.random() < 0.5 and not self.source.heldout:
+            return capital(music.request(piece, self.rng))
+        drums = "with drums" if piece.drums else "without drums"
+        forms = (
+            piece_words(piece), f"some {piece.mood} {piece.genre} music", f"{article(piece.tempo)} {piece.genre} piece {drums}",
+            f"{article(piece.mood)} {piece.genre} piece with {article(piece.lead)}", f"something {piece.tempo} on the {piece.lead}",
+            f"{article(piece.tempo)} {piece.mood} piece {drums}",
+        )  # fmt: skip
+        return self.pick(phrasings.ASK_MUSIC, music=self.rng.choice(forms))
+
+    def turns(self, pattern: str, *turns: Turn) -> Dialogue:
+        return Dialogue(pattern, turns)
+
+
+def human(*parts: Part | str) -> Turn:
+    """A person's turn."""
+    return Turn("human", tuple(Words(part) if isinstance(part, str) else part for part in parts))
+
+
+def mini(*parts: Part | str, heard: str | None = None) -> Turn:
+    """mini's turn."""
+    return Turn("mmgpt", tuple(Words(part) if isinstance(part, str) else part for part in parts), heard)
+
+
+def heard_turns(speech: SpeechPart, reply: Turn, *before: Part) -> tuple[Turn, Turn]:
+    """A spoken turn (with a picture or music before it) and its answer, which begins with what was heard."""
+    return human(*before, speech), replace(reply, heard=speech.item.text)
+
+
+def here_is_picture(picture: PicturePart) -> Turn:
+    return mini(f"Here is {scene_words(picture.scene)}.", picture)
+
+
+def here_is_music(piece: MusicPart) -> Turn:
+    return mini(f"Here is {piece_words(piece.piece)}.", piece)
+
+
+def text_to_picture(w: Writer) -> Dialogue:
+    picture = w.picture()
+    return w.turns("t-p", human(w.ask_picture(picture.scene)), here_is_picture(picture))
+
+
+def text_to_picture_steps(w: Writer) -> Dialogue:
+    picture = w.picture()
+    scene = picture.scene
+    question = w.ask_picture(scene)
+    steps = f"First I choose the place: {place_phrase(scene.place)}. Then the sky: {time_of(scene.time).phrase}. Last I add {things(scene)}."
+    return w.turns("t-p steps", human(w.pick(phrasings.ASK_STEPS, question=question)), mini(f"{steps} Here is {scene_words(scene)}.", picture))
+
+
+def picture_caption(w: Writer) -> Dialogue:
+    picture = w.picture()
+    return w.turns("p-t", human(picture, w.pick(phrasings.ASK_CAPTION)), mini(f"I see {scene_words(picture.scene)}."))
+
+
+def picture_answers(w: Writer, scene: Scene) -> list[tuple[str, str]]:
+    """Questions about a scene and their true answers."""
+    first = scene.things[0]
+    noun = world.NOUNS[world.noun_index(first.noun)]
+    time = time_of(scene.time)
+    found = [
+        (w.pick(phrasings.ASK_OBJECT), f"I see {things(scene)}."),
+        (w.pick([form for form in phrasings.ASK_PLACE if "{" not in form]), f"It is {place_phrase(scene.place)}."),
+        (w.pick(phrasings.ASK_TIME), f"It is {time.phrase}. {time.words}"),
+        (w.pick(phrasings.ASK_STYLE), "It is a plain drawing." if scene.style == "plain" else f"It is {style_phrase(scene.style)}."),
+        (w.pick(phrasings.ASK_IS_THERE, thing=world.mention(noun)), f"Yes, I see {things(scene)}."),
+    ]
+    other = w.rng.choice(world.NOUNS)
+    if all(other.name != thing.noun for thing in scene.things):
+        found.append((w.pick(phrasings.ASK_IS_THERE, thing=world.mention(other)), f"No, I see {things(scene)}."))
+    if noun.article != "some":
+        found.append((w.pick(phrasings.ASK_COUNT, plural=noun.plural), f"I see {first.phrase()}." if first.count > 1 else f"I see one {noun.name}."))
+    if first.colour and first.count == 1:
+        found.append((w.pick(phrasings.ASK_COLOUR, noun=noun.name), f"The {noun.name} is {first.colour}."))
+    return found
+
+
+def picture_questions(w: Writer) -> Dialogue:
+    picture = w.picture()
+    rounds = w.rng.sample(picture_answers(w, picture.scene), w.rng.choice((1, 2, 3)))
+    turns: list[Turn] = []
+    for number, (question, answer) in enumerate(rounds):
+        turns += [human(picture, question) if not number else human(question), mini(answer)]
+    return w.turns("p-t questions", *turns)
+
+
+def text_to_music(w: Writer) -> Dialogue:
+    piece = w.piece()
+    return w.turns("t-m", human(w.ask_music(piece.piece)), here_is_music(piece))
+
+
+def music_caption(w: Writer) -> Dialogue:
+    piece = w.piece()
+    return w.turns("m-t", human(piece, w.pick(phrasings.ASK_MUSIC_CAPTION)), mini(f"I hear {piece_words(piece.piece)}."))
+
+
+def music_answers(w: Writer, piece: Piece) -> list[tuple[str, str]]:
+    """Questions about a piece and their true answers."""
+    return [
+        (w.pick(phrasings.ASK_INSTRUMENT), f"I hear {article(piece.lead)}."),
+        (w.pick(phrasings.ASK_TEMPO), f"The tempo is {piece.tempo}."),
+        (w.pick(phrasings.ASK_DRUMS), "Yes, I hear drums." if piece.drums else "No, there are no drums."),
+        (w.pick(phrasings.ASK_GENRE), f"It is {piece.genre}."),
+        (w.pick(phrasings.ASK_MOOD), f"It feels {piece.mood}."),
+    ]
+
+
+def music_questions(w: Writer) -> Dialogue:
+    piece = w.piece()
+    turns: list[Turn] = []
+    for number, (question, answer) in enumerate(w.rng.sample(music_answers(w, piece.piece), w.rng.choice((1, 2, 2)))):
+        turns += [human(piece, question) if not number else human(question), mini(answer)]
+    return w.turns("m-t questions", *turns)
+
+
+def music_to_music(w: Writer) -> Dialogue:
+    first = w.piece()
+    second = w.piece(genre=first.piece.genre, mood=first.piece.mood)
+    return w.turns("m-m", human(first, w.pick(phrasings.ASK_SIMILAR)), mini(f"I hear {piece_words(first.piece)}. Here is {piece_words(second.piece)}.", second))
+
+
+def picture_to_music(w: Writer) -> Dialogue:
+    picture = w.picture()
+    mood = w.rng.choice(MOOD_OF_TIME[picture.scene.time])
+    return w.turns("p-m", human(picture, w.pick(phrasings.PICTURE_TO_MUSIC)), _scene_music(picture, mood, w.piece(mood=mood)))
+
+
+def _scene_music(picture: PicturePart, mood: str, piece: MusicPart) -> Turn:
+    return mini(f"I see {scene_words(picture.scene)}. It feels {mood}. Here is {piece_words(piece.piece)}.", piece)
+
+
+def _music_scene(piece: MusicPart, picture: PicturePart) -> Turn:
+    return mini(f"I hear {piece_words(piece.piece)}. It feels {piece.piece.mood}. Here is {scene_words(picture.scene)}.", picture)
+
+
+def music_to_picture(w: Writer) -> Dialogue:
+    piece = w.piece()
+    picture = w.picture(time=w.rng.choice(TIMES_OF_MOOD[piece.piece.mood]))
+    return w.turns("m-p", human(piece, w.pick(phrasings.MUSIC_TO_PICTURE)), _music_scene(piece, picture))
+
+
+def say(w: Writer) -> Dialogue:
+    speech = w.voice("draw", "play", "topic", "reply", "reply", "reply", "say", "manners")
+    return w.turns("t-s", human(w.pick(phrasings.ASK_SAY, quote=speech.item.text)), mini(capital(speech.item.text) + ".", speech))
+
+
+def transcribe(w: Writer) -> Dialogue:
+    speech = w.voice("any")
+    return w.turns("s-t", human(speech, w.pick(phrasings.ASK_TRANSCRIPT)), mini(speech.item.text))
+
+
+def say_topic(w: Writer) -> Dialogue:
+    topic, sentence = _topic(w)
+    speech = w.source.speech(w.rng, (), sentence)
+    question = w.rng.choice(asked(topics.ASK_TOPIC, w.source.heldout)).format(topic)
+    return w.turns("t-s answer", human(w.pick(phrasings.ASK_SPOKEN_REPLY, question=question)), mini(sentence, speech))
+
+
+def _topic(w: Writer) -> tuple[str, str]:
+    topic = w.rng.choice(tuple(topics.TOPICS))
+    return topic, w.rng.choice(topics.TOPICS[topic])
+
+
+def answer_of(w: Writer, item: SpokenItem) -> str:
+    """What mini says to a spoken sentence of small talk."""
+    if item.kind == "topic":
+        return w.rng.choice(topics.TOPICS[item.facts["topic"]])
+    if item.kind == "manners":
+        return w.rng.choice(topics.MANNERS[int(item.facts["row"])][1])
+    if item.kind == "feeling":
+        return w.rng.choice(topics.FEELINGS[item.facts["feeling"]])
+    return w.rng.choice(topics.SORRY)
+
+
+def speech_to_speech(w: Writer) -> Dialogue:
+    speech = w.voice("topic", "topic", "manners", "feeling", "refuse")
+    answer = answer_of(w, speech.item)
+    return w.turns("s-s", *heard_turns(speech, mini(answer, w.source.speech(w.rng, (), answer))))
+
+
+def speech_to_text(w: Writer) -> Dialogue:
+    speech = w.voice("topic", "manners", "feeling", "refuse", "poem")
+    answer = poem(speech.item.facts["topic"], w.rng) if speech.item.kind == "poem" else answer_of(w, speech.item)
+    return w.turns("s-t chat", *heard_turns(speech, mini(answer)))
+
+
+def speech_to_picture(w: Writer) -> Dialogue:
+    speech = w.voice("draw")
+    return w.turns("s-p", *heard_turns(speech, here_is_picture(w.picture(**speech.item.facts))))
+
+
+def speech_to_music(w: Writer) -> Dialogue:
+    speech = w.voice("play")
+    return w.turns("s-m", *heard_turns(speech, here_is_music(w.piece(**speech.item.facts))))
+
+
+def speech_to_say(w: Writer) -> Dialogue:
+    speech = w.voice("say")
+    quote = speech.item.facts["quote"]
+    return w.turns("s-s say", *heard_turns(speech, mini(quote, w.source.speech(w.rng, (), quote))))
+
+
+def spoken_picture_question(w: Writer) -> Dialogue:
+    speech, picture = w.voice("ask picture"), w.picture()
+    scene = picture.scene
+    answer = {
+        "caption": f"I see {scene_words(scene)}.", "object": f"I see {things(scene)}.", "place": f"It is {place_phrase(scene.place)}.",
+        "time": f"It is {time_of(scene.time).phrase}. {time_of(scene.time).words}",
+    }[speech.item.facts["about"]]  # fmt: skip
+    return w.turns("sp-t", *heard_turns(speech, mini(answer), picture))
+
+
+def spoken_music_question(w: Writer) -> Dialogue:
+    speech, piece = w.voice("ask music"), w.piece()
+    about = speech.item.facts["about"]
+    if about == "similar":
+        second = w.piece(genre=piece.piece.genre, mood=piece.piece.mood)
+        return w.turns("sm-m", *heard_turns(speech, mini(f"I hear {piece_words(piece.piece)}. Here is {piece_words(second.piece)}.", second), piece))
+    facts = piece.piece
+    answer = {
+        "caption": f"I hear {piece_words(facts)}.", "lead": f"I hear {article(facts.lead)}.", "tempo": f"The tempo is {facts.tempo}.",
+        "drums": "Yes, I hear drums." if facts.drums else "No, there are no drums.", "genre": f"It is {facts.genre}.", "mood": f"It feels {facts.mood}.",
+    }[about]  # fmt: skip
+    return w.turns("sm-t", *heard_turns(speech, mini(answer), piece))
+
+
+def spoken_picture_to_music(w: Writer) -> Dialogue:
+    speech, picture = w.voice("picture to music"), w.picture()
+    mood = w.rng.choice(MOOD_OF_TIME[picture.scene.time])
+    return w.turns("sp-m", *heard_turns(speech, _scene_music(picture, mood, w.piece(mood=mood)), picture))
+
+
+def spoken_music_to_picture(w: Writer) -> Dialogue:
+    speech, piece = w.voice("music to picture"), w.piece()
+    picture = w.picture(time=w.rng.choice(TIMES_OF_MOOD[piece.piece.mood]))
+    return w.turns("sm-p", *heard_turns(speech, _music_scene(piece, picture), piece))
+
+
+def picture_aloud(w: Writer) -> Dialogue:
+    speech = w.voice("see")
+    facts = {key: value for key, value in speech.item.facts.items() if key != "says"}
+    return w.turns("p-s", human(w.picture(**facts), w.pick(phrasings.ASK_SPOKEN_CAPTION)), mini(capital(speech.item.text) + ".", speech))
+
+
+def music_aloud(w: Writer) -> Dialogue:
+    speech = w.voice("hear")
+    facts = {key: value for key, value in speech.item.facts.items() if key != "says"}
+    return w.turns("m-s", human(w.piece(**facts), w.pick(phrasings.ASK_SPOKEN_MUSIC_CAPTION)), mini(capital(speech.item.text) + ".", speech))
+
+
+def picture_then_music(w: Writer) -> Dialogue:
+    picture = w.picture()
+    mood = w.rng.choice(MOOD_OF_TIME[picture.scene.time])
+    piece = w.piece(mood=mood)
+    then = mini(f"It feels {mood}. Here is {piece_words(piece.piece)}.", piece)
+    return w.turns("t-p then m", human(w.ask_picture(picture.scene)), here_is_picture(picture), human(w.pick(phrasings.MUSIC_FOR_THAT)), then)
+
+
+def music_then_picture(w: Writer) -> Dialogue:
+    piece = w.piece()
+    picture = w.picture(time=w.rng.choice(TIMES_OF_MOOD[piece.piece.mood]))
+    then = mini(f"It feels {piece.piece.mood}. Here is {scene_words(picture.scene)}.", picture)
+    return w.turns("t-m then p", human(w.ask_music(piece.piece)), here_is_music(piece), human(w.pick(phrasings.PICTURE_FOR_THAT)), then)
+
+
+def same_picture_but(w: Writer) -> Dialogue:
+    """'now at night': one fact changes, the first noun stays."""
+    first = w.picture()
+    scene = first.scene
+    noun = scene.things[0].noun
+    change = w.rng.choice(("time", "place", "style", "noun"))
+    second = w.picture(time=w.rng.choice(world.TIMES).name, place=scene.place) if change == "noun" else w.picture(noun=noun)
+    new = second.scene
+    request = {
+        "time": w.pick(phrasings.NOW_TIME, time=time_of(new.time).phrase),
+        "place": w.pick(phrasings.NOW_PLACE, place=place_phrase(new.place)),
+        "style": w.pick(phrasings.NOW_STYLE, style=style_phrase(new.style)),
+        "noun": w.pick(phrasings.NOW_NOUN, thing=things(new)),
+    }[change]
+    return w.turns("t-p now", human(w.ask_picture(scene)), here_is_picture(first), human(request), here_is_picture(second))
+
+
+def same_music_but(w: Writer) -> Dialogue:
+    """'the same but slower'."""
+    first = w.piece()
+    if w.rng.random() < 0.5:
+        other = {"slow": "fast", "fast": "slow", "medium": w.rng.choice(("slow", "fast"))}[first.piece.tempo]
+        second = w.piece(genre=first.piece.genre, tempo=other)
+        request = w.pick(phrasings.NOW_TEMPO, tempo=w.rng.choice((other, {"slow": "slower", "fast": "faster"}[other])))
+    else:
+        second = w.piece(genre=first.piece.genre, mood=first.piece.mood)
+        request = w.pick(phrasings.NOW_INSTRUMENT, instrument=article(second.piece.lead))
+    return w.turns("t-m now", human(w.ask_music(first.piece)), here_is_music(first), human(request), here_is_music(second))
+
+
+def picture_then_question(w: Writer) -> Dialogue:
+    picture = w.picture()
+    question, answer = w.rng.choice((*picture_answers(w, picture.scene), (w.pick(phrasings.WHAT_WAS_THAT), f"It is {scene_words(picture.scene)}.")))
+    return w.turns("t-p then t", human(w.ask_picture(picture.scene)), here_is_picture(picture), human(question), mini(answer))
+
+
+def music_then_question(w: Writer) -> Dialogue:
+    piece = w.piece()
+    asked_for = (w.pick(phrasings.WHAT_INSTRUMENT_WAS_THAT), f"It is {article(piece.piece.lead)}.")
+    question, answer = w.rng.choice((*music_answers(w, piece.piece), asked_for))
+    return w.turns("t-m then t", human(w.ask_music(piece.piece)), here_is_music(piece), human(question), mini(answer))
+
+
+def small_talk(w: Writer) -> Dialogue:
+    turns: list[Turn] = []
+    for _ in range(w.rng.choice((1, 2, 3))):
+        turns += list(_talk(w))
+    return w.turns("t-t", *turns)
+
+
+def _talk(w: Writer) -> tuple[Turn, Turn]:
+    share = w.rng.random()
+    if share < 0.5:
+        topic, sentence = _topic(w)
+        more = topic_of(w, topic, sentence) if w.rng.random() < 0.3 else ""
+        return human(w.rng.choice(asked(topics.ASK_TOPIC, w.source.heldout)).format(topic)), mini(sentence + more)
+    if share < 0.75:
+        questions, answers = w.rng.choice(topics.MANNERS)
+        return human(w.rng.choice(questions)), mini(w.rng.choice(answers))
+    if share < 0.88:
+        feeling = w.rng.choice(tuple(topics.FEELINGS))
+        return human(w.pick(phrasings.FEEL, feeling=feeling)), mini(w.rng.choice(topics.FEELINGS[feeling]))
+    return human(w.pick(phrasings.REFUSE, task=w.rng.choice(topics.REFUSALS))), mini(w.rng.choice(topics.SORRY))
+
+
+def topic_of(w: Writer, topic: str, said: str) -> str:
+    """A second sentence about a topic."""
+    return " " + w.rng.choice([sentence for sentence in topics.TOPICS[topic] if sentence != said])
+
+
+def write_poem(w: Writer) -> Dialogue:
+    topic = w.rng.choice(tuple(topics.TOPICS))
+    return w.turns("t-t poem", human(w.pick(phrasings.ASK_POEM, topic=topic)), mini(poem(topic, w.rng)))
+
+
+# pattern -> (weight, modalities that it needs, writer)
+PATTERNS: dict[str, tuple[float, str, Callable[[Writer], Dialogue]]] = {
+    "t-p": (10, "p", text_to_picture), "t-p steps": (1, "p", text_to_picture_steps), "p-t": (7, "p", picture_caption),
+    "p-t questions": (3, "p", picture_questions), "t-m": (8, "m", text_to_music), "m-t": (5, "m", music_caption),
+    "m-t questions": (2, "m", music_questions), "m-m": (1, "m", music_to_music), "p-m": (1.5, "pm", picture_to_music),
+    "m-p": (1.5, "pm", music_to_picture), "t-s": (8, "s", say), "s-t": (8, "s", transcribe), "t-s answer": (2, "s", say_topic),
+    "s-s": (3, "s", speech_to_speech), "s-t chat": (2, "s", speech_to_text), "s-p": (4, "sp", speech_to_picture), "s-m": (3, "sm", speech_to_music),
+    "s-s say": (1, "s", speech_to_say), "sp-t": (1.5, "sp", spoken_picture_question), "sm-t": (1.5, "sm", spoken_music_question),
+    "sp-m": (0.7, "spm", spoken_picture_to_music), "sm-p": (0.7, "spm", spoken_music_to_picture), "p-s": (2, "sp", picture_aloud),
+    "m-s": (1.5, "sm", music_aloud), "t-p then m": (1, "pm", picture_then_music), "t-m then p": (1, "pm", music_then_picture),
+    "t-p now": (3, "p", same_picture_but), "t-m now": (1.5, "m", same_music_but), "t-p then t": (2, "p", picture_then_question),
+    "t-m then t": (1, "m", music_then_question), "t-t": (5, "", small_talk), "t-t poem": (1, "", write_poem),
+}  # fmt: skip
+
+
+def write(pattern: str, rng: random.Random, source: Source, tries: int = 20) -> Dialogue:
+    """One chat of a pattern. Raises NotFound if the source never has what it needs."""
+    writer = PATTERNS[pattern][2]
+    for _ in range(tries):
+        try:
+            return writer(Writer(rng, source))
+        except NotFound:
+            continue
+    raise NotFound
+
+
+def dialogues(seed: int, source: Source, have: str = "spm") -> Iterator[Dialogue]:
+    """Endless chats in the mixture of PATTERNS; equal seeds give equal streams. have: letters of the modalities at hand."""
+    rng = random.Random(f"dialogues {seed}")
+    names = [name for name, (_, needs, _) in PATTERNS.items() if set(needs) <= set(have)]
+    weights = [PATTERNS[name][0] for name in names]
+    while True:
+        try:
+            yield write(rng.choices(names, weights)[0], rng, source)
+        except NotFound:
+            continue
