@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from anygpt_demo.synth import music, phrasings, topics, world
 from anygpt_demo.synth.holdout import picture_allowed
@@ -199,3 +200,131 @@ def spoken_sentences(seed: int) -> Iterator[str]:
     """The words of spoken_items(seed): what a speech synthesizer reads."""
     for item in spoken_items(seed):
         yield item.text
+
+
+# --- from words back to meaning ---
+
+
+def _pattern(form: str) -> re.Pattern[str]:
+    """A phrasing as a pattern over plain words; its slots become named groups."""
+    words = re.sub(r"\{(\w*)\}", lambda match: f"slot{match[1]}slot", form)
+    return re.compile("^" + re.sub(r"slot(\w*?)slot", lambda match: f"(?P<{match[1] or 'slot'}>.+)", plain(words)) + "$")
+
+
+@cache
+def _readers() -> tuple[tuple[re.Pattern[str], str, dict[str, str]], ...]:
+    """(pattern, kind, fixed facts), the most specific first."""
+    found: list[tuple[re.Pattern[str], str, dict[str, str]]] = []
+    for table, kind in ((phrasings.ASK_SAY, "say"), (phrasings.ASK_POEM, "poem"), (topics.ASK_TOPIC, "topic"), (phrasings.FEEL, "feeling"), (phrasings.REFUSE, "refuse")):
+        found += [(_pattern(form), kind, {}) for form in table]
+    for number, (questions, _) in enumerate(topics.MANNERS):
+        found += [(_pattern(form), "manners", {"row": str(number)}) for form in questions]
+    about = {
+        "caption": phrasings.ASK_CAPTION, "object": phrasings.ASK_OBJECT, "place": phrasings.ASK_PLACE, "time": phrasings.ASK_TIME,
+    }  # fmt: skip
+    found += [(_pattern(form), "ask picture", {"about": key}) for key, table in about.items() for form in table if "{" not in form]
+    about = {
+        "caption": phrasings.ASK_MUSIC_CAPTION, "lead": phrasings.ASK_INSTRUMENT, "tempo": phrasings.ASK_TEMPO, "drums": phrasings.ASK_DRUMS,
+        "genre": phrasings.ASK_GENRE, "mood": phrasings.ASK_MOOD, "similar": phrasings.ASK_SIMILAR,
+    }  # fmt: skip
+    found += [(_pattern(form), "ask music", {"about": key}) for key, table in about.items() for form in table]
+    found += [(_pattern(form), "picture to music", {}) for form in phrasings.PICTURE_TO_MUSIC]
+    found += [(_pattern(form), "music to picture", {}) for form in phrasings.MUSIC_TO_PICTURE]
+    found += [(_pattern(form), "draw", {}) for form in phrasings.ASK_PICTURE] + [(_pattern(form), "play", {}) for form in phrasings.ASK_MUSIC]
+    found += [(_pattern(form), "reply", {}) for form in ("Here is {scene}.", "I see {scene}.", "I hear {scene}.")]
+    return tuple(found)
+
+
+@cache
+def _names() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Every way to name a noun, long names first."""
+    pairs = [(name, noun.name) for noun in world.NOUNS for name in (noun.name, noun.plural)]
+    return tuple((re.compile(rf"\b{name}\b"), noun) for name, noun in sorted(set(pairs), key=lambda pair: -len(pair[0])))
+
+
+def read_scene(words: str) -> dict[str, str] | None:
+    """Facts of a simple scene in plain words ('two red cars on a beach at night'); None if a word remains that says something else."""
+    facts: dict[str, str] = {}
+    for place in world.PLACES:
+        if f" {place.phrase}" in words:
+            facts["place"] = place.name
+            words = words.replace(f" {place.phrase}", "")
+    for time in world.TIMES:
+        if f" {time.phrase}" in words:
+            facts["time"] = time.name
+            words = words.replace(f" {time.phrase}", "")
+    found = [(match.end(), match.end() - match.start(), noun) for pattern, noun in _names() for match in pattern.finditer(words)]
+    if found:  # the last noun is the head: an orange apple
+        end, length, facts["noun"] = max(found)
+        words = words[: end - length] + words[end:]
+    rest = words.split()
+    counts = {word: str(number) for number, word in world.COUNT_WORDS.items() if number > 1}
+    for word in rest:
+        if word in world.COLOURS:
+            facts["colour"] = word
+        elif word in counts:
+            facts["count"] = counts[word]
+        elif word not in ("a", "an", "some"):
+            return None
+    return facts if "noun" in facts else None
+
+
+@cache
+def _sentences() -> dict[str, str]:
+    """Fixed sentences of mini: plain words -> written."""
+    tables = (*topics.TOPICS.values(), *topics.FEELINGS.values(), *(answers for _, answers in topics.MANNERS), topics.SORRY)
+    return {plain(text): text for table in tables for text in table}
+
+
+@cache
+def _refusals() -> frozenset[str]:
+    """What mini cannot do, in plain words."""
+    return frozenset(plain(task) for task in topics.REFUSALS)
+
+
+def _facts(kind: str, words: str, fixed: dict[str, str]) -> dict[str, str] | None:
+    """Facts of a matched phrasing; None if its slot makes no sense."""
+    if kind == "draw":
+        return read_scene(words)
+    if kind == "play":
+        return {name: value for name, value in music.facts(words).items() if name in ("genre", "mood", "lead", "tempo", "drums")} or None
+    if kind in ("topic", "poem"):
+        return {"topic": words} if words in topics.TOPICS else None
+    if kind == "feeling":
+        return {"feeling": words} if words in topics.FEELINGS else None
+    if kind == "refuse":
+        return {} if words in _refusals() else None
+    if kind == "say":
+        return {"quote": _sentences().get(words, words[:1].upper() + words[1:] + ".")}
+    return dict(fixed)
+
+
+def _bare(text: str) -> Iterator[str]:
+    """The sentence, then the sentence without the small words that _varied() adds."""
+    yield text
+    starts = [prefix + " " for prefix in PREFIXES if text.startswith(prefix + " ")] + [""]
+    ends = [" " + suffix for suffix in SUFFIXES if text.endswith(" " + suffix)] + [""]
+    for start in starts:
+        for end in ends:
+            yield text[len(start) : len(text) - len(end)]
+
+
+def understand(text: str) -> SpokenItem:
+    """The meaning of plain words: the inverse of the writers above; kind "other" for anything else."""
+    if text in _sentences():
+        return SpokenItem(text, "reply", {"says": "topic"}, _sentences()[text])
+    for words in _bare(text):
+        for pattern, kind, fixed in _readers():
+            match = pattern.match(words)
+            if match is None:
+                continue
+            slot = next(iter(match.groupdict().values()), "")
+            if kind == "reply":
+                says = "music" if words.startswith("i hear") or music.facts(slot).get("mood") or music.facts(slot).get("tempo") else "scene"
+                facts = _facts("play" if says == "music" else "draw", slot, fixed)
+                facts = None if facts is None else {"says": says, **facts}
+            else:
+                facts = _facts(kind, slot, fixed)
+            if facts is not None:
+                return SpokenItem(text, kind, facts, words[:1].upper() + words[1:] + ".")
+    return SpokenItem(text, "other", {}, text[:1].upper() + text[1:] + ".")
