@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anygpt_demo.media import Audio, Voice
 from anygpt_demo.modality import Modality, Sampling
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import EncodecModel
+
+    from anygpt_demo.checkpoints import Family
 
 MODALITY = Modality(
     name="music",
@@ -16,3 +29,82 @@ MODALITY = Modality(
     sample_rate_hz=32_000,
     sampling=Sampling(top_k=200, repetition_penalty=1.15),
 )
+HOP = 640  # samples of one frame
+PIECE = 25  # frames of one streamed piece: half a second
+AHEAD = 3  # frames after frame t that the first convolution of the decoder sees
+MARGIN = 5  # frames on either side of frame t that the layers above the decoder's LSTM see
+
+
+@dataclass(frozen=True)
+class MusicCodec:
+    """EnCodec in both directions. T frames of 20 ms."""
+
+    model: EncodecModel
+    modality: Modality = MODALITY
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, family: Family, device: str = "cpu") -> MusicCodec:
+        """Load the codec of a family. Raises BadCheckpoint."""
+        from anygpt_demo.checkpoints import load_strict
+        from anygpt_demo.models import encodec
+
+        part = family.component("music_codec")
+        model = encodec.build(part.config)
+        load_strict(model, encodec.with_training_buffers(part.state()), "music_codec")
+        return cls(model.to(device), device=device)
+
+    def encode(self, media: Audio) -> np.ndarray:
+        """The first 5 s of mono music at 32 kHz. Returns int64 (T, 4), T = samples / 640 rounded up, at most 250."""
+        import torch
+
+        from anygpt_demo.models import encodec
+
+        if media.rate_hz != self.modality.sample_rate_hz:
+            raise ValueError(f"music must come at {self.modality.sample_rate_hz} Hz, not {media.rate_hz}")
+        samples = np.ascontiguousarray(media.samples[: self.modality.frames[-1] * HOP], np.float32)
+        return encodec.encode(self.model, torch.from_numpy(samples)[None, None].to(self.device))[0].cpu().numpy()
+
+    def decode(self, codes: np.ndarray, *, voice: Voice | None = None, seed: int = 0) -> Audio:
+        """Codes (T, 4) to 640 T samples at 32 kHz. voice and seed have no effect."""
+        import torch
+
+        from anygpt_demo.models import encodec
+
+        wav = encodec.decode(self.model, torch.from_numpy(np.array(codes, np.int64))[None].to(self.device))
+        return self._audio(wav)
+
+    def _audio(self, wav: torch.Tensor) -> Audio:
+        """wav: float (1, 1, n)."""
+        return Audio(np.clip(wav[0, 0].float().cpu().numpy(), -1.0, 1.0), int(self.modality.sample_rate_hz or 0))
+
+    def stream(self, codes: Iterable[np.ndarray], *, voice: Voice | None = None, seed: int = 0) -> Iterator[Audio]:
+        """Pieces of half a second, 8 frames behind the codes. Joined they equal decode() within 1e-5.
+
+        The decoder's LSTM remembers everything before a frame, so its cheap part (50 steps a second) runs again over all frames;
+        the convolutions above it, nearly all of the work, see only MARGIN frames and run on each piece alone.
+        """
+        frames: list[np.ndarray] = []
+        done = 0
+        for frame in codes:
+            frames.append(np.asarray(frame, np.int64))
+            if len(frames) >= done + PIECE + AHEAD + MARGIN:
+                yield self._piece(frames, done, done + PIECE)
+                done += PIECE
+        if done < len(frames):
+            yield self._piece(frames, done, len(frames))
+
+    def _piece(self, frames: list[np.ndarray], first: int, last: int) -> Audio:
+        """Samples of frames first..last-1; more frames may be known, and the block may go on after them."""
+        import torch
+
+        ended = last == len(frames)
+        with torch.inference_mode():
+            levels = torch.from_numpy(np.stack(frames)).T[:, None].to(self.device)
+            layers = self.model.decoder.layers
+            hidden = layers[1](layers[0](self.model.quantizer.decode(levels)))
+            start, stop = max(0, first - MARGIN), len(frames) if ended else last + MARGIN
+            hidden = hidden[..., start:stop]
+            for layer in layers[2:]:
+                hidden = layer(hidden)
+        return self._audio(hidden[..., (first - start) * HOP : (last - start) * HOP])

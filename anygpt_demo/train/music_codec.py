@@ -228,16 +228,16 @@ class Trainer:
         return {key: float(value.detach()) for key, value in terms.items()}
 
     def advance(self) -> None:
-        """Enter the phase that the clock asks for."""
+        """Enter the phase that the clock asks for. A larger budget never leads back: frozen codes stay frozen."""
         due = next(name for name, end in zip(PHASES, ENDS, strict=True) if self.run.progress <= end)
-        if due == self.phase:
+        if PHASES.index(due) <= PHASES.index(self.phase):
             return
         if PHASES.index(self.phase) < 2 <= PHASES.index(due):
             self.start_codebooks()
         self.phase = due
         if due == "decoder":
-            self.freeze()
             self.optimizer = self.new_optimizer()
+            self.freeze()
 
     @torch.no_grad()
     def start_codebooks(self) -> None:
