@@ -268,8 +268,11 @@ class Teacher:
         self.net.train()
         return figures
 
-    def label(self) -> None:
-        """Write labels beside the human set: aligned where there is a transcript, else confident decisions, else 255."""
+    def label(self, *, untexted: bool = True) -> None:
+        """Write labels beside the human set: aligned where there is a transcript, else confident decisions, else 255.
+
+        untexted: whether recordings without a transcript are labelled at all; a young network is too often wrong there.
+        """
         if self.human is None or self.texted is None:
             return
         self.net.eval()
@@ -278,9 +281,11 @@ class Teacher:
         for number, row in enumerate(self.human.rows):
             if number in places:
                 found = self.texted.labels[places[number]]
-            else:
+            elif untexted:
                 table = log_probs(self.net, log_mel(torch.from_numpy(self.human.samples(number)), self.filters).numpy())
                 found = np.where(table.max(-1) > np.log(CONFIDENCE), table.argmax(-1), UNKNOWN)
+            else:
+                continue
             labels[row["frames_start"] : row["frames_start"] + row["frames"]] = found
         replace_phones(self.human.folder, labels)
         self.net.train()
@@ -320,8 +325,7 @@ def train(settings: Settings) -> None:
         if rounds < len(ALIGN_AT_S) and run.used_s > ALIGN_AT_S[rounds] * scale:
             rounds += 1
             run.log(alignment=teacher.realign())
-            if rounds == len(ALIGN_AT_S):
-                teacher.label()
+            teacher.label(untexted=rounds == len(ALIGN_AT_S))
         if steps % 400 == 0:
             run.log(loss=loss, **teacher.measure())
         if run.due():

@@ -1,0 +1,249 @@
+"""Stage soundstorm: learn the voice. Semantic codes + a prompt of somebody's codes -> the acoustic codes of that voice.
+
+Training follows the paper and the published trainer: a random prompt in front, one level drawn per example, a cosine share
+of that level masked behind the prompt, all higher levels masked, loss on the masked codes of that level alone. Half of the
+examples are human; resampled copies of the recordings add speakers. Clips of one voice are joined, so that the prompt is
+often another sentence than the target, as it is in use.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anygpt_demo.checkpoints import Family, export
+from anygpt_demo.models.soundstorm import SoundStorm
+from anygpt_demo.models.speechtokenizer import SpeechTokenizer, with_training_buffers
+from anygpt_demo.synth.speech import SpeechSet
+from anygpt_demo.train.loop import Run, Settings, cosine
+
+CONFIG: dict[str, Any] = {
+    "codebook_size": 1024,
+    "num_quantizers": 7,
+    "conformer": {
+        "dim": 256,
+        "depth": 6,
+        "heads": 4,
+        "dim_head": 64,
+        "ff_mult": 2,
+        "conv_expansion_factor": 1,
+        "conv_kernel_size": 15,
+    },
+}
+FRAMES = 300  # of one example: 6 s
+BATCH = 6
+RATE = 1.2e-3
+LEVEL_SHARES = (0.28, 0.20, 0.14, 0.12, 0.10, 0.08, 0.08)  # the first acoustic levels carry most of the timbre
+SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 0.10, "pico_wake": 0.04, "synthetic": 0.40}
+WARPS = (0.88, 1.0, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
+EXPORT_AT = 0.25  # first export at this share of the budget
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Codes of one recording: int16 (frames, 8), and whose voice it is (empty: nobody knows)."""
+
+    codes: np.ndarray
+    voice: str
+
+
+def load_tokenizer(family: Family) -> SpeechTokenizer:
+    """The family's speech codec, frozen."""
+    component = family.component("speech_tokenizer")
+    config = {key: value for key, value in component.config.items() if key != "codebook"}
+    model = SpeechTokenizer(config)
+    model.load_state_dict(with_training_buffers(component.state()))
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def encode_warped(source: SpeechSet, numbers: list[int], speed: float, tokenizer: SpeechTokenizer, cache: Path) -> list[np.ndarray]:
+    """Codes (frames, 8) of clips played at another speed, cached as one npz file. 1.0: codes.u16 beside the set if it is there."""
+    ready = source.folder / "codes.u16"
+    if speed == 1.0 and ready.is_file():
+        table = np.fromfile(ready, "<u2").reshape(-1, 8).astype(np.int16)
+        rows = [source.rows[number] for number in numbers]
+        return [table[row["frames_start"] : row["frames_start"] + row["frames"]] for row in rows]
+    if cache.is_file():
+        stored = np.load(cache)
+        return np.split(stored["codes"], np.cumsum(stored["frames"])[:-1])
+    found = []
+    for number in numbers:
+        wave = source.samples(number)
+        length = int(len(wave) / speed) // 320 * 320
+        wave = np.interp(np.arange(length) * speed, np.arange(len(wave)), wave).astype(np.float32)
+        found.append(tokenizer.encode(torch.from_numpy(wave)[None, None])[:, 0].T.numpy().astype(np.int16))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(cache, codes=np.concatenate(found), frames=np.array([len(codes) for codes in found]))
+    return found
+
+
+class Feeder:
+    """Draws examples by source; clips of one voice are joined to FRAMES frames."""
+
+    def __init__(self, sources: dict[str, list[Clip]], seed: list[int]) -> None:
+        self.sources = {name: clips for name, clips in sources.items() if clips}
+        shares = np.array([SOURCE_SHARES[name] for name in self.sources])
+        self.shares = shares / shares.sum()
+        self.rng = np.random.default_rng(seed)
+        self.voices: dict[str, dict[str, list[int]]] = {}
+        for name, clips in self.sources.items():
+            groups: dict[str, list[int]] = {}
+            for number, clip in enumerate(clips):
+                groups.setdefault(clip.voice, []).append(number)
+            self.voices[name] = groups
+
+    def example(self) -> np.ndarray:
+        """int64 (FRAMES, 8): one clip, or several of one voice; never two clips of unknown voices."""
+        name = str(self.rng.choice(list(self.sources), p=self.shares))
+        clips = self.sources[name]
+        first = clips[int(self.rng.integers(len(clips)))]
+        joined = first.codes
+        same = self.voices[name][first.voice] if first.voice else []
+        while len(joined) < FRAMES and len(same) > 1:
+            joined = np.concatenate([joined, clips[same[int(self.rng.integers(len(same)))]].codes])
+        while len(joined) < FRAMES:
+            joined = np.concatenate([joined, first.codes])
+        start = int(self.rng.integers(0, len(joined) - FRAMES + 1))
+        return joined[start : start + FRAMES].astype(np.int64)
+
+    def batch(self) -> Tensor:
+        """int64 (BATCH, FRAMES, 8)."""
+        return torch.from_numpy(np.stack([self.example() for _ in range(BATCH)]))
+
+
+def masked_loss(model: SoundStorm, codes: Tensor, prompt: int, level: int, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and accuracy on the masked codes of one level.
+
+    codes: int64 (B, N, 1 + Q), semantic first. prompt: frames left as they are. shares: (B,) in (0, 1], masked behind it.
+    """
+    acoustic = codes[..., 1:].clone()
+    frames = acoustic.shape[1] - prompt
+    ranks = torch.rand(codes.shape[0], frames).argsort(dim=-1).argsort(dim=-1)
+    masked = torch.zeros(acoustic.shape[:2], dtype=torch.bool)
+    masked[:, prompt:] = ranks < (shares[:, None] * frames).ceil().clamp(min=1)
+    truth = acoustic[..., level][masked]
+    acoustic[..., level][masked] = model.mask_id
+    acoustic[:, prompt:, level + 1 :] = model.mask_id
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.net.hidden(acoustic, model.condition(codes[..., 0]))
+        logits = model.net.level_logits(hidden, level)[masked]
+    logits = logits.float()
+    return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
+
+
+@torch.no_grad()
+def start_from_codebooks(model: SoundStorm, tokenizer: SpeechTokenizer, seed: int) -> None:
+    """Embeddings and output layers start as random projections of the codec's vectors, so that similar codes start similar."""
+    books = torch.stack([book.embed for book in tokenizer.quantizer.codebooks])  # (8, V, d)
+    width = model.semantic_token_emb.embedding_dim
+    generator = torch.Generator().manual_seed(seed)
+    projection = torch.randn(books.shape[2], width, generator=generator) / math.sqrt(books.shape[2])
+    vectors = (books / books.std(dim=(1, 2), keepdim=True)) @ projection
+    model.semantic_token_emb.weight.copy_(0.5 * vectors[0])
+    table = model.net.code_embeds.weight.view(model.levels, -1, width)
+    table[:, : vectors.shape[1]] = 0.5 * vectors[1:]
+    table[:, vectors.shape[1] :] = 0.0
+    model.net.to_logits[2].weight.copy_(vectors[1:].transpose(1, 2) / width)
+
+
+def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple[dict[str, list[Clip]], list[Clip]]:
+    """Training clips by source, and held-out human clips."""
+    folder = settings.runs / "data" / "speech"
+    sources: dict[str, list[Clip]] = {name: [] for name in SOURCE_SHARES}
+    held: list[Clip] = []
+    for name in ("synth0", "synth1"):
+        ready = folder / name / "codes.u16"
+        if not ready.is_file():
+            continue
+        source = SpeechSet(folder / name)
+        table = np.fromfile(ready, "<u2").reshape(-1, 8).astype(np.int16)
+        for row in source.rows:
+            end = row["frames_start"] + row["frames"]
+            if row["split"] == "train" and end <= len(table):
+                sources["synthetic"].append(Clip(table[row["frames_start"] : end], row["voice"]))
+    if not (folder / "human" / "index.json").is_file():
+        logging.getLogger(__name__).warning("No human recordings: the voices that can be cloned are those of the synthesizers.")
+        return sources, [clip for clip in sources["synthetic"][:40] if len(clip.codes) >= 100]
+    human = SpeechSet(folder / "human")
+    numbers = human.split("train")
+    for speed in WARPS:
+        for number, codes in zip(numbers, encode_warped(human, numbers, speed, tokenizer, cache / f"human_{speed}.npz"), strict=True):
+            row = human.rows[number]
+            known = row["source"] in ("kathleen", "librispeech_clean251")
+            sources[row["source"]].append(Clip(codes, f"{row['voice']}@{speed}" if known else ""))
+    tests = [number for number in human.split("test") if human.rows[number]["source"] == "librispeech_clean251"]
+    held = [Clip(codes, "") for codes in encode_warped(human, tests, 1.0, tokenizer, cache / "human_test.npz") if len(codes) >= FRAMES]
+    return sources, held
+
+
+@torch.no_grad()
+def measure(model: SoundStorm, held: list[Clip]) -> dict[str, float]:
+    """Loss on unseen speakers with a 3 s prompt and everything behind it masked, for the first, second and fourth level."""
+    model.eval()
+    codes = torch.from_numpy(np.stack([clip.codes[:FRAMES].astype(np.int64) for clip in held[:12]]))
+    figures: dict[str, float] = {}
+    for level in (0, 1, 3):
+        loss, accuracy = masked_loss(model, codes, 150, level, torch.ones(len(codes)))
+        figures[f"held_out_{level + 2}"] = float(loss)
+        figures[f"accuracy_{level + 2}"] = float(accuracy)
+    model.train()
+    return figures
+
+
+def train(settings: Settings) -> None:
+    """Run the stage; exports the role soundstorm at a quarter of the budget, with every save after it, and at the end."""
+    run = Run("soundstorm", settings)
+    tokenizer = load_tokenizer(Family.open(settings.family))
+    sources, held = gather(settings, tokenizer, run.folder)
+    run.before_s -= run.used_s  # coding the recordings is not training
+    torch.manual_seed(settings.seed)
+    model = SoundStorm(CONFIG)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    state = run.resume()
+    steps = 0
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        steps = int(state["steps"])
+    else:
+        start_from_codebooks(model, tokenizer, settings.seed)
+    feeder = Feeder(sources, [settings.seed, steps])
+    torch.manual_seed(settings.seed + steps)
+    model.train()
+    recent: list[float] = []
+
+    def keep() -> None:
+        run.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "steps": steps})
+        if run.progress >= EXPORT_AT:
+            export(settings.family, "soundstorm", CONFIG, model.state_dict())
+
+    while run.going:
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * cosine(run.progress)
+        level = int(feeder.rng.choice(len(LEVEL_SHARES), p=LEVEL_SHARES))
+        prompt = 0 if feeder.rng.random() < 0.05 else int(feeder.rng.integers(40, FRAMES - 60))
+        loss, _ = masked_loss(model, feeder.batch(), prompt, level, torch.cos(torch.rand(BATCH) * math.pi / 2))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        steps += 1
+        recent.append(float(loss.detach()))
+        if steps % 200 == 0:
+            run.log(loss=float(np.mean(recent)), **(measure(model, held) if held else {}))
+            recent.clear()
+        if run.due():
+            keep()
+    keep()
+    if held:
+        run.log(**measure(model, held))
+    run.plot()
