@@ -3,14 +3,14 @@
 Zhang et al. 2023 (arXiv 2308.16692). SEANet encoder and decoder after Défossez et al. 2022 (arXiv 2210.13438) with a residual vector
 quantizer. Module names and arithmetic are those of the published checkpoints (`SpeechTokenizer.pt`, ELU or Snake), which load strictly.
 
-Dimension names in this file: B batch, C channels, D latent width, T frames (n_samples / 320 rounded up), Q levels, n samples, K codebook size.
+Dimension names in this file: B batch, C channels, D latent width, T frames (n / 320 rounded up), Q levels, n samples, K codebook size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,11 @@ class NormedConvTranspose1d(nn.Module):
 
 def pad_reflect(x: Tensor, left: int, right: int) -> Tensor:
     """Reflect-pad the last axis; an input no longer than the pad is first lengthened by zeros, which are cut off again."""
+    if left == right == 0:
+        return x
     missing = max(0, max(left, right) - x.shape[-1] + 1)
+    if missing == 0:
+        return F.pad(x, (left, right), mode="reflect")
     padded = F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")
     return padded[..., : padded.shape[-1] - missing]
 
@@ -72,7 +76,7 @@ class _Conv(nn.Module):
 
 
 class SConv1d(nn.Module):
-    """Non-causal convolution that returns ceil(n / stride) frames: reflect padding, the floor half on the right, the last frame completed."""
+    """Non-causal convolution that returns ceil(n / stride) frames: reflect padding, floor half on the right, last frame completed."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -264,7 +268,7 @@ class ResidualQuantizer(nn.Module):
     @property
     def codebooks(self) -> list[Codebook]:
         """The codebooks, first level first."""
-        return [level._codebook for level in self.vq.layers]
+        return [cast(Codebook, level._codebook) for level in self.vq.layers]
 
     def quantize(self, latent: Tensor, n_q: int, st: int = 0) -> tuple[Tensor, list[Tensor]]:
         """Codes and dequantised vectors of levels st..n_q-1. latent: (B, D, T). Returns int64 (n_q - st, B, T) and (B, D, T) per level."""

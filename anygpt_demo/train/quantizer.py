@@ -1,0 +1,150 @@
+"""Training of a residual stack of codebooks: k-means start, moving averages, gentle expiry. Shared by the speech and the music codec.
+
+A codebook is any module with the buffers of EnCodec and SpeechTokenizer: inited (1,), cluster_size (K,), embed (K, D), embed_avg (K, D).
+
+Two defaults of the official code destroy codebooks at small batches and are replaced here: k-means runs on a large buffer of latents with
+matmul distances (not on one batch), and a code expires below ~0.1 x frames per batch / K instead of below 2 uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Book(Protocol):
+    """The buffers of one codebook of K codes."""
+
+    inited: Tensor
+    cluster_size: Tensor
+    embed: Tensor
+    embed_avg: Tensor
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the stack made of a batch of latents."""
+
+    total: Tensor  # (B, D, T) sum of the levels in use, straight-through gradient
+    first: Tensor  # (B, D, T) level 1 alone, straight-through gradient
+    codes: Tensor  # int64 (levels, B, T)
+    commitment: Tensor  # scalar: mean squared distance of each level's residual to its code
+
+
+def nearest(vectors: Tensor, table: Tensor) -> Tensor:
+    """Index of the nearest row of table (K, D) for each of vectors (N, D), in slices that stay small in memory."""
+    norms = table.pow(2).sum(1)
+    return torch.cat([(norms - 2 * part @ table.t()).argmin(1) for part in vectors.split(8192)])
+
+
+def kmeans(vectors: Tensor, size: int, rounds: int = 8) -> tuple[Tensor, Tensor]:
+    """Centres (size, D) and member counts (size,) of vectors (N, D); empty clusters restart at random vectors."""
+    centres = vectors[torch.randint(len(vectors), (size,))] if len(vectors) < size else vectors[torch.randperm(len(vectors))[:size]]
+    counts = torch.ones(size)
+    for _ in range(rounds):
+        index = nearest(vectors, centres)
+        counts = torch.bincount(index, minlength=size).to(vectors.dtype)
+        means = torch.zeros_like(centres).index_add_(0, index, vectors) / counts.clamp(min=1)[:, None]
+        restart = vectors[torch.randint(len(vectors), (size,))]
+        centres = torch.where((counts == 0)[:, None], restart, means)
+    return centres, counts
+
+
+class CodebookStack:
+    """Trains the codebooks in place; the modules stay plain inference modules."""
+
+    def __init__(self, books: Sequence[Any], decay: float = 0.99, expiry: float = 0.03) -> None:
+        """decay: of the moving averages, per batch. expiry: a code below this average number of uses per batch is moved to live data."""
+        self.books: list[Book] = list(books)
+        self.decay, self.expiry = decay, expiry
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, frames_per_batch: int, rounds: int = 8) -> list[int]:
+        """K-means of every level on a buffer of real latents (N, D), N >= 15k for K = 1024. Returns the codes in use per level."""
+        residual, used = vectors, []
+        for book in self.books:
+            centres, counts = kmeans(residual, len(book.embed), rounds)
+            uses = (counts * frames_per_batch / len(vectors)).clamp(min=4 * self.expiry)
+            self._set(book, centres, uses)
+            used.append(int((counts > 0).sum()))
+            residual = residual - centres[nearest(residual, centres)]
+        return used
+
+    def _set(self, book: Book, centres: Tensor, uses: Tensor) -> None:
+        book.embed.copy_(centres)
+        book.cluster_size.copy_(uses)
+        book.embed_avg.copy_(centres * uses[:, None])
+        book.inited.fill_(1)
+
+    @torch.no_grad()
+    def _learn(self, book: Book, vectors: Tensor, index: Tensor) -> None:
+        """One step of the moving averages, then dead codes jump to random vectors of this batch."""
+        size = len(book.embed)
+        counts = torch.bincount(index, minlength=size).to(vectors.dtype)
+        book.cluster_size.lerp_(counts, 1 - self.decay)
+        book.embed_avg.lerp_(torch.zeros_like(book.embed_avg).index_add_(0, index, vectors), 1 - self.decay)
+        book.embed.copy_(book.embed_avg / book.cluster_size.clamp(min=1e-5)[:, None])
+        dead = torch.nonzero(book.cluster_size < self.expiry)[:, 0]
+        if len(dead):
+            fresh = vectors[torch.randint(len(vectors), (len(dead),))]
+            book.embed[dead] = fresh
+            book.cluster_size[dead] = 4 * self.expiry
+            book.embed_avg[dead] = fresh * (4 * self.expiry)
+
+    def __call__(self, latent: Tensor, levels: int | None = None, learn: bool = True) -> Quantized:
+        """Quantize latent (B, D, T) with the first `levels` codebooks (all by default); `learn` also moves the codebooks."""
+        batch, width, frames = latent.shape
+        flat = latent.transpose(1, 2).reshape(-1, width)
+        residual, codes, parts = flat, [], []
+        commitment = flat.new_zeros(())
+        for book in self.books[:levels]:
+            vectors = residual.detach()
+            index = nearest(vectors, book.embed)
+            part = F.embedding(index, book.embed)
+            commitment = commitment + F.mse_loss(residual, part)
+            if learn:
+                self._learn(book, vectors, index)
+            residual = residual - part
+            codes.append(index.view(batch, frames))
+            parts.append(part)
+        total, first = (flat + (value - flat).detach() for value in (torch.stack(parts).sum(0), parts[0]))
+        shaped = [value.view(batch, frames, width).transpose(1, 2) for value in (total, first)]
+        return Quantized(shaped[0], shaped[1], torch.stack(codes), commitment / len(parts))
+
+
+@torch.no_grad()
+def lsuv(module: nn.Module, x: Tensor, kinds: tuple[type, ...], last: float = 1.0) -> Tensor:
+    """Scale each convolution, in order of use, so that its output signal has unit deviation (Mishkin & Matas 2016, arXiv 1511.06422).
+
+    Deep narrow SEANets with default weights hide the signal under constant offsets: biases become 0 and the deviation is taken around each
+    channel's mean. kinds: the convolution classes. last: deviation of the final one. Returns module(x) afterwards.
+    """
+    convolutions = [item for item in module.modules() if isinstance(item, kinds)]
+    for item in convolutions:
+        bias = getattr(item, "bias", None)
+        if isinstance(bias, Tensor):
+            bias.zero_()
+    seen: list[Tensor] = []
+    for number, item in enumerate(convolutions):
+        seen.clear()
+        handle = item.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        module(x)
+        handle.remove()
+        deviation = (seen[0] - seen[0].mean((0, 2), keepdim=True)).std().clamp(min=1e-6)
+        _length(item).mul_((last if number == len(convolutions) - 1 else 1.0) / deviation)
+    result: Tensor = module(x)
+    return result
+
+
+def _length(convolution: Any) -> Tensor:
+    """The tensor that scales a convolution's weight, with either spelling of weight norm or none."""
+    if hasattr(convolution, "weight_g"):
+        return cast(Tensor, convolution.weight_g)
+    if hasattr(convolution, "parametrizations"):
+        return cast(Tensor, convolution.parametrizations.weight.original0)
+    return cast(Tensor, convolution.weight)

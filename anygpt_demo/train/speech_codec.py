@@ -1,0 +1,316 @@
+"""Stage speech-codec: trains the small SpeechTokenizer. Level 1 learns phones, all levels together the wave.
+
+Phases, as shares of the budget:
+  1. the encoder alone on phone labels (nothing else teaches it so fast what matters);
+  2. encoder and decoder without quantizer;
+  3. codebooks by k-means on a buffer of latents, then everything together: 4-scale mel, wave, commitment, phones on latent and level 1;
+  4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on.
+Phone labels (of the synthesizers, or aligned) stand in the place of HuBERT features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anygpt_demo import checkpoints
+from anygpt_demo.errors import ModelFault
+from anygpt_demo.models.speechtokenizer import NormedConv1d, NormedConvTranspose1d, SpeechTokenizer, without_training_buffers
+from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.quantizer import CodebookStack, lsuv
+from anygpt_demo.train.spectra import LogMel, MelLoss
+from anygpt_demo.train.speech_data import HOP, PHONES, RATE_HZ, Clip, SpeechSet, open_sets
+
+CONFIG = {
+    "n_filters": 16,
+    "strides": [8, 5, 4, 2],
+    "dimension": 128,
+    "semantic_dimension": 128,
+    "bidirectional": True,
+    "dilation_base": 2,
+    "residual_kernel_size": 3,
+    "n_residual_layers": 1,
+    "lstm_layers": 1,
+    "activation": "ELU",
+    "codebook_size": 1024,
+    "n_q": 8,
+    "sample_rate": RATE_HZ,
+}
+PHASES = ("phones", "joint", "quantized", "decoder")
+ENDS = (0.2, 0.27, 0.52, 1.0)  # of the phases, as shares of the budget
+FRAMES = 50  # per training crop: one second
+SPOKEN = 25  # of them that the decoder says while the encoder learns too: the encoder needs the longer exposure
+SIZES = {"phones": 8, "joint": 6, "quantized": 6, "decoder": 5}  # crops in a batch
+RATE = 8e-4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of FRAMES frames."""
+
+    heard: Tensor  # float (B, 1, n): equalised, with noise
+    clean: Tensor  # float (B, 1, n): what the decoder should say
+    phones: Tensor  # int64 (B, FRAMES), -1 unknown
+
+
+def disturb(wave: np.ndarray, phones: np.ndarray, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Another speaker, room and microphone: resampled (pitch, tempo, formants to 16 %), equalised, scaled; only the heard one is noisy.
+
+    wave: (m,), phones: (m / HOP rounded up,). Returns heard (frames * HOP,), clean of the same shape and phones (frames,).
+    """
+    n = frames * HOP
+    ratio = math.exp(rng.uniform(-0.15, 0.15)) if rng.random() < 0.6 else 1.0
+    need = math.ceil(n * ratio) + 1
+    wave = np.pad(wave, (0, max(0, need - len(wave))))[:need]
+    phones = np.pad(phones, (0, max(0, math.ceil(need / HOP) - len(phones))), constant_values=-1)
+    clean = np.interp(np.arange(n) * ratio, np.arange(need), wave) if ratio != 1 else wave[:n]
+    labels = phones[((np.arange(frames) + 0.5) * ratio).astype(int)]
+    spectrum = np.fft.rfft(clean)
+    curve = np.interp(np.linspace(0, 5, len(spectrum)), range(6), rng.normal(0, 4, 6))  # dB
+    clean = np.fft.irfft(spectrum * 10 ** (curve / 20), n)
+    peak = np.abs(clean).max()
+    if peak > 0.02:
+        clean = clean * rng.uniform(0.25, 0.9) / peak
+    level = rng.uniform(-3.5, -1.9) if rng.random() < 0.4 else -3.7  # log10 of the noise's deviation; never exact zeros
+    heard = clean + rng.normal(0, 10**level, n)
+    return heard.astype(np.float32), clean.astype(np.float32), labels
+
+
+class Feeder:
+    """Draws training crops: a fixed share from recorded people, the rest from synthesizers."""
+
+    def __init__(self, sets: dict[str, SpeechSet], seed: int, human_share: float = 0.35) -> None:
+        self.sets, self.rng, self.share = sets, np.random.default_rng(seed), human_share
+        clips = [clip for item in sets.values() for clip in item.clips if clip.split == "train" and clip.frames > 10]
+        self.pools = [[clip for clip in clips if clip.set.startswith("human") == flag] for flag in (False, True)]
+        if not clips:
+            raise ModelFault("There is no speech to train on.", "No finished set lies in runs/data/speech.", "Make the speech data first.")
+        weights = [np.sqrt([clip.frames for clip in pool]) for pool in self.pools]
+        self.weights = [np.cumsum(weight / weight.sum()) if len(weight) else weight for weight in weights]
+
+    def clip(self) -> Clip:
+        """One training clip."""
+        human = bool(self.pools[1]) and (not self.pools[0] or self.rng.random() < self.share)
+        pool, weights = self.pools[human], self.weights[human]
+        return pool[min(int(np.searchsorted(weights, self.rng.random())), len(pool) - 1)]
+
+    def batch(self, size: int) -> Batch:
+        """`size` disturbed crops."""
+        rows = []
+        for _ in range(size):
+            clip = self.clip()
+            first = int(self.rng.integers(0, max(1, clip.frames - FRAMES)))
+            home, span = self.sets[clip.set], math.ceil(FRAMES * 1.2) + 1
+            rows.append(disturb(home.wave(clip, first, span), home.labels(clip, first, span), self.rng, FRAMES))
+        heard, clean, phones = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        return Batch(heard[:, None], clean[:, None], phones)
+
+
+class Student(nn.Module):
+    """The codec with what only training needs: phone heads on the latent and on level 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codec = SpeechTokenizer(CONFIG)
+        self.on_latent = nn.Linear(int(CONFIG["dimension"]), PHONES)  # type: ignore[call-overload]
+        self.on_first = nn.Linear(int(CONFIG["dimension"]), PHONES)  # type: ignore[call-overload]
+
+
+def phone_loss(head: nn.Module, latent: Tensor, phones: Tensor) -> Tensor:
+    """Cross entropy over the known frames. latent: (B, D, T), phones: (B, T)."""
+    known = phones.reshape(-1) >= 0
+    if not bool(known.any()):
+        return latent.new_zeros(())
+    logits = head(latent.transpose(1, 2)).reshape(-1, PHONES)
+    return F.cross_entropy(logits[known], phones.reshape(-1)[known], label_smoothing=0.02)
+
+
+class Trainer:
+    """One run of the stage: the student, its optimizer, its phase."""
+
+    def __init__(self, settings: Settings) -> None:
+        torch.manual_seed(settings.seed)
+        torch.set_flush_denormal(True)
+        self.settings = settings
+        self.run = Run("speech-codec", settings)
+        self.student = Student()
+        self.codec = self.student.codec
+        self.books = CodebookStack(self.codec.quantizer.codebooks)
+        self.mel = MelLoss(RATE_HZ)
+        self.phase = "start"
+        state = self.run.resume()
+        self.feeder = self.new_feeder()
+        if state is None:
+            self.initialise()
+        else:
+            self.student.load_state_dict(state["student"])
+            self.phase = str(state["phase"])
+        self.optimizer = self.new_optimizer()
+        if state is not None and state["optimizer"] is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def new_feeder(self) -> Feeder:
+        """The sets that are there now; also called while they still grow."""
+        return Feeder(open_sets(self.settings.runs / "data" / "speech"), self.settings.seed + len(self.run.rows))
+
+    def new_optimizer(self) -> torch.optim.AdamW:
+        """AdamW over what the phase trains."""
+        part: nn.Module = self.codec.decoder if self.phase == "decoder" else self.student
+        return torch.optim.AdamW(part.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
+
+    def initialise(self) -> None:
+        """Scale the untrained weights so that a signal passes; refuse to start if it does not."""
+        wave = self.feeder.batch(6).heard
+        kinds = (NormedConv1d, NormedConvTranspose1d)
+        latent = lsuv(self.codec.encoder, wave, kinds)
+        lsuv(self.codec.decoder, latent, kinds, last=float(wave.std()))
+        self.check_signal(wave)
+        self.phase = "phones"
+
+    @torch.no_grad()
+    def check_signal(self, wave: Tensor) -> None:
+        """Two different inputs must give different latents and different outputs (swap test)."""
+        latent = self.codec.encoder(wave)
+        out = self.codec.decoder(latent)
+        moved = float((latent - latent.mean((0, 2), keepdim=True)).std() / (latent.std() + 1e-9))
+        swapped = float((out - out.roll(1, 0)).std() / (out.std() + 1e-9))
+        if moved < 0.1 or swapped < 0.1:
+            raise ModelFault("The codec passes no signal.", f"Latent {moved:.3f}, output {swapped:.3f} of 1.", "Check the data.")
+
+    def state(self) -> dict[str, Any]:
+        """What resume needs."""
+        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase}
+
+    def rate(self) -> float:
+        """Learning rate: one cosine until the freeze, a second one for the decoder alone."""
+        if self.phase == "decoder":
+            return 0.75 * RATE * cosine((self.run.progress - ENDS[2]) / (1 - ENDS[2]))
+        return RATE * cosine(self.run.progress / ENDS[2])
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss, already weighted."""
+        if self.phase == "decoder":
+            with torch.no_grad():
+                levels = int(torch.randint(1, 8, (1,))) if torch.rand(1) < 0.2 else None
+                total = self.books(self.codec.encoder(batch.heard), levels, learn=False).total
+            return self.wave_losses(self.codec.decoder(total), batch.clean)
+        latent = self.codec.encoder(batch.heard)
+        terms = {"phones": 0.5 * phone_loss(self.student.on_latent, latent, batch.phones)}
+        first = int(torch.randint(0, FRAMES - SPOKEN + 1, (1,)))
+        spoken, clean = slice(first, first + SPOKEN), batch.clean[..., first * HOP : (first + SPOKEN) * HOP]
+        if self.phase == "joint":
+            terms |= self.wave_losses(self.codec.decoder(latent[..., spoken]), clean)
+        elif self.phase == "quantized":
+            quantized = self.books(latent)
+            terms["first"] = phone_loss(self.student.on_first, quantized.first, batch.phones)
+            terms["commit"] = 2 * quantized.commitment
+            heard = quantized.first if torch.rand(1) < 0.15 else quantized.total
+            terms |= self.wave_losses(self.codec.decoder(heard[..., spoken]), clean)
+        return terms
+
+    def wave_losses(self, wave: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Spectral and sample-wise distance."""
+        return {"mel": self.mel(wave[:, 0], target[:, 0]), "wave": 10 * F.l1_loss(wave, target)}
+
+    def step(self) -> dict[str, float]:
+        """One update. Returns the terms."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        terms = self.losses(self.feeder.batch(SIZES[self.phase]))
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+        self.optimizer.step()
+        return {key: float(value.detach()) for key, value in terms.items()}
+
+    def advance(self) -> None:
+        """Enter the phase that the clock asks for."""
+        due = next(name for name, end in zip(PHASES, ENDS, strict=True) if self.run.progress <= end)
+        if due == self.phase:
+            return
+        if PHASES.index(self.phase) < 2 <= PHASES.index(due):
+            self.start_codebooks()
+        self.phase = due
+        if due == "decoder":
+            self.freeze()
+            self.optimizer = self.new_optimizer()
+
+    @torch.no_grad()
+    def start_codebooks(self) -> None:
+        """K-means on a buffer of ~17k latent frames; the head of level 1 starts from that of the latent."""
+        latents = [self.codec.encoder(self.feeder.batch(8).heard).transpose(1, 2).reshape(-1, int(CONFIG["dimension"])) for _ in range(43)]  # type: ignore[call-overload]
+        self.books.start(torch.cat(latents), SIZES["quantized"] * FRAMES)
+        self.student.on_first.load_state_dict(self.student.on_latent.state_dict())
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Round the encoder side to what is exported (bfloat16), export, and say that its codes are final."""
+        for tensor in [*self.codec.encoder.parameters(), *(book.embed for book in self.codec.quantizer.codebooks)]:
+            tensor.copy_(tensor.bfloat16().float())
+        self.export()
+        marker(self.settings.family).touch()
+
+    def export(self) -> None:
+        """Write the role speech_tokenizer of the family."""
+        checkpoints.export(self.settings.family, "speech_tokenizer", CONFIG, without_training_buffers(self.codec.state_dict()))
+
+    @torch.inference_mode()
+    def evaluate(self, per_source: int = 8) -> dict[str, float]:
+        """Phone accuracy of latent and level 1 and log-mel distance on held-out clips, per set, and codes in use of level 1."""
+        scale, figures = LogMel(RATE_HZ, 1024, 80), {}
+        for name, home in self.feeder.sets.items():
+            clips = [clip for clip in home.clips if clip.split == "test" and clip.frames > 10][:per_source]
+            hits: list[np.ndarray] = []
+            distance = []
+            for clip in clips:
+                wave = torch.from_numpy(home.wave(clip))[None, None] + 2e-4 * torch.randn(1, 1, clip.samples)
+                latent = self.codec.encoder(wave)
+                made = self.books(latent, learn=False) if self.phase in ("quantized", "decoder") else None
+                first = latent if made is None else made.first
+                head = self.student.on_latent if made is None else self.student.on_first
+                guess, truth = head(first.transpose(1, 2)).argmax(-1)[0].numpy(), home.labels(clip)
+                hits.append((guess == truth)[truth >= 0])
+                if self.phase != "phones":
+                    out = self.codec.decoder(latent if made is None else made.total)[..., : clip.samples]
+                    distance.append(float(F.l1_loss(scale(out[:, 0]), scale(wave[:, 0]))))
+            if clips and sum(map(len, hits)):
+                figures[f"{name} acc"] = float(np.concatenate(hits).mean())
+            if distance:
+                figures[f"{name} mel"] = float(np.mean(distance))
+        return figures
+
+
+def marker(family: Path) -> Path:
+    """The file whose presence says that the codes of the speech tokenizer are final."""
+    return family / "speech_tokenizer.FROZEN"
+
+
+def train(settings: Settings) -> None:
+    """Train, resume or finish the speech codec within the budget and export it."""
+    trainer = Trainer(settings)
+    run = trainer.run
+    steps, measured = 0, run.used_s
+    while run.going:
+        trainer.advance()
+        terms = trainer.step()
+        steps += 1
+        if steps % 50 == 0:
+            run.log(phase=PHASES.index(trainer.phase), **terms)
+        if run.used_s - measured > settings.budget_s / 15:
+            measured = run.used_s
+            run.log(**trainer.evaluate())
+        if run.due():
+            run.save(trainer.state())
+            trainer.feeder = trainer.new_feeder()
+    run.save(trainer.state())
+    if trainer.phase in ("quantized", "decoder"):
+        run.log(**trainer.evaluate(24))
+        trainer.export()
+    run.plot()

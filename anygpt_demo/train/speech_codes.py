@@ -1,0 +1,87 @@
+"""Encode whole sets of speech with the frozen codec.
+
+    python -m anygpt_demo.train.speech_codes --set runs/data/speech/synth1 --family runs/family/mini
+    python -m anygpt_demo.train.speech_codes --set runs/data/speech/synth1 --family runs/family/mini --augmented 1
+
+writes codes.u16 beside the set: uint16 (frames, 8), frames in the order of phones.u8, so that a clip's codes are rows
+frames_start .. frames_start + frames. With --augmented N: codes_augN.u16, uint16 (frames, 1), level 1 of a disturbed copy of each clip
+(equaliser, noise, level; same length). Work is kept in pieces and taken up again where it stopped; a set that has grown is completed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from anygpt_demo.checkpoints import Family
+from anygpt_demo.codecs.speech import SpeechCodec
+from anygpt_demo.media import Audio
+from anygpt_demo.train.speech_data import RATE_HZ, Clip, SpeechSet
+
+LEVELS = 8
+
+
+def disturbed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another microphone in another room: equaliser, level, noise. float32 (n,), the same length."""
+    spectrum = np.fft.rfft(wave)
+    curve = np.interp(np.linspace(0, 5, len(spectrum)), range(6), rng.normal(0, 4, 6))  # dB
+    wave = np.fft.irfft(spectrum * 10 ** (curve / 20), len(wave))
+    wave = wave * rng.uniform(0.25, 0.9) / (np.abs(wave).max() + 1e-3)
+    return (wave + rng.normal(0, 10 ** rng.uniform(-3.5, -2.0), len(wave))).astype(np.float32)
+
+
+def clip_codes(codec: SpeechCodec, home: SpeechSet, clip: Clip, augmented: int) -> np.ndarray:
+    """uint16 (frames, levels) of one clip."""
+    wave = home.wave(clip)
+    if augmented:
+        wave = disturbed(wave, np.random.default_rng([augmented, clip.start]))
+    codes = codec.encode_all(Audio(wave, RATE_HZ)).T
+    codes = codes[: clip.frames, : 1 if augmented else LEVELS]
+    return np.pad(codes, ((0, clip.frames - len(codes)), (0, 0)), mode="edge").astype(np.uint16)
+
+
+def encode_set(folder: Path, codec: SpeechCodec, augmented: int = 0) -> int:
+    """Write or complete the codes of a set. Returns the number of frames. Clips lie in index order without gaps."""
+    home = SpeechSet(folder)
+    levels = 1 if augmented else LEVELS
+    path = folder / (f"codes_aug{augmented}.u16" if augmented else "codes.u16")
+    done = path.stat().st_size // (2 * levels) if path.is_file() else 0
+    with path.open("r+b" if path.is_file() else "wb") as file:
+        starts = {clip.frames_start for clip in home.clips} | {0}
+        while done not in starts and done != sum(clip.frames for clip in home.clips):  # a piece was cut by a kill
+            done -= 1
+        file.truncate(done * levels * 2)
+        file.seek(0, 2)
+        for number, clip in enumerate(home.clips):
+            if clip.frames_start < done:
+                continue
+            file.write(clip_codes(codec, home, clip, augmented).tobytes())
+            done += clip.frames
+            if number % 200 == 0:
+                file.flush()
+                print(f"{folder.name}: {number + 1} of {len(home.clips)} clips", file=sys.stderr, flush=True)
+    (folder / f"{path.stem}.json").write_text(json.dumps({"frames": done, "levels": levels, "clips": len(home.clips)}))
+    return done
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", type=Path, required=True, action="append", help="folder of a set; may be given more than once")
+    parser.add_argument("--family", type=Path, default=Path("runs/family/mini"))
+    parser.add_argument("--augmented", type=int, default=0, help="number of the disturbed copy; 0: the clips as they are")
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    codec = SpeechCodec.load(Family.open(arguments.family))
+    for folder in arguments.set:
+        encode_set(folder, codec, arguments.augmented)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Speech on disk for training: folders of concatenated clips, read through memory maps.
+
+runs/data/speech/<set>/audio.i16    int16, 16 kHz, clips one after another
+runs/data/speech/<set>/phones.u8    phone class of each 20 ms frame (255: unknown), ceil(samples / 320) per clip
+runs/data/speech/<set>/index.json   [{"start", "samples", "frames_start", "frames", "text", "voice", "source", "split"}, ...]
+runs/data/speech/<set>/codes.u16    once the codec is frozen: 8 codes per frame, frames as in phones.u8
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+RATE_HZ = 16_000
+HOP = 320  # samples per frame
+PHONES = 41  # classes of phones.u8
+UNKNOWN = 255
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where one clip lies in its set, and what is known about it."""
+
+    set: str
+    start: int  # in audio.i16
+    samples: int
+    frames_start: int  # in phones.u8 and codes.u16
+    frames: int
+    text: str
+    voice: str
+    source: str
+    split: str  # "train", "test", ...
+
+
+class SpeechSet:
+    """One folder of clips."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        keys = Clip.__dataclass_fields__.keys() - {"set"}
+        rows = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        self.audio = np.memmap(folder / "audio.i16", np.int16, "r")
+        self.phones = np.memmap(folder / "phones.u8", np.uint8, "r")
+        clips = [Clip(set=folder.name, **{key: row[key] for key in keys}) for row in rows]
+        complete = (len(self.audio), len(self.phones))  # a set may still be growing
+        self.clips = [c for c in clips if c.start + c.samples <= complete[0] and c.frames_start + c.frames <= complete[1]]
+
+    def wave(self, clip: Clip, first: int = 0, frames: int | None = None) -> np.ndarray:
+        """float32 samples in [-1, 1] from frame `first` on, `frames` frames or to the end of the clip."""
+        end = clip.samples if frames is None else min(clip.samples, (first + frames) * HOP)
+        return np.asarray(self.audio[clip.start + first * HOP : clip.start + end], np.float32) / 32768
+
+    def labels(self, clip: Clip, first: int = 0, frames: int | None = None) -> np.ndarray:
+        """int64 phone classes, -1 where unknown."""
+        end = clip.frames if frames is None else min(clip.frames, first + frames)
+        raw = np.asarray(self.phones[clip.frames_start + first : clip.frames_start + end], np.int64)
+        return np.where(raw == UNKNOWN, -1, raw)
+
+
+def open_sets(folder: Path) -> dict[str, SpeechSet]:
+    """Every finished set below a folder (its index.json is written last), by name."""
+    return {path.parent.name: SpeechSet(path.parent) for path in sorted(folder.glob("*/index.json"))}

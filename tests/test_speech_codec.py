@@ -1,0 +1,130 @@
+"""The speech codec, its quantizer training and its data, with tiny untrained models: shapes, limits and repeatability only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anygpt_demo.codecs.speech import SpeechCodec, built_in_voice
+from anygpt_demo.media import Audio
+from anygpt_demo.models.speechtokenizer import NormedConv1d, SpeechTokenizer
+from anygpt_demo.train.quantizer import CodebookStack, kmeans, lsuv, nearest
+from anygpt_demo.train.spectra import LogMel, MelLoss, mel_filters
+from anygpt_demo.train.speech_data import SpeechSet
+
+TINY = {
+    "n_filters": 2, "strides": [8, 5, 4, 2], "dimension": 16, "semantic_dimension": 16, "bidirectional": True, "dilation_base": 2,
+    "residual_kernel_size": 3, "n_residual_layers": 1, "lstm_layers": 1, "activation": "ELU", "codebook_size": 32, "n_q": 8,
+    "sample_rate": 16000,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def codec() -> SpeechCodec:
+    torch.manual_seed(0)
+    return SpeechCodec(SpeechTokenizer(TINY).eval(), None)
+
+
+def sound(samples: int) -> Audio:
+    rng = np.random.default_rng(samples)
+    return Audio(rng.normal(0, 0.1, samples).astype(np.float32), 16_000)
+
+
+@pytest.mark.parametrize("samples", [1, 319, 320, 321, 5000])
+def test_a_frame_per_320_samples(codec: SpeechCodec, samples: int) -> None:
+    codes = codec.encode(sound(samples))
+    assert codes.shape == (-(-samples // 320), 1)
+    assert codes.dtype == np.int64
+    np.testing.assert_array_equal(codes[:, 0], codec.encode_all(sound(samples))[0])
+    assert len(codec.decode(codes).samples) == 320 * len(codes)
+
+
+def test_stream_joined_equals_decode(codec: SpeechCodec) -> None:
+    codes = codec.encode(sound(4000))
+    pieces = [piece.samples for piece in codec.stream(iter(codes))]
+    np.testing.assert_array_equal(np.concatenate(pieces), codec.decode(codes).samples)
+    assert not list(codec.stream(iter([])))
+
+
+def test_another_rate_is_refused(codec: SpeechCodec) -> None:
+    with pytest.raises(ValueError, match="16000"):
+        codec.encode(Audio(np.zeros(100, np.float32), 8000))
+
+
+@pytest.mark.parametrize("name", ["slt", "kathleen"])
+def test_built_in_voices_are_three_seconds_of_speech(name: str) -> None:
+    voice = built_in_voice(name)
+    assert voice.audio.rate_hz == 16_000
+    assert len(voice.audio.samples) >= 3 * 16_000
+    assert 0.05 < np.abs(voice.audio.samples).max() <= 1
+
+
+def test_kmeans_finds_well_separated_centres() -> None:
+    torch.manual_seed(0)
+    centres = torch.randn(6, 4) * 20
+    vectors = (centres[:, None] + 0.1 * torch.randn(6, 50, 4)).reshape(-1, 4)
+    found, counts = kmeans(vectors, 12, rounds=10)
+    assert float((vectors - found[nearest(vectors, found)]).norm(dim=1).mean()) < 1
+    assert int(counts.sum()) == len(vectors)
+
+
+def test_residual_stack_learns_and_passes_the_gradient() -> None:
+    torch.manual_seed(0)
+    model = SpeechTokenizer(TINY)
+    books = CodebookStack(model.quantizer.codebooks)
+    books.start(torch.randn(2000, 16), 100)
+    latent = torch.randn(2, 16, 50, requires_grad=True)
+    before = [book.embed.clone() for book in model.quantizer.codebooks]
+    out = books(latent)
+    assert out.codes.shape == (8, 2, 50)
+    out.total.sum().backward()
+    assert latent.grad is not None
+    torch.testing.assert_close(latent.grad, torch.ones_like(latent))
+    assert all(not torch.equal(a, book.embed) for a, book in zip(before, model.quantizer.codebooks, strict=True))
+    still = books(latent, learn=False)
+    np.testing.assert_array_equal(still.codes.numpy(), model.quantizer.quantize(latent, 8)[0].numpy())
+    assert float((still.total - latent).pow(2).mean()) < float((still.first - latent).pow(2).mean())
+
+
+def test_dead_codes_move_to_live_data() -> None:
+    torch.manual_seed(0)
+    model = SpeechTokenizer(TINY)
+    book = model.quantizer.codebooks[0]
+    books = CodebookStack([book])
+    books.start(torch.randn(500, 16), 50)
+    book.embed[3] = 1e3
+    book.cluster_size[3] = 0
+    books(torch.randn(1, 16, 50))
+    assert float(book.embed[3].abs().max()) < 10
+
+
+def test_lsuv_lets_the_signal_pass() -> None:
+    torch.manual_seed(0)
+    model = SpeechTokenizer(TINY)
+    latent = lsuv(model.encoder, torch.randn(3, 1, 4800) * 0.1, (NormedConv1d,))
+    assert 0.5 < float((latent - latent.mean((0, 2), keepdim=True)).std()) < 2
+
+
+def test_mel_of_a_tone_peaks_at_its_band() -> None:
+    filters = mel_filters(16_000, 1024, 80)
+    assert filters.shape == (80, 513)
+    tone = torch.sin(torch.arange(16_000) * 2 * torch.pi * 2000 / 16_000)[None]
+    band = int(LogMel(16_000, 1024, 80)(tone).mean(-1).argmax())
+    assert filters[band].argmax() == pytest.approx(128, abs=4)
+    assert float(MelLoss(16_000)(tone, tone)) == 0
+
+
+def test_a_growing_set_shows_only_finished_clips(tmp_path: Path) -> None:
+    np.arange(640, dtype=np.int16).tofile(tmp_path / "audio.i16")
+    np.array([3, 255], np.uint8).tofile(tmp_path / "phones.u8")
+    row = {"samples": 320, "frames": 1, "text": "", "voice": "v", "source": "s", "split": "train"}
+    rows = [{**row, "start": 320 * n, "frames_start": n} for n in range(3)]
+    (tmp_path / "index.json").write_text(json.dumps(rows))
+    home = SpeechSet(tmp_path)
+    assert len(home.clips) == 2
+    np.testing.assert_array_equal(home.labels(home.clips[1]), [-1])
+    np.testing.assert_allclose(home.wave(home.clips[1])[:2], [320 / 32768, 321 / 32768])
