@@ -1,0 +1,387 @@
+"""One turn of chat: parts -> codes -> ids -> engine -> events -> decoded media -> parts, as a stream of updates.
+
+A Chat holds what all sessions share (vocabulary, engine, codecs; read-only). What belongs to one session
+(conversation, voice, seed, stop flag) is passed in.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anygpt_demo import codecs as registry
+from anygpt_demo import protocol
+from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
+from anygpt_demo.errors import BadText, ModelFault, UserError
+from anygpt_demo.grammar import Grammar
+from anygpt_demo.media import Audio, Picture, Voice, read_audio, read_picture, write_png, write_wav
+from anygpt_demo.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from anygpt_demo.checkpoints import Family
+    from anygpt_demo.codecs.base import Codec
+    from anygpt_demo.engine import Engine
+
+Media = Audio | Picture
+TEXT_LIMIT = 20_000  # characters of one message
+RESERVE = 1100  # ids kept free for a reply: five seconds of music, or a sentence spoken
+SHORTEST_REPLY = 64  # ids without which no reply is worth starting
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a person sends: words and clean media, each with its modality's name."""
+
+    text: str = ""
+    media: tuple[tuple[str, Media], ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to reply. output: a modality to force, "text" for words only, None for the model's own choice."""
+
+    preset: str = "chat"
+    output: str | None = None
+    forbid: tuple[str, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)  # most frames of one block, by modality
+    max_new: int = 2048
+    history: protocol.History = "clean"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is being done now: listening (to a modality), thinking, drawing (decoding a modality)."""
+
+    name: str
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
+class Words:
+    """More words of the reply. heard: they repeat what the person said."""
+
+    text: str
+    heard: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A block is being written: codes so far, and how many it will have (None: open)."""
+
+    modality: str
+    codes: int
+    total: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A finished picture or sound. seconds: time to decode it. path: its file, if the session has a folder."""
+
+    part: MediaPart
+    media: Media
+    seconds: float
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """Something failed; the rest of the reply still comes."""
+
+    error: UserError
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark for the person."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """The last update. reason: eos, stop, budget, fault or refused. turn: the reply as journalled, None if there is none.
+
+    times: seconds per stage (encode, first_token, generate, decode, total); tokens: ids written.
+    """
+
+    reason: str
+    turn: Turn | None
+    times: Mapping[str, float]
+    tokens: int
+    human: Turn | None = None
+
+
+Update = Stage | Words | Progress | Made | Card | Note | Finished
+
+
+def read_file(vocabulary: Vocabulary, modality: str, data: bytes) -> tuple[Media, list[str]]:
+    """Untrusted bytes to clean media of a modality, and notes for the person. Raises UserError.
+
+    Speech that is too long is refused (its end matters); of other sounds the beginning is used.
+    """
+    facts = vocabulary.ranges[modality].modality
+    if facts.kind == "image":
+        return read_picture(data), []
+    assert facts.sample_rate_hz is not None and facts.frame_rate_hz is not None
+    limit_s = (facts.frames.stop - 1) / facts.frame_rate_hz
+    return read_audio(data, rate_hz=facts.sample_rate_hz, limit_s=limit_s, crop=modality != "speech")
+
+
+def write_file(media: Media) -> tuple[bytes, str]:
+    """Generated media as a marked file: bytes and suffix."""
+    return (write_png(media), ".png") if isinstance(media, Picture) else (write_wav(media), ".wav")
+
+
+class Chat:
+    """A loaded family. Codecs are loaded on first use."""
+
+    def __init__(self, vocabulary: Vocabulary, engine: Engine, load: Callable[[str], Codec]) -> None:
+        self.vocabulary = vocabulary
+        self.engine = engine
+        self._load = load
+        self._codecs: dict[str, Codec] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, family: Family | Path | str | None = None, device: str = "cpu") -> Chat:
+        """Load the vocabulary and language model of a family (default: the shipped one). Raises BadCheckpoint."""
+        from anygpt_demo.checkpoints import MINI, Family
+        from anygpt_demo.engine import LocalEngine
+
+        home = family if isinstance(family, Family) else Family.open(family or MINI)
+        vocabulary = Vocabulary.of(home)
+        return cls(vocabulary, LocalEngine.load(home, device), lambda name: registry.load_codec(name, home, device))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of what can be sent and made, besides words."""
+        return tuple(self.vocabulary.ranges)
+
+    def codec(self, name: str) -> Codec:
+        """The codec of one modality."""
+        with self._lock:
+            if name not in self._codecs:
+                self._codecs[name] = self._load(name)
+            return self._codecs[name]
+
+    def listen(self, message: Message, conversation: Conversation) -> Turn:
+        """A message to a turn: media become codes, and files in the session folder. Raises UserError."""
+        text = message.text.strip()
+        if len(text) > TEXT_LIMIT:
+            raise BadText(f"This message has {len(text):,} characters.", f"The limit is {TEXT_LIMIT:,}.", "Send it in parts.")
+        if not text and not message.media:
+            raise BadText("This message is empty.", "It has neither words nor a file.", "Write, say or attach something.")
+        parts: list[Part] = []
+        for name, media in message.media:
+            codes = self.codec(name).encode(media)[: self.vocabulary.ranges[name].modality.frames.stop - 1]
+            parts.append(MediaPart(name, codes, _keep(conversation, name, media)))
+        return Turn("human", (*parts, TextPart(text)) if text else tuple(parts))
+
+    def reply(
+        self,
+        conversation: Conversation,
+        message: Message,
+        *,
+        voice: Voice | None = None,
+        seed: int = 0,
+        settings: Settings = Settings(),  # noqa: B008 - frozen
+        stop: threading.Event | None = None,
+    ) -> Iterator[Update]:
+        """Answer one message. Updates come in the model's order; both turns are journalled before the last one.
+
+        Equal conversation, message, voice, seed and settings give an equal reply.
+        """
+        return _Reply(self, conversation, voice, seed, settings, stop or threading.Event()).run(message)
+
+
+def _keep(conversation: Conversation, label: str, media: Media) -> str | None:
+    """Write media into the session folder, if there is one."""
+    if conversation.journal is None:
+        return None
+    data, suffix = write_file(media)
+    return conversation.journal.save(label, suffix, data)
+
+
+class _Reply:
+    """The state of one reply while it is being made."""
+
+    def __init__(
+        self, chat: Chat, conversation: Conversation, voice: Voice | None, seed: int, settings: Settings, stop: threading.Event
+    ) -> None:
+        self.chat, self.conversation, self.voice, self.seed, self.settings, self.stop = chat, conversation, voice, seed, settings, stop
+        self.parts: list[Part] = []
+        self.words: list[str] = []
+        self.heard: list[str] | None = None
+        self.times = dict.fromkeys(("encode", "first_token", "generate", "decode", "total"), 0.0)
+        self.tokens = 0
+        self.reason = "fault"
+        self.began = time.perf_counter()
+
+    def run(self, message: Message) -> Iterator[Update]:
+        human: Turn | None = None
+        try:
+            for name, _ in message.media:
+                yield Stage("listening", name)
+            human = self.chat.listen(message, self.conversation)
+            self.conversation.add(human)
+            self.times["encode"] = self._since()
+            prompt, dropped = self._prompt()
+        except UserError as error:
+            if human is not None:
+                self.conversation.undo()
+            yield Card(error)
+            yield self._finished("refused", None, None)
+            return
+        if dropped:
+            yield Note(f"The oldest {dropped} messages no longer fit into the model's memory and were left out.")
+        yield Stage("thinking")
+        parser = protocol.Parser(self.chat.vocabulary)
+        try:
+            yield from self._write(prompt, parser)
+        except GeneratorExit:  # nobody listens any more: keep what was written
+            self._abandon(parser)
+            raise
+        yield from self._end(human, parser)
+
+    def _since(self) -> float:
+        return time.perf_counter() - self.began
+
+    def _prompt(self) -> tuple[list[int], int]:
+        """The ids of the prompt, and how many turns were left out."""
+        tokens, history = self.chat.vocabulary, self.settings.history
+        context = self.chat.engine.context
+        room = context - min(RESERVE, context // 2)
+
+        def count(turns: Sequence[Turn]) -> int:
+            return len(protocol.encode(tokens, turns, history=history))
+
+        turns, dropped = self.conversation.fit(count, room, context - SHORTEST_REPLY)
+        return protocol.encode(tokens, turns, history=history), dropped
+
+    def _write(self, prompt: list[int], parser: protocol.Parser) -> Iterator[Update]:
+        """Run the engine and turn what it writes into updates; a failure of it becomes a card."""
+        wish = self.settings
+        budget = min(wish.max_new, self.chat.engine.context - len(prompt))
+        grammar = Grammar(
+            self.chat.vocabulary, budget=budget, preset=wish.preset, limits=wish.limits, force=wish.output, forbid=wish.forbid
+        )
+        options: dict[str, Any] = {}
+        keep = getattr(self.chat.engine, "cache", None)
+        if keep is not None:
+            if self.conversation.cache is None:
+                self.conversation.cache = keep()
+            options["cache"] = self.conversation.cache
+        try:
+            generation = self.chat.engine.generate(prompt, grammar, seed=self.seed, stop=self.stop, max_new=budget, **options)
+            for number in generation:
+                self.tokens += 1
+                self.times["first_token"] = self.times["first_token"] or self._since()
+                for event in parser.feed(number):
+                    yield from self._take(event)
+            self.reason = str(generation.reason or "budget")
+        except UserError as error:
+            self.conversation.cache = None
+            yield Card(error)
+        except Exception as error:  # the border to the model: whatever it raises must not take the conversation down
+            log.exception("the language model failed")
+            self.conversation.cache = None
+            yield Card(_fault("The language model failed.", error))
+        for event in parser.finish(self.reason):
+            yield from self._take(event)
+
+    def _abandon(self, parser: protocol.Parser) -> None:
+        """Journal what was written before the listener left; media that were not decoded keep their codes."""
+        for event in parser.finish("stop"):
+            if isinstance(event, protocol.BlockClosed):
+                self._close_words()
+                self.parts.append(MediaPart(event.modality, event.codes))
+        self._store(parser)
+
+    def _store(self, parser: protocol.Parser) -> Turn | None:
+        """Journal the reply, or take the question back if nothing at all was written."""
+        self._close_words()
+        if not self.parts and not parser.kept and self.reason != "eos":
+            self.conversation.undo()
+            return None
+        heard = "".join(self.heard) if self.heard is not None else None
+        turn = Turn("mmgpt", tuple(self.parts), heard, tuple(parser.kept))
+        self.conversation.add(turn)
+        return turn
+
+    def _end(self, human: Turn, parser: protocol.Parser) -> Iterator[Update]:
+        self.times["generate"] = self._since() - self.times["encode"] - self.times["decode"]
+        turn = self._store(parser)
+        if self.reason == "budget":
+            yield Note("The reply reached its length limit.")
+        yield self._finished(self.reason, turn, human)
+
+    def _finished(self, reason: str, turn: Turn | None, human: Turn | None) -> Finished:
+        self.times["total"] = self._since()
+        return Finished(reason, turn, {name: round(seconds, 4) for name, seconds in self.times.items()}, self.tokens, human)
+
+    def _take(self, event: protocol.Event) -> Iterator[Update]:
+        """One event of the parser to updates."""
+        if isinstance(event, protocol.TextDelta):
+            if event.heard:
+                self.heard = [*(self.heard or []), event.text]
+            else:
+                self.words.append(event.text)
+            yield Words(event.text, event.heard)
+        elif isinstance(event, protocol.BlockOpened):
+            self._close_words()
+            yield Progress(event.modality, 0, self._total(event.modality))
+        elif isinstance(event, protocol.BlockProgress):
+            layers = self.chat.vocabulary.ranges[event.modality].modality.layers
+            yield Progress(event.modality, event.frames * layers, self._total(event.modality))
+        elif isinstance(event, protocol.BlockClosed):
+            yield from self._decode(event)
+        elif isinstance(event, protocol.BlockDropped):
+            yield Note(f"An unfinished {event.modality} was left out.")
+
+    def _total(self, name: str) -> int | None:
+        facts = self.chat.vocabulary.ranges[name].modality
+        return facts.frames.start * facts.layers if len(facts.frames) == 1 else None
+
+    def _close_words(self) -> None:
+        if self.words:
+            self.parts.append(TextPart("".join(self.words)))
+            self.words.clear()
+
+    def _decode(self, event: protocol.BlockClosed) -> Iterator[Update]:
+        """Codes to media; a codec that fails leaves a card in the place of its part, and the codes in the history."""
+        name = event.modality
+        yield Stage("drawing", name)
+        start = time.perf_counter()
+        try:
+            media = self.chat.codec(name).decode(event.codes, voice=self.voice, seed=self.seed + len(self.parts))
+            file = _keep(self.conversation, name, media)
+        except UserError as error:
+            failure = error
+        except Exception as error:  # the border to the codecs: the rest of the reply must still arrive
+            log.exception("the %s codec failed", name)
+            failure = _fault(f"The {name} could not be made.", error)
+        else:
+            seconds = time.perf_counter() - start
+            self.times["decode"] += seconds
+            part = MediaPart(name, event.codes, file)
+            self.parts.append(part)
+            folder = self.conversation.journal.folder if self.conversation.journal is not None else None
+            if event.forced:
+                yield Note(f"The {name} was cut short.")
+            yield Made(part, media, seconds, folder / file if folder is not None and file is not None else None)
+            return
+        self.parts.append(MediaPart(name, event.codes))
+        yield Card(failure, name)
+
+
+def _fault(problem: str, error: Exception) -> ModelFault:
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return ModelFault(problem, "There was not enough memory.", "Close other programs, or ask for something smaller.")
+    return ModelFault(problem, f"The model stopped with an internal error ({type(error).__name__}).", "Try again with another seed.")

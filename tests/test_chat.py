@@ -1,0 +1,228 @@
+"""One turn with a scripted engine and plain codecs: order, progress, failures, stopping, the journal, sessions."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Note, Progress, Settings, Stage, Words, read_file
+from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart
+from anygpt_demo.errors import BadAudio, UserError
+from anygpt_demo.media import Audio, Picture, Voice
+
+
+class Script:
+    """An engine that writes given replies, one after the other."""
+
+    def __init__(self, *replies, context=4096):
+        self.replies, self.context, self.prompts, self.budgets = list(replies), context, [], []
+
+    def generate(self, ids, grammar, *, seed, stop, max_new):
+        self.prompts.append(list(ids))
+        self.budgets.append(max_new)
+        return Reading(self.replies.pop(0), grammar, stop, max_new)
+
+
+class Reading:
+    def __init__(self, ids, grammar, stop, budget):
+        self.ids, self.grammar, self.stop, self.budget, self.reason = ids, grammar, stop, budget, None
+
+    def __iter__(self):
+        for number in self.ids[: self.budget]:
+            if self.stop is not None and self.stop.is_set():
+                self.reason = "stop"
+                return
+            if isinstance(number, Exception):
+                raise number
+            self.grammar.advance(number)
+            yield number
+        self.reason = "eos" if self.grammar.done else "budget"
+
+
+class Plain:
+    """A codec that fills pictures and sounds with a number drawn from the codes."""
+
+    def __init__(self, facts):
+        self.modality, self.calls = facts, []
+
+    def encode(self, media):
+        value = int(media.rgb[0, 0, 0]) if isinstance(media, Picture) else len(media.samples) % self.modality.codebook
+        frames = self.modality.frames.start if len(self.modality.frames) == 1 else 6
+        return np.full((frames, self.modality.layers), value)
+
+    def decode(self, codes, *, voice=None, seed=0):
+        self.calls.append((voice, seed))
+        if codes[0, 0] == 13:
+            raise RuntimeError("secret detail")
+        if codes[0, 0] == 14:
+            raise BadAudio("No.", "Because.", "Do that.")
+        if self.modality.kind == "image":
+            return Picture(np.full((8, 8, 3), codes[0, 0] % 256, dtype=np.uint8))
+        return Audio(np.full(320 * len(codes), 0.1, dtype=np.float32), self.modality.sample_rate_hz)
+
+
+@pytest.fixture
+def make(vocabulary):
+    def build(*replies, context=4096):
+        return Chat(vocabulary, Script(*replies, context=context), lambda name: Plain(vocabulary.ranges[name].modality))
+
+    return build
+
+
+def block(vocabulary, name, value=3, frames=5):
+    facts = vocabulary.ranges[name].modality
+    frames = facts.frames.start if len(facts.frames) == 1 else frames
+    return vocabulary.block(name, np.full((frames, facts.layers), value))
+
+
+def written(vocabulary, *items):
+    """A scripted reply: strings, ids and blocks, then <eos></s>."""
+    ids = []
+    for item in items:
+        ids += vocabulary.encode_text(item) if isinstance(item, str) else item
+    return [*ids, vocabulary.eos, vocabulary.stop]
+
+
+def picture(value=5):
+    return Picture(np.full((10, 12, 3), value, dtype=np.uint8))
+
+
+def sound(seconds=0.5, rate_hz=16000):
+    return Audio(np.sin(np.arange(int(seconds * rate_hz), dtype=np.float32) / 9), rate_hz)
+
+
+def kinds(updates):
+    return [type(update).__name__ for update in updates]
+
+
+def test_parts_arrive_in_the_models_order(vocabulary, make, tmp_path):
+    image, music, speech = (block(vocabulary, name) for name in ("image", "music", "speech"))
+    chat = make(written(vocabulary, " look ", image, " listen ", music, speech, " bye"))
+    conversation = Journal.create(tmp_path).conversation()
+    updates = list(chat.reply(conversation, Message("hello", (("image", picture()),)), seed=4))
+    last = updates[-1]
+    assert isinstance(last, Finished) and last.reason == "eos" and updates[0] == Stage("listening", "image")
+    order = [part.text if isinstance(part, TextPart) else part.modality for part in last.turn.parts]
+    assert order == ["look", "image", "listen", "music", "speech", "bye"]
+    shown = [update.text if isinstance(update, Words) else update.part.modality for update in updates if isinstance(update, Words | Made)]
+    assert "".join(shown) == "lookimagelistenmusicspeechbye"
+    counts = [(update.codes, update.total) for update in updates if isinstance(update, Progress)]
+    assert counts[0] == (0, 32) and (32, 32) in counts and (20, None) in counts
+    again = Journal(conversation.journal.folder).turns
+    assert len(again) == 2 and again[1].ids == last.turn.ids
+    for turn in again:
+        for part in turn.parts:
+            if isinstance(part, MediaPart):
+                assert (conversation.journal.folder / part.file).stat().st_size > 0
+    assert all(update.path.is_file() for update in updates if isinstance(update, Made))
+    assert last.times["total"] >= last.times["encode"] and last.tokens == len(last.turn.ids) + 2
+
+
+def test_history_is_read_back_and_never_encoded_again(vocabulary, make):
+    first = written(vocabulary, " here ", block(vocabulary, "image"))
+    chat = make(first, written(vocabulary, " yes"))
+    conversation = Conversation()
+    list(chat.reply(conversation, Message("draw")))
+    list(chat.reply(conversation, Message("what is it")))
+    prompt = ",".join(map(str, chat.engine.prompts[1]))
+    assert ",".join(map(str, first[:-1])) in prompt
+    assert chat.engine.prompts[1][: len(chat.engine.prompts[0])] == chat.engine.prompts[0]
+
+
+def test_the_spoken_chain(vocabulary, make):
+    reply = written(vocabulary, " ", [vocabulary.ins], " how are you\n ", [vocabulary.res], " fine ", block(vocabulary, "speech"))
+    chat = make(reply)
+    voice = Voice("me", sound())
+    updates = list(chat.reply(Conversation(), Message("", (("speech", sound()),)), voice=voice, seed=9))
+    assert updates[-1].turn.heard == "how are you" and updates[-1].turn.text == "fine"
+    assert "".join(update.text for update in updates if isinstance(update, Words) and update.heard) == "how are you"
+    assert chat.codec("speech").calls == [(voice, 10)]
+
+
+@pytest.mark.parametrize("value", [13, 14])
+def test_a_failing_codec_costs_only_its_part(vocabulary, make, value):
+    reply = written(vocabulary, " a ", block(vocabulary, "image", value), " b ", block(vocabulary, "music"))
+    chat = make(reply, written(vocabulary, " ok"))
+    conversation = Conversation()
+    updates = list(chat.reply(conversation, Message("go")))
+    (card,) = [update for update in updates if isinstance(update, Card)]
+    assert card.modality == "image" and "secret" not in str(card.error)
+    assert [update.part.modality for update in updates if isinstance(update, Made)] == ["music"]
+    assert updates[-1].reason == "eos" and len(updates[-1].turn.parts) == 4
+    assert list(chat.reply(conversation, Message("more")))[-1].reason == "eos"
+
+
+def test_a_failing_engine_is_a_card_and_the_chat_goes_on(vocabulary, make, tmp_path):
+    chat = make([RuntimeError("secret")], [*vocabulary.encode_text(" some"), MemoryError()], written(vocabulary, " ok"))
+    conversation = Journal.create(tmp_path).conversation()
+    updates = list(chat.reply(conversation, Message("one")))
+    assert kinds(updates)[-2:] == ["Card", "Finished"] and updates[-1].reason == "fault" and updates[-1].turn is None
+    assert conversation.turns == [] and "secret" not in str(updates[-2].error)
+    updates = list(chat.reply(conversation, Message("two")))
+    assert updates[-1].turn.text == "some" and "memory" in next(update for update in updates if isinstance(update, Card)).error.cause
+    assert list(chat.reply(conversation, Message("three")))[-1].reason == "eos"
+    assert [turn.text for turn in Journal(conversation.journal.folder).turns] == ["two", "some", "three", "ok"]
+
+
+def test_stop_keeps_what_exists(vocabulary, make):
+    stop = threading.Event()
+    chat = make(written(vocabulary, " hello there ", block(vocabulary, "music", frames=50)))
+    updates = []
+    for update in chat.reply(Conversation(), Message("play"), stop=stop):
+        updates.append(update)
+        if isinstance(update, Progress) and update.codes == 40:
+            stop.set()
+    last = updates[-1]
+    assert last.reason == "stop" and last.turn.text == "hello there" and last.turn.parts[1].codes.shape == (10, 4)
+    assert Note("The music was cut short.") in updates
+
+
+def test_a_listener_who_leaves_loses_nothing(vocabulary, make, tmp_path):
+    chat = make(written(vocabulary, " hello there ", block(vocabulary, "music", frames=50)))
+    conversation = Journal.create(tmp_path).conversation()
+    updates = chat.reply(conversation, Message("play"))
+    for update in updates:
+        if isinstance(update, Progress) and update.codes == 40:
+            break
+    updates.close()
+    turns = Journal(conversation.journal.folder).turns
+    assert [turn.role for turn in turns] == ["human", "mmgpt"] and turns[1].parts[1].codes.shape == (10, 4)
+
+
+def test_refusals_leave_no_trace(vocabulary, make):
+    chat = make(context=600)
+    conversation = Conversation()
+    for message in (Message(""), Message("x" * 20_001), Message("word " * 2000)):
+        updates = list(chat.reply(conversation, message))
+        assert kinds(updates)[-2:] == ["Card", "Finished"] and updates[-1].reason == "refused" and conversation.turns == []
+
+
+def test_old_turns_are_left_out_and_the_person_is_told(vocabulary, make):
+    chat = make(*(written(vocabulary, f" answer {number}") for number in range(9)), context=800)
+    conversation = Conversation()
+    notes = []
+    for number in range(9):
+        updates = list(chat.reply(conversation, Message(f"question {number} " + "and more words " * 8)))
+        notes += [update.text for update in updates if isinstance(update, Note)]
+        assert updates[-1].reason == "eos"
+        assert all(len(prompt) + budget <= 800 for prompt, budget in zip(chat.engine.prompts, chat.engine.budgets, strict=True))
+    assert len(conversation.turns) == 18 and notes and "left out" in notes[0]
+
+
+def test_forced_output_reaches_the_grammar(vocabulary, make):
+    chat = make(written(vocabulary, " hi ", block(vocabulary, "image")))
+    updates = list(chat.reply(Conversation(), Message("draw"), settings=Settings(output="text")))
+    assert isinstance(updates[-2], Card)
+
+
+def test_files_become_clean_media(vocabulary):
+    from anygpt_demo.media import write_png, write_wav
+
+    found, notes = read_file(vocabulary, "image", write_png(picture()))
+    assert isinstance(found, Picture) and notes == []
+    found, notes = read_file(vocabulary, "music", write_wav(sound(8.0, 32000)))
+    assert isinstance(found, Audio) and found.rate_hz == 32000 and abs(found.seconds - 5.0) < 0.01 and notes
+    with pytest.raises(UserError):
+        read_file(vocabulary, "speech", write_wav(sound(40.0)))
