@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from anygpt_demo.errors import BadAudio
 from anygpt_demo.media import Audio
 
 FRAME_S = 0.04
@@ -12,6 +13,8 @@ PITCH_HZ = (60.0, 400.0)  # range of human voices
 VOICED = 0.45  # least normalised autocorrelation peak of a voiced frame
 FULL_SCALE = 0.985  # samples beyond this count as clipped
 PEAK = 0.7
+PROMPT_S = 3.0  # of a voice prompt are used, as in the paper
+SHORTEST_PROMPT_S = 1.0
 
 
 def _frames(audio: Audio) -> np.ndarray:
@@ -45,7 +48,7 @@ def frame_scores(audio: Audio) -> np.ndarray:
     return loud * (voicing(frames, audio.rate_hz) > VOICED) * steady - 20.0 * clipped + 0.1 * loud
 
 
-def best_prompt(audio: Audio, seconds: float = 3.0) -> Audio:
+def best_prompt(audio: Audio, seconds: float = PROMPT_S) -> Audio:
     """The `seconds` of a recording that show a voice best: loud, steady, voiced and not clipped; peak set to 0.7.
 
     A shorter recording comes back whole. Equal input gives equal output; of equally good places the first is taken.
@@ -61,3 +64,11 @@ def best_prompt(audio: Audio, seconds: float = 3.0) -> Audio:
         samples = samples[start : start + length]
     peak = float(np.abs(samples).max(initial=0.0))
     return Audio(samples * (PEAK / peak) if peak > 1e-4 else samples.copy(), audio.rate_hz)
+
+
+def voice_prompt(audio: Audio, seconds: float = PROMPT_S) -> Audio:
+    """best_prompt() of a recording that somebody offers as a voice. Raises BadAudio if it is too short."""
+    if audio.seconds < SHORTEST_PROMPT_S:
+        cause = f"It has {audio.seconds:.1f} s; a voice needs at least {SHORTEST_PROMPT_S:g} s, better {seconds:g}."
+        raise BadAudio("This recording is too short for a voice.", cause, "Record a sentence or two.")
+    return best_prompt(audio, seconds)

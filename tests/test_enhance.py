@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anygpt_demo.enhance import PEAK, best_prompt
+from anygpt_demo.enhance import PEAK, best_prompt, voice_prompt
+from anygpt_demo.errors import BadAudio
 from anygpt_demo.media import Audio
 
 RATE = 16_000
@@ -67,3 +68,9 @@ def test_other_rates_and_silence(rate: int) -> None:
     found = best_prompt(Audio(np.zeros(5 * rate, np.float32), rate))
     assert len(found.samples) == 3 * rate
     assert not found.samples.any()
+
+
+def test_a_voice_needs_a_second() -> None:
+    with pytest.raises(BadAudio, match="too short"):
+        voice_prompt(Audio(hum(0.9, 0.3), RATE))
+    assert len(voice_prompt(Audio(hum(4, 0.3), RATE)).samples) == 3 * RATE
