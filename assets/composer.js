@@ -1,0 +1,258 @@
+// The composer: text, attachments, and a hold-to-talk button with raw 16 kHz capture (no echo cancelling, no noise
+// suppression, no gain control: they destroy music and tones). Runs inside gr.HTML: `element`, `trigger`, `upload` are given.
+// Events: submit {text, items: [{kind, path, name}]}, stop. The page calls .composer.api.idle() when a reply has ended.
+const root = element.querySelector('.composer');
+const find = (selector) => root.querySelector(selector);
+const text = find('textarea'), tray = find('.composer-tray'), note = find('.composer-note'), chooser = find('.composer-file');
+const send = find('.composer-send'), talk = find('.composer-talk'), clock = find('.composer-time');
+const WORDS = { image: 'Picture', speech: 'Speech', music: 'Music' };
+const HOLD_MS = 350, SPEECH_S = 30;
+let items = [], kindAsked = 'image', recorder = null, state = 'idle', pressedAt = 0, locked = false;
+
+function setState(next) {
+  state = next;
+  root.dataset.state = next;
+  const labels = { idle: 'Hold to talk', starting: 'Starting the microphone', recording: 'Stop and send', sending: 'Sending', busy: 'Stop the reply' };
+  talk.setAttribute('aria-label', labels[next]);
+  talk.title = next === 'idle' ? 'Hold to talk, or tap to start and tap to send' : labels[next];
+  refresh();
+}
+
+function refresh() {
+  const content = text.value.trim() || items.length;
+  send.disabled = state !== 'idle' || !content || items.some((item) => item.pending);
+  tray.hidden = !items.length;
+}
+
+function say(problem) {
+  note.textContent = problem || '';
+  note.hidden = !problem;
+}
+
+function grow() {
+  text.style.height = 'auto';
+  text.style.height = Math.min(text.scrollHeight, 160) + 'px';
+}
+
+// ---- attachments
+
+function drawTray() {
+  tray.replaceChildren(...items.map((item) => {
+    const chip = document.createElement('li');
+    chip.className = 'chip chip-' + item.kind + (item.pending ? ' pending' : '');
+    if (item.preview) {
+      const picture = document.createElement('img');
+      picture.src = item.preview;
+      picture.alt = '';
+      chip.append(picture);
+    }
+    const label = document.createElement('span');
+    label.textContent = WORDS[item.kind] + ': ' + item.name;
+    const remove = document.createElement('button');
+    remove.type = 'button';
+    remove.textContent = '\u00d7';
+    remove.setAttribute('aria-label', 'Remove ' + item.name);
+    remove.onclick = () => drop(item);
+    chip.append(label, remove);
+    return chip;
+  }));
+  refresh();
+}
+
+function drop(item) {
+  items = items.filter((other) => other !== item);
+  if (item.preview) URL.revokeObjectURL(item.preview);
+  drawTray();
+}
+
+async function attach(file, kind) {
+  if (items.length >= 8) return say('Up to eight files fit in one message.');
+  const preview = kind === 'image' && file.type.startsWith('image/') ? URL.createObjectURL(file) : null;
+  const item = { kind, name: file.name || WORDS[kind], preview, pending: true };
+  items.push(item);
+  say('');
+  drawTray();
+  try {
+    item.path = (await upload(file)).path;
+    item.pending = false;
+  } catch (error) {
+    drop(item);
+    say(file.name + ' was not uploaded. It may be larger than 64 MB, or the server has gone.');
+  }
+  drawTray();
+  return item;
+}
+
+root.querySelectorAll('[data-attach]').forEach((button) => {
+  button.onclick = () => {
+    kindAsked = button.dataset.attach;
+    chooser.accept = kindAsked === 'image' ? 'image/png,image/jpeg,image/webp,image/gif,image/bmp' : 'audio/*,video/webm,.m4a,.flac,.opus';
+    chooser.value = '';
+    chooser.click();
+  };
+});
+chooser.onchange = () => { for (const file of chooser.files) attach(file, kindAsked); };
+root.addEventListener('paste', (event) => {
+  for (const file of event.clipboardData?.files || []) if (file.type.startsWith('image/')) { event.preventDefault(); attach(file, 'image'); }
+});
+const page = document.querySelector('.gradio-container') || document.body;
+page.addEventListener('dragover', (event) => { if (event.dataTransfer?.types.includes('Files')) { event.preventDefault(); root.classList.add('dropping'); } });
+page.addEventListener('dragleave', (event) => { if (!event.relatedTarget) root.classList.remove('dropping'); });
+page.addEventListener('drop', (event) => {
+  root.classList.remove('dropping');
+  if (!event.dataTransfer?.files.length || event.target.closest('input, .drawer')) return;
+  event.preventDefault();
+  for (const file of event.dataTransfer.files) attach(file, file.type.startsWith('image/') ? 'image' : 'music');
+});
+
+// ---- sending
+
+function submit() {
+  const words = text.value.trim();
+  if (state !== 'idle' || (!words && !items.length) || items.some((item) => item.pending)) return;
+  const parts = items.map(({ kind, path, name }) => ({ kind, path, name }));
+  items.forEach((item) => item.preview && URL.revokeObjectURL(item.preview));
+  items = [];
+  text.value = '';
+  grow();
+  say('');
+  drawTray();
+  setState('busy');
+  trigger('submit', { text: words, items: parts });
+}
+
+text.addEventListener('input', () => { grow(); refresh(); });
+text.addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
+});
+send.onclick = submit;
+root.api = { idle: () => setState('idle'), busy: () => setState('busy') };
+
+// ---- speaking
+
+const WORKLET = `registerProcessor('tap', class extends AudioWorkletProcessor {
+  process(inputs) { if (inputs[0][0]) this.port.postMessage(inputs[0][0].slice()); return true; } });`;
+
+function microphoneTrouble(error) {
+  if (!navigator.mediaDevices) return 'The microphone needs HTTPS or this computer itself (localhost). Attach a recording instead.';
+  if (error.name === 'NotAllowedError') return 'The microphone is blocked. Allow it for this page in the browser\u2019s address bar, then try again.';
+  if (error.name === 'NotFoundError') return 'There is no microphone. Connect one, or attach a recording.';
+  if (error.name === 'NotReadableError') return 'The microphone is in use by another program. Close that program, then try again.';
+  return 'The microphone did not start (' + error.name + '). Attach a recording instead.';
+}
+
+async function openMicrophone() {
+  const stream = await navigator.mediaDevices.getUserMedia({
+    audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false } });
+  const context = new AudioContext({ sampleRate: 16000 });
+  const module = URL.createObjectURL(new Blob([WORKLET], { type: 'text/javascript' }));
+  await context.audioWorklet.addModule(module);
+  URL.revokeObjectURL(module);
+  const tap = new AudioWorkletNode(context, 'tap');
+  const chunks = [];
+  let count = 0;
+  tap.port.onmessage = ({ data }) => {
+    chunks.push(data);
+    count += data.length;
+    const level = Math.sqrt(data.reduce((sum, value) => sum + value * value, 0) / data.length);
+    talk.style.setProperty('--level', Math.min(1, level * 6).toFixed(2));
+    clock.textContent = Math.floor(count / context.sampleRate) + ' s';
+    if (count >= SPEECH_S * context.sampleRate) finish();
+  };
+  context.createMediaStreamSource(stream).connect(tap);
+  const close = () => { stream.getTracks().forEach((track) => track.stop()); context.close(); };
+  return { close, wave: () => wave(chunks, Math.min(count, SPEECH_S * context.sampleRate), context.sampleRate) };
+}
+
+function wave(chunks, count, rate) { // 16-bit mono WAV
+  const view = new DataView(new ArrayBuffer(44 + 2 * count));
+  const word = (at, letters) => [...letters].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
+  word(0, 'RIFF'); view.setUint32(4, 36 + 2 * count, true); word(8, 'WAVEfmt ');
+  view.setUint32(16, 16, true); view.setUint16(20, 1, true); view.setUint16(22, 1, true);
+  view.setUint32(24, rate, true); view.setUint32(28, 2 * rate, true); view.setUint16(32, 2, true); view.setUint16(34, 16, true);
+  word(36, 'data'); view.setUint32(40, 2 * count, true);
+  let at = 0;
+  for (const chunk of chunks) for (const value of chunk) {
+    if (at >= count) break;
+    view.setInt16(44 + 2 * at++, Math.max(-1, Math.min(1, value)) * 32767, true);
+  }
+  return new Blob([view], { type: 'audio/wav' });
+}
+
+async function begin() {
+  say('');
+  setState('starting');
+  locked = false;
+  try {
+    recorder = await openMicrophone();
+    setState('recording');
+  } catch (error) {
+    recorder = null;
+    setState('idle');
+    say(microphoneTrouble(error));
+  }
+}
+
+async function finish() {
+  if (!recorder) return;
+  const done = recorder;
+  recorder = null;
+  done.close();
+  clock.textContent = '';
+  talk.style.removeProperty('--level');
+  setState('sending');
+  const item = await attach(new File([done.wave()], 'recording.wav', { type: 'audio/wav' }), 'speech');
+  setState('idle');
+  if (item && item.path) submit();
+}
+
+function cancel() {
+  if (!recorder) return;
+  recorder.close();
+  recorder = null;
+  clock.textContent = '';
+  setState('idle');
+}
+
+talk.addEventListener('pointerdown', (event) => {
+  if (event.button) return;
+  if (state === 'busy') { trigger('stop', {}); return; }
+  if (state === 'recording') { finish(); pressedAt = 0; return; }
+  if (state !== 'idle') return;
+  pressedAt = performance.now();
+  talk.setPointerCapture(event.pointerId);
+  begin();
+});
+talk.addEventListener('pointerup', () => {
+  if (!pressedAt) return;
+  const held = performance.now() - pressedAt;
+  pressedAt = 0;
+  if (held < HOLD_MS || state === 'starting') locked = true; // a tap: recording goes on until the next tap
+  else if (state === 'recording') finish();
+});
+talk.addEventListener('click', (event) => { // keyboard: a click without a pointer
+  if (event.detail) return;
+  if (state === 'busy') trigger('stop', {});
+  else if (state === 'recording') finish();
+  else if (state === 'idle') begin();
+});
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape') return;
+  if (state === 'recording') cancel();
+  else if (state === 'busy') trigger('stop', {});
+});
+setState('idle');
+
+// ---- the conversation for screen readers: the Chatbot labels a message with its markup and leaves pictures unnamed
+
+function name(log) {
+  log.querySelectorAll('[data-testid=user][aria-label], [data-testid=bot][aria-label]').forEach((message) => {
+    message.removeAttribute('aria-label');
+  });
+  log.querySelectorAll('img[alt=""]').forEach((picture) => {
+    const caption = picture.closest('.message')?.nextElementSibling?.querySelector('.under span:last-child')?.textContent;
+    if (caption) picture.alt = caption;
+  });
+}
+const log = document.querySelector('#chat');
+if (log) new MutationObserver(() => name(log)).observe(log, { subtree: true, childList: true, attributes: true, attributeFilter: ['aria-label'] });

@@ -1,0 +1,144 @@
+"""The real page over the real chat, with actors in the place of the models: an engine that writes set replies and codecs
+that turn codes into plain media. So the tests of the page need no weights and know what must appear.
+
+`python -m tests.browser.stage PORT` serves it by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+
+from anygpt_demo import codecs, ui
+from anygpt_demo.chat import Chat
+from anygpt_demo.errors import ModelFault
+from anygpt_demo.media import Audio, Picture
+from anygpt_demo.modality import Modality
+from anygpt_demo.vocabulary import Vocabulary
+from tests.tokens import write_tokenizer
+
+TEXT_S = 0.03  # per id of text
+CODE_S = 0.002  # per code
+
+
+class Actor:
+    """An engine that understands a few words of the newest message and writes accordingly."""
+
+    context = 8192
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.heard = 0  # prompts so far
+
+    def generate(self, ids: Sequence[int], grammar: Any, *, seed: int, stop: threading.Event | None, max_new: int) -> Play:
+        self.heard += 1
+        newest = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
+        return Play(self.vocabulary, self._lines(newest), grammar, stop)
+
+    def _lines(self, message: list[int]) -> list[int]:
+        tokens = self.vocabulary
+        text = tokens.decode_text([number for number in message if number < tokens.text_size]).lower()
+        sent = [name for name, found in tokens.ranges.items() if found.start in message]
+        if "explode" in text:
+            raise ModelFault("The language model stopped.", "It was told to.", "Say something else.")
+        if "speech" in sent:
+            heard = [tokens.ins, *tokens.encode_text(" draw a boat and sing\n"), tokens.res]
+            said = tokens.encode_text(" Here you are.")
+            return [
+                *heard,
+                *said,
+                *self._block("speech", 60),
+                *tokens.encode_text("A boat:"),
+                *self._block("image", 32),
+                tokens.eos,
+                tokens.stop,
+            ]
+        if sent:
+            return [*tokens.encode_text(f" I see your {sent[0]}."), tokens.eos, tokens.stop]
+        reply = tokens.encode_text(
+            " You said: " + text.split("\n")[0].strip(": ") + " <img src=x onerror=alert(1)> ![x](http://evil.example/x.png) $$x$$"
+        )
+        if "draw" in text:
+            reply += self._block("image", 32)
+        if "play" in text:
+            reply += self._block("music", 250)
+        if "long" in text:
+            reply += tokens.encode_text(" and on" * 400)
+        return [*reply, tokens.eos, tokens.stop]
+
+    def _block(self, name: str, frames: int) -> list[int]:
+        facts = self.vocabulary.ranges[name].modality
+        return self.vocabulary.block(name, np.arange(frames * facts.layers).reshape(frames, facts.layers) % facts.codebook)
+
+
+class Play:
+    """One reply being spoken."""
+
+    def __init__(self, vocabulary: Vocabulary, ids: list[int], grammar: Any, stop: threading.Event | None) -> None:
+        self.vocabulary, self.ids, self.grammar, self.stop, self.reason = vocabulary, ids, grammar, stop, None
+
+    def __iter__(self) -> Iterator[int]:
+        for number in self.ids:
+            if self.stop is not None and self.stop.is_set():
+                self.reason = "stop"
+                return
+            time.sleep(TEXT_S if number < self.vocabulary.text_size else CODE_S)
+            self.grammar.advance(number)
+            yield number
+        self.reason = "eos"
+
+
+class Props:
+    """A codec: pictures are colour ramps, sounds are tones."""
+
+    def __init__(self, facts: Modality) -> None:
+        self.modality = facts
+        self.encoded: list[Any] = []
+
+    def encode(self, media: Any) -> np.ndarray:
+        self.encoded.append(media)
+        frames = 32 if isinstance(media, Picture) else max(1, min(250, int(media.seconds * 50)))
+        return np.zeros((frames, self.modality.layers), dtype=np.int64)
+
+    def decode(self, codes: np.ndarray, *, voice: Any = None, seed: int = 0) -> Any:
+        if self.modality.kind == "image":
+            down, across = np.mgrid[:256, :256]
+            return Picture(np.stack([across, 255 - down, down], axis=-1).astype(np.uint8))
+        rate = self.modality.sample_rate_hz or 16_000
+        seconds = np.arange(int(len(codes) / 50 * rate)) / rate
+        return Audio((0.3 * np.sin(2 * np.pi * 220 * seconds) * np.abs(np.sin(3 * seconds))).astype(np.float32), rate)
+
+    def stream(self, codes: Iterable[np.ndarray], **options: Any) -> Iterator[Any]:
+        yield self.decode(np.stack(list(codes)), **options)
+
+
+class Stage:
+    """A served page; `url`, the actors, and how to close it."""
+
+    def __init__(self, folder: Path, port: int | None = None, public: bool = False) -> None:
+        vocabulary = Vocabulary(write_tokenizer(folder / "tokenizer", codecs.modalities()))
+        self.props = {facts.name: Props(facts) for facts in codecs.modalities()}
+        self.actor = Actor(vocabulary)
+        self.chat = Chat(vocabulary, self.actor, self.props.__getitem__)
+        self.page = ui.build(self.chat, "mini", root=folder / "sessions", public=public)
+        self.page.queue(max_size=ui.QUEUE)
+        _, self.url, _ = self.page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **ui.launch_options(public))
+
+    def close(self) -> None:
+        self.page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        Stage(Path(scratch), int(sys.argv[1])).page.block_thread()
