@@ -5,13 +5,14 @@
 
 writes codes.u16 beside the set: uint16 (frames, 8), frames in the order of phones.u8, so that a clip's codes are rows
 frames_start .. frames_start + frames. With --augmented N: codes_augN.u16, uint16 (frames, 1), level 1 of a disturbed copy of each clip
-(equaliser, noise, level; same length). Work is kept in pieces and taken up again where it stopped; a set that has grown is completed.
+(equaliser, noise, level; same length). The work lies in a .part file until it is complete and is taken up again where it stopped; a set
+that has grown is completed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,11 +50,13 @@ def encode_set(folder: Path, codec: SpeechCodec, augmented: int = 0) -> int:
     home = SpeechSet(folder)
     levels = 1 if augmented else LEVELS
     path = folder / (f"codes_aug{augmented}.u16" if augmented else "codes.u16")
-    done = path.stat().st_size // (2 * levels) if path.is_file() else 0
-    with path.open("r+b" if path.is_file() else "wb") as file:
-        starts = {clip.frames_start for clip in home.clips} | {0}
-        while done not in starts and done != sum(clip.frames for clip in home.clips):  # a piece was cut by a kill
-            done -= 1
+    part = path.with_suffix(".u16.part")
+    if path.is_file() and not part.is_file():
+        shutil.copy(path, part)
+    done = part.stat().st_size // (2 * levels) if part.is_file() else 0
+    starts = sorted({0, *(clip.frames_start for clip in home.clips), sum(clip.frames for clip in home.clips)})
+    done = max(start for start in starts if start <= done)  # a kill may have cut the last clip
+    with part.open("r+b" if part.is_file() else "wb") as file:
         file.truncate(done * levels * 2)
         file.seek(0, 2)
         for number, clip in enumerate(home.clips):
@@ -64,7 +67,7 @@ def encode_set(folder: Path, codec: SpeechCodec, augmented: int = 0) -> int:
             if number % 200 == 0:
                 file.flush()
                 print(f"{folder.name}: {number + 1} of {len(home.clips)} clips", file=sys.stderr, flush=True)
-    (folder / f"{path.stem}.json").write_text(json.dumps({"frames": done, "levels": levels, "clips": len(home.clips)}))
+    part.replace(path)
     return done
 
 
