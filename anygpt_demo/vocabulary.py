@@ -8,6 +8,7 @@ Text is encoded by plain sentencepiece, which knows no marks: whatever a person 
 from __future__ import annotations
 
 import codecs as text_codecs
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ def _find_range(marks: dict[str, int], modality: Modality) -> CodeRange:
     return CodeRange(modality, first, marks[modality.marks[0]], marks[modality.marks[1]])
 
 
+def _count(modality: Modality, folder: Path) -> Modality:
+    """The facts of a modality whose codec the family does not (yet) have: its codebook is as large as the tokenizer says."""
+    known = len([name for name in _read_marks(folder) if name.startswith(f"<{modality.symbol}")])
+    return dataclasses.replace(modality, codebook=known // modality.layers or modality.codebook)
+
+
 class Vocabulary:
     """All ids of one checkpoint. Read-only after construction.
 
@@ -128,7 +135,8 @@ class Vocabulary:
 
         component = family.component("tokenizer")
         component.verify()
-        return cls(component.folder, codecs.modalities(family))
+        facts = [item if codecs.is_stated(item.name, family) else _count(item, component.folder) for item in codecs.modalities(family)]
+        return cls(component.folder, facts)
 
     def _check_bytes(self) -> None:
         if any(self.pieces.piece_to_id(f"<0x{value:02X}>") == self.unk for value in range(256)):

@@ -26,14 +26,18 @@ CODECS: Mapping[str, str] = {  # order is frozen: ids in checkpoints follow it
 _CODEBOOK_OWNER: Mapping[str, str] = {"image": "image_tokenizer", "speech": "speech_tokenizer", "music": "music_codec"}
 
 
+def is_stated(name: str, family: Family) -> bool:
+    """Whether a family has the component that owns a modality's codebook."""
+    return family.has(_CODEBOOK_OWNER.get(name, name))
+
+
 def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS) -> tuple[Modality, ...]:
     """The facts of every registered modality in registry order; a family's manifest may state another codebook size."""
     found = []
     for name, target in codecs.items():
         facts: Modality = import_module(target.partition(":")[0]).MODALITY
-        role = _CODEBOOK_OWNER.get(name, name)
-        if family is not None and family.has(role):
-            codebook = family.component(role).config.get("codebook")
+        if family is not None and is_stated(name, family):
+            codebook = family.component(_CODEBOOK_OWNER.get(name, name)).config.get("codebook")
             if codebook is not None:
                 facts = dataclasses.replace(facts, codebook=int(codebook))
         found.append(facts)

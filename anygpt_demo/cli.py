@@ -1,0 +1,281 @@
+"""The command line: `python -m anygpt_demo COMMAND`. Same chat as the page, without the page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anygpt_demo import __version__, checkpoints, codecs
+from anygpt_demo.errors import BadAudio, BadPicture, BadText, UserError
+
+if TYPE_CHECKING:
+    from anygpt_demo.train.loop import Settings as TrainSettings
+
+HOME = Path(__file__).resolve().parent.parent
+EVALS: Mapping[str, str] = {"mini": "anygpt_demo.eval.mini:evaluate"}  # name -> module:function(Settings) -> figures
+
+
+def say(text: str) -> None:
+    """One line for the person."""
+    print(text, flush=True)
+
+
+def call(target: str) -> Callable[..., Any]:
+    """Import "module:function"; a module that is absent is a UserError."""
+    module, _, name = target.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+        return found
+    except ModuleNotFoundError as error:
+        raise UserError("This command needs a part that is not installed.", f"{error.name} is absent.", "Run: make setup") from error
+
+
+def chat(options: argparse.Namespace) -> int:
+    """One message with --once, else a conversation in the terminal."""
+    return int(call("anygpt_demo.terminal:run")(options))
+
+
+def write_result(value: Any, path: Path | None) -> None:
+    """JSON to a file, or to the terminal."""
+    if path is None:
+        say(json.dumps(value, indent=1, ensure_ascii=False))
+    else:
+        checkpoints.write_json(path, value)
+
+
+# ---------------------------------------------------------------- media <-> codes
+
+
+def guess(data: bytes) -> str:
+    """What a file is, by content: image, speech (any sound) or text."""
+    from anygpt_demo.media import read_audio, read_picture
+
+    try:
+        read_picture(data)
+        return "image"
+    except BadPicture:
+        pass
+    try:
+        read_audio(data, rate_hz=16_000, limit_s=1.0, crop=True)
+        return "speech"
+    except BadAudio:
+        pass
+    try:
+        data.decode("utf-8")
+        return "text"
+    except UnicodeDecodeError:
+        raise BadText("This file is neither a picture nor a sound nor text.", "Its content is unknown.", "Give --kind.") from None
+
+
+def tokenize(options: argparse.Namespace) -> int:
+    """A file to ids: {"modality", "codes", "ids"}; text has no codes."""
+    from anygpt_demo.chat import read_file
+    from anygpt_demo.terminal import open_chat, read_bytes
+
+    data = read_bytes(options.file)
+    kind = options.kind or guess(data)
+    loaded = open_chat(options)
+    if kind == "text":
+        text = data.decode("utf-8", "replace")
+        write_result({"modality": "text", "ids": loaded.vocabulary.encode_text(text)}, options.out)
+        return 0
+    media, notes = read_file(loaded.vocabulary, kind, data)
+    codes = loaded.codec(kind).encode(media)
+    for note in notes:
+        print(note, file=sys.stderr)
+    write_result({"modality": kind, "codes": codes.tolist(), "ids": loaded.vocabulary.block(kind, codes)}, options.out)
+    return 0
+
+
+def detokenize(options: argparse.Namespace) -> int:
+    """What tokenize wrote back to a file; text goes to the terminal."""
+    import numpy as np
+
+    from anygpt_demo.chat import write_file
+    from anygpt_demo.terminal import open_chat, read_bytes, read_voice
+
+    try:
+        record = json.loads(sys.stdin.read() if str(options.file) == "-" else read_bytes(options.file))
+        name = record["modality"]
+        ids = [int(number) for number in record["ids"]] if "ids" in record else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("These codes cannot be read.", "It is not what `tokenize` writes.", "Give it the output of `tokenize`.") from error
+    loaded = open_chat(options)
+    if name == "text":
+        say(loaded.vocabulary.decode_text(ids))
+        return 0
+    if name not in loaded.modalities:
+        raise UserError(f"There is no modality called {name}.", "The family lacks it.", f"Use one of: {', '.join(loaded.modalities)}.")
+    try:
+        codes = np.asarray(record["codes"], dtype=np.int64) if "codes" in record else loaded.vocabulary.codes(name, ids)
+        loaded.vocabulary.block(name, codes)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"These are not {name} codes.", "Their number or range is wrong.", "Give it the output of `tokenize`.") from error
+    media = loaded.codec(name).decode(codes, voice=read_voice(loaded, options.voice), seed=options.seed)
+    data, suffix = write_file(media)
+    path = (options.out or Path(f"{name}{suffix}")).with_suffix(suffix)
+    path.write_bytes(data)
+    say(str(path))
+    return 0
+
+
+# ---------------------------------------------------------------- training and measuring
+
+
+def settings_of(options: argparse.Namespace) -> TrainSettings:
+    """The command line as the settings of a training stage."""
+    from anygpt_demo.train.loop import Settings, parse_budget
+
+    pairs = dict(item.partition("=")[::2] for item in options.set or ())
+    try:
+        budget = parse_budget(options.budget)
+    except ValueError:
+        raise UserError(f"The budget {options.budget} is not a time.", "It is written as 90m, 2h or 45s.", "Give it so.") from None
+    return Settings(budget, options.runs, options.data, options.family, options.seed, options.device, options.threads, pairs)
+
+
+def run_stages(options: argparse.Namespace, table: Mapping[str, str]) -> int:
+    """Run one entry of a table, or all of them in order."""
+    settings = settings_of(options)
+    for name in table if options.name == "all" else (options.name,):
+        call(table[name])(settings)
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a stage of the small family."""
+    from anygpt_demo.train import STAGES
+
+    return run_stages(options, STAGES)
+
+
+def synth(options: argparse.Namespace) -> int:
+    """Make training data."""
+    from anygpt_demo.synth.make import KINDS
+
+    return run_stages(options, KINDS)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure on held-out items."""
+    write_result(call(EVALS[options.name])(settings_of(options)), options.json)
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure speed and memory."""
+    family = checkpoints.Family.open(options.family)
+    result = call("anygpt_demo.eval.bench:run")(family, repeats=options.repeats, threads=options.threads)
+    if options.json is not None:
+        checkpoints.write_json(options.json, result)
+    for name, figure in result["figures"].items():
+        say(f"{name:32} {figure['value']:12.4g} {figure['unit']}")
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Whether everything is there."""
+    from anygpt_demo import doctor as check
+
+    rows = [*check.machine(), *check.family_rows(options.family)]
+    for row in rows:
+        say(f"{row.state:8} {row.what:26} {row.detail}")
+    return 1 if any(row.state == "missing" for row in rows) else 0
+
+
+def version(options: argparse.Namespace) -> int:
+    """The version of the project."""
+    say(__version__)
+    return 0
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _family(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--family", type=Path, default=checkpoints.MINI, metavar="DIR", help="model family (default: checkpoints/mini)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal results")
+
+
+def _work(parser: argparse.ArgumentParser) -> None:
+    data = HOME.parent / "shared" / "data"
+    parser.add_argument("--budget", default="30m", help="computing time, e.g. 45s, 20m, 2h (CPU time; earlier runs of a stage count)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="states, caches and curves")
+    parser.add_argument("--data", type=Path, default=data if data.is_dir() else None, metavar="DIR", help="real speech and text")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="an option of the stage")
+
+
+def _chat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="answer one message and leave")
+    parser.add_argument("--text", default="", help="the message")
+    for name in codecs.CODECS:
+        parser.add_argument(f"--{name}", type=Path, action="append", metavar="FILE", help="may be given again")
+    parser.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice that replies speak in")
+    parser.add_argument("--output", choices=[*codecs.CODECS, "text"], help="what the reply must contain (default: the model's choice)")
+    parser.add_argument("--preset", choices=["chat", "paper", "greedy"], default="chat", help="how words are drawn")
+    parser.add_argument("--max-new", type=int, default=2048, metavar="N", help="most tokens of the reply")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for media and reply.json (default: reply)")
+    parser.add_argument("--json", action="store_true", help="print reply.json")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """All commands."""
+    from anygpt_demo.synth.make import KINDS
+    from anygpt_demo.train import STAGES
+
+    parser = argparse.ArgumentParser(prog="python -m anygpt_demo", description="An any-to-any chat: text, pictures, speech and music.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(function=function)
+        _family(added)
+        return added
+
+    _chat_arguments(command("chat", chat, "chat in the terminal, or answer one message with --once"))
+    added = command("tokenize", tokenize, "a picture, a sound or a text as ids of the language model")
+    added.add_argument("file", type=Path)
+    added.add_argument("--kind", choices=[*codecs.CODECS, "text"], help="what the file is (default: by content; sounds are speech)")
+    added.add_argument("--out", type=Path, metavar="FILE", help="write JSON here instead of to the terminal")
+    added = command("detokenize", detokenize, "what tokenize wrote, back to a file")
+    added.add_argument("file", type=Path, nargs="?", default=Path("-"), help="JSON of tokenize (default: standard input)")
+    added.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice to speak in")
+    added.add_argument("--out", type=Path, metavar="FILE")
+    command("doctor", doctor, "check programs, packages and model files")
+    for name, function, table, about in (
+        ("synth", synth, [*KINDS, "all"], "make training data"),
+        ("train", train, [*STAGES, "all"], "train a stage of the small family"),
+        ("eval", evaluate, [*EVALS], "measure on held-out items"),
+    ):
+        added = command(name, function, about)
+        added.add_argument("name", choices=table, metavar="NAME", help=", ".join(table))
+        _work(added)
+        if name == "eval":
+            added.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    added = command("bench", bench, "measure speed and memory")
+    added.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    added.add_argument("--repeats", type=int, default=5)
+    command("version", version, "show the version")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. A UserError is three lines and exit status 2."""
+    options = arguments().parse_args(argv)
+    if getattr(options, "once", False) and options.out is None:
+        options.out = Path("reply")
+    try:
+        status: int = options.function(options)
+        return status
+    except UserError as error:
+        print(error.problem, error.cause, error.remedy, sep="\n", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
