@@ -1,0 +1,392 @@
+"""Stage llm: the language model on chats in which pictures, music and speech are codes.
+
+- The softmax is restricted to the legal sub-vocabulary of the grammar state of each target, as in the sampler; only
+  those rows of the head are multiplied.
+- All chats begin with the same system sentence, so its positions are computed once per batch and every chat looks at them.
+- Spoken codes are first shown without repeats, then as the 50 Hz stream that the codec writes; a character CTC on the
+  hidden states of spoken input helps listening while training (it is not exported).
+- Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
+  phones that stood in for them before the codec was there.
+
+Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
+dedup (share of the budget without repeats), keep=1 (no learning-rate decay at the end: another round follows).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anygpt_demo import checkpoints
+from anygpt_demo.grammar import section_of, sections
+from anygpt_demo.models.llama import Llama, LlamaConfig, rotary_angles, rotate
+from anygpt_demo.train.llm_data import LETTERS, Document, Library, Stream, View
+from anygpt_demo.train.loop import Run, Settings
+from anygpt_demo.train.speech_data import PHONES
+from anygpt_demo.train.text_tokenizer import mini_modalities
+from anygpt_demo.vocabulary import Vocabulary
+
+# Dimension names: P prefix positions, B batch, T positions of the longest chat, D width, H heads, E head width.
+INIT_STD = 0.02
+RESCAN_S = 150.0  # wall seconds between looks for new codes
+EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
+CTC_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters)."""
+
+    ids: Tensor
+    weights: Tensor
+    heard: tuple[tuple[int, int, int, tuple[int, ...]], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Ids that are not padding."""
+        return int((self.ids != 0).sum())
+
+
+def collate(documents: Sequence[Document]) -> Batch:
+    """Pad chats to one length."""
+    longest = max(len(item.ids) for item in documents)
+    ids = torch.zeros(len(documents), longest, dtype=torch.int64)
+    weights = torch.zeros(len(documents), longest)
+    heard = []
+    for row, item in enumerate(documents):
+        ids[row, : len(item.ids)] = torch.from_numpy(item.ids)
+        weights[row, : len(item.ids)] = torch.from_numpy(item.weights)
+        heard += [(row, first, length, letters) for first, length, letters in item.heard]
+    return Batch(ids, weights, tuple(heard))
+
+
+def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> Tensor:
+    """Normalised hidden states of chats that share a prefix. prefix: int64 (P,); ids: int64 (B, T). Returns (B, T, D).
+
+    Equal to reading prefix + ids[b] for every b, with the prefix computed once.
+    """
+    config, (batch, length), lead = model.config, ids.shape, len(prefix)
+    heads, width = config.num_attention_heads, config.head_dim
+    cos, sin = rotary_angles(torch.arange(lead + length, device=ids.device), width, config.rope_theta)
+    mask = torch.ones(length, lead + length, dtype=torch.bool, device=ids.device).tril(lead)
+    x = model.model.embed_tokens(torch.cat([prefix, ids.reshape(-1)]))[None]
+
+    def split(y: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        first = y[:, :lead].view(1, lead, groups, width).transpose(1, 2)
+        return first, y[:, lead:].reshape(batch, length, groups, width).transpose(1, 2)
+
+    for layer in model.model.layers:
+        attention, normed = layer.self_attn, layer.input_layernorm(x)
+        query0, query = split(attention.q_proj(normed), heads)
+        key0, key = split(attention.k_proj(normed), config.num_key_value_heads)
+        value0, value = split(attention.v_proj(normed), config.num_key_value_heads)
+        query0, key0 = rotate(query0, cos[:lead], sin[:lead]), rotate(key0, cos[:lead], sin[:lead])
+        query, key = rotate(query, cos[lead:], sin[lead:]), rotate(key, cos[lead:], sin[lead:])
+        keys = torch.cat([key0.expand(batch, -1, -1, -1), key], 2)
+        values = torch.cat([value0.expand(batch, -1, -1, -1), value], 2)
+        grouped = heads != config.num_key_value_heads
+        mixed0 = F.scaled_dot_product_attention(query0, key0, value0, is_causal=True, enable_gqa=grouped)
+        mixed = _attend(query, keys, values, mask, heads // config.num_key_value_heads)
+        joined = torch.cat([mixed0.transpose(1, 2).reshape(1, lead, -1), mixed.transpose(1, 2).reshape(1, batch * length, -1)], 1)
+        x = x + attention.o_proj(joined)
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    return model.model.norm(x[:, lead:]).view(batch, length, -1)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, copies: int) -> Tensor:
+    """Attention by plain products, for short chats much faster backwards than the fused kernel. mask: bool (T, P + T), True = may look."""
+    if copies > 1:
+        keys, values = keys.repeat_interleave(copies, 1), values.repeat_interleave(copies, 1)
+    scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype) @ values
+
+
+class RestrictedLoss:
+    """Cross-entropy within the section (legal sub-vocabulary) of each target."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.section = torch.from_numpy(section_of(vocabulary, np.arange(vocabulary.size)).astype(np.int64))
+        self.ranges = sections(vocabulary)
+        self.place = torch.zeros(vocabulary.size, dtype=torch.int64)  # of an id within its section
+        for ranges in self.ranges:
+            at = 0
+            for low, high in ranges:
+                self.place[low:high] = torch.arange(at, at + high - low)
+                at += high - low
+        names = ["text"]
+        for name, item in vocabulary.ranges.items():
+            names += [name] * item.modality.layers
+        self.names = names
+        edges = sorted({0, vocabulary.size, *(edge for ranges in self.ranges for pair in ranges for edge in pair)})
+        self.widths = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+        self.parts = [[number for number, low in enumerate(edges[:-1]) if any(a <= low < b for a, b in ranges)] for ranges in self.ranges]
+
+    def __call__(self, model: Llama, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, tuple[float, float]]]:
+        """hidden: (B, T, D). Returns the weighted mean, and per kind of token the (sum of losses, count) on replies."""
+        targets, weights = batch.ids[:, 1:].reshape(-1), batch.weights[:, 1:].reshape(-1)
+        flat = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        section = self.section[targets]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        pieces = torch.split(model.head, self.widths)  # one split: its gradient is put together once
+        figures: dict[str, tuple[float, float]] = {}
+        for index in torch.unique(section[weights > 0]).tolist():
+            if index < 0:
+                continue
+            chosen = (section == index) & (weights > 0)
+            rows = torch.cat([pieces[number] for number in self.parts[index]])
+            losses = F.cross_entropy(F.linear(flat[chosen], rows).float(), self.place[targets[chosen]], reduction="none")
+            total = total + (losses * weights[chosen]).sum()
+            learnt = weights[chosen] >= 0.3
+            before = figures.get(self.names[index], (0.0, 0.0))
+            figures[self.names[index]] = (before[0] + float(losses.detach()[learnt].sum()), before[1] + float(learnt.sum()))
+        return total / weights.sum().clamp(min=1.0), figures
+
+
+def listening_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
+    """Character CTC on the positions of spoken input; None if there is none. hidden: (B, T, D)."""
+    spans = [span for span in batch.heard if span[2] > len(span[3])]
+    if not spans:
+        return None
+    states = nn.utils.rnn.pad_sequence([hidden[row, first : first + length] for row, first, length, _ in spans], batch_first=True)
+    shares = head(states).float().log_softmax(-1).transpose(0, 1)
+    letters = torch.tensor([letter for *_, text in spans for letter in text])
+    lengths = torch.tensor([length for _, _, length, _ in spans])
+    return F.ctc_loss(shares, letters, lengths, torch.tensor([len(text) for *_, text in spans]), zero_infinity=True)
+
+
+# --- embeddings of codes ---
+
+
+def _project(vectors: Tensor, width: int, seed: int) -> Tensor:
+    """Random projection of code vectors (n, d), standardised, to (n, width) with the usual spread."""
+    vectors = (vectors.float() - vectors.float().mean(0)) / vectors.float().std(0).clamp(min=1e-5)
+    matrix = torch.randn(vectors.shape[1], width, generator=torch.Generator().manual_seed(seed))
+    return vectors @ matrix / vectors.shape[1] ** 0.5 * INIT_STD
+
+
+def code_vectors(family: Path, name: str) -> list[Tensor]:
+    """Codebooks (n, d) of a trained codec, one per layer that the language model reads; empty if there is none."""
+    role, layers = {"image": ("image_tokenizer", 1), "speech": ("speech_tokenizer", 1), "music": ("music_codec", 4)}[name]
+    try:
+        state = checkpoints.Family.open(family).component(role).state()
+    except checkpoints.BadCheckpoint:
+        return []
+    endings = {"image": "quantize.embedding.weight", "speech": "layers.{}._codebook.embed", "music": "layers.{}.codebook.embed"}[name]
+    found = [value for layer in range(layers) for key, value in state.items() if key.endswith(endings.format(layer)) and "quant" in key]
+    return found if len(found) == layers else []
+
+
+def phone_shares(library: Library, codebook: int) -> Tensor:
+    """How often each speech code stands for each phone, as shares: float32 (codebook, PHONES); unused codes get the mean."""
+    counts = torch.zeros(codebook, PHONES)
+    for name, codes in library.clips.streams.items():
+        phones = np.fromfile(library.runs / "data" / "speech" / name / "phones.u8", np.uint8)[: len(codes)]
+        known = phones < PHONES
+        flat = codes[: len(phones)][known].astype(np.int64) * PHONES + phones[known]
+        counts += torch.from_numpy(np.bincount(flat, minlength=codebook * PHONES)).view(codebook, PHONES).float()
+    counts = counts + counts.sum(0) / counts.sum() * 2.0
+    return counts / counts.sum(1, keepdim=True)
+
+
+class Trainer:
+    """The model, its optimizer and what has been adopted so far."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        options = settings.options
+        self.vocabulary = Vocabulary(settings.family / "tokenizer", mini_modalities())
+        self.config = LlamaConfig(
+            vocab_size=self.vocabulary.size, hidden_size=int(options.get("hidden", 256)), intermediate_size=int(options.get("ffn", 704)),
+            num_hidden_layers=int(options.get("layers", 6)), num_attention_heads=int(options.get("heads", 4)),
+            num_key_value_heads=int(options.get("heads", 4)), max_position_embeddings=2048, tie_word_embeddings=True,
+        )  # fmt: skip
+        torch.manual_seed(settings.seed)
+        self.model = Llama(self.config)
+        self.listening = nn.Linear(self.config.hidden_size, len(LETTERS))
+        for name, parameter in self.model.named_parameters():
+            if parameter.ndim == 2:
+                deep = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=INIT_STD / (2 * self.config.num_hidden_layers) ** 0.5 if deep else INIT_STD)
+        self.rate = float(options.get("lr", 1e-3))
+        parameters = [*self.model.parameters(), *self.listening.parameters()]
+        matrices = [item for item in parameters if item.ndim == 2]
+        others = [item for item in parameters if item.ndim != 2]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.95), fused=True)
+        self.loss = RestrictedLoss(self.vocabulary)
+        self.prefix = torch.tensor([self.vocabulary.bos, *self.vocabulary.encode_text(_system())])
+        self.steps = 0
+        self.adopted: set[str] = set()  # modalities whose embeddings came from their codec
+
+    def state(self) -> dict[str, object]:
+        """Everything that resuming needs."""
+        return {
+            "model": self.model.state_dict(), "listening": self.listening.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps, "adopted": sorted(self.adopted),
+        }  # fmt: skip
+
+    def load(self, state: dict[str, object]) -> None:
+        """Continue from state()."""
+        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
+        self.listening.load_state_dict(state["listening"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.steps = int(state["steps"])  # type: ignore[call-overload]
+        self.adopted = set(state["adopted"])  # type: ignore[call-overload]
+
+    def adopt(self, library: Library) -> None:
+        """Start the embeddings of modalities whose codes have appeared."""
+        if library.pictures is not None:
+            self._adopt_vectors("image")
+        if library.music is not None:
+            self._adopt_vectors("music")
+        if library.clips.coded and library.clips.clips and "speech" not in self.adopted:
+            self._adopt_speech(library)
+
+    def _adopt_vectors(self, name: str) -> None:
+        if name in self.adopted:
+            return
+        item = self.vocabulary.ranges[name]
+        for layer, vectors in enumerate(code_vectors(self.settings.family, name)):
+            low, high = item.layer(layer)
+            if len(vectors) == high - low:
+                self._set_rows(low, high, _project(vectors, self.config.hidden_size, 7 + layer))
+        self.adopted.add(name)
+
+    def _adopt_speech(self, library: Library) -> None:
+        """Rows of speech codes: the mixture of their phones' rows, a little of their code vector, a little noise."""
+        low, high = self.vocabulary.ranges["speech"].layer(0)
+        phones = self.model.head[low : low + PHONES].detach().clone()
+        rows = phone_shares(library, high - low) @ phones
+        vectors = code_vectors(self.settings.family, "speech")
+        if vectors and len(vectors[0]) == high - low:
+            rows = rows + 0.3 * _project(vectors[0], self.config.hidden_size, 5)
+        self._set_rows(low, high, rows + 0.2 * INIT_STD * torch.randn(rows.shape, generator=torch.Generator().manual_seed(6)))
+        self.adopted.add("speech")
+
+    def _set_rows(self, low: int, high: int, rows: Tensor) -> None:
+        weight = self.model.model.embed_tokens.weight
+        with torch.no_grad():
+            weight[low:high] = rows.to(weight.dtype)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment in self.optimizer.state.get(weight, {}):
+                self.optimizer.state[weight][moment][low:high] = 0.0
+
+    def step(self, documents: Sequence[Document], factor: float) -> tuple[int, dict[str, tuple[float, float]]]:
+        """One update at `factor` of the learning rate. Returns the ids read and the losses by kind of token."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * factor * min(1.0, (self.steps + 1) / 60)
+        batch = collate(documents)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = hidden_states(self.model, self.prefix, batch.ids)
+            loss, figures = self.loss(self.model, hidden, batch)
+            heard = listening_loss(self.listening, hidden, batch)
+        if heard is not None:
+            loss = loss + CTC_WEIGHT * heard
+            figures["ctc"] = (float(heard.detach()), 1.0)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_([*self.model.parameters(), *self.listening.parameters()], 1.0)
+        self.optimizer.step()
+        self.steps += 1
+        return batch.tokens, figures
+
+    def export(self) -> None:
+        """Write the `llm` of the family."""
+        checkpoints.export(self.settings.family, "llm", self.config.to_json(), self.model.state_dict())
+
+
+def _system() -> str:
+    from anygpt_demo.protocol import SYSTEM
+
+    return SYSTEM + "\n"
+
+
+def schedule(progress: float, keep: bool = False) -> float:
+    """Learning-rate factor: constant, then linear to 3 % over the last 30 % of the budget (a longer budget goes on at full rate)."""
+    return 1.0 if keep or progress < 0.7 else max(0.03, 1.0 - 0.97 * (progress - 0.7) / 0.3)
+
+
+def repeats(progress: float, dedup: float) -> float:
+    """Share of chats with the official repeats: none at first, then a ramp to 95 % over a tenth of the budget."""
+    return min(0.95, max(0.0, (progress - dedup) / 0.1))
+
+
+class _Means:
+    """Moving means of the losses by kind of token."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, figures: dict[str, tuple[float, float]]) -> None:
+        for name, (total, count) in figures.items():
+            if count:
+                old = self.values.get(name, total / count)
+                keep = 0.98 ** min(count, 20)
+                self.values[name] = keep * old + (1 - keep) * total / count
+
+
+def train(settings: Settings) -> None:
+    """Train, evaluate and export until the budget (or the wall option) is spent."""
+    run = Run("llm", settings)
+    trainer = Trainer(settings)
+    state = run.resume()
+    if state is not None:
+        trainer.load(state)
+    _loop(run, trainer)
+    run.save(trainer.state())
+    _evaluate(run, trainer)
+    trainer.export()
+    run.plot()
+
+
+def _loop(run: Run, trainer: Trainer) -> None:
+    settings, options = run.settings, run.settings.options
+    wall, dedup, keep = float(options.get("wall", "inf")), float(options.get("dedup", 0.6)), options.get("keep") == "1"
+    began = scanned = logged = time.monotonic()
+    library = Library(settings.runs, settings.seed)
+    trainer.adopt(library)
+    stream = Stream(trainer.vocabulary, library, settings.data, random.Random(f"{settings.seed} {trainer.steps}").getrandbits(32))
+    means, tokens, next_check, speed = _Means(), 0, run.used_s + EVALUATE_S, run.used_s
+    while run.going and time.monotonic() - began < wall:
+        if time.monotonic() - scanned > RESCAN_S:
+            scanned = time.monotonic()
+            fresh = Library(settings.runs, settings.seed)
+            if fresh.stamp != library.stamp:
+                library = fresh
+                trainer.adopt(library)
+                stream = Stream(trainer.vocabulary, library, settings.data, random.Random(f"{settings.seed} {trainer.steps}").getrandbits(32))
+        progress = max(run.progress, (time.monotonic() - began) / wall)
+        view = View(repeats=repeats(progress, dedup))
+        for documents in stream.batches(view, int(options.get("tokens", 1000))):
+            count, figures = trainer.step(documents, schedule(progress, keep))
+            tokens += count
+            means.add(figures)
+        if time.monotonic() - logged > 30:
+            logged = time.monotonic()
+            rate = tokens / max(1e-9, run.used_s - speed)
+            run.log(step=trainer.steps, **means.values, tokens_per_s=rate, progress=progress)
+            tokens, speed = 0, run.used_s
+        if run.due():
+            run.save(trainer.state())
+        if run.used_s > next_check:
+            next_check = run.used_s + EVALUATE_S
+            _evaluate(run, trainer)
+            trainer.export()
+            run.plot()
+
+
+def _evaluate(run: Run, trainer: Trainer) -> None:
+    """Small held-out checks while training."""
+    from anygpt_demo.eval.chat import quick_figures
+
+    library = Library(run.settings.runs, run.settings.seed)
+    run.log(**quick_figures(trainer.model, trainer.vocabulary, library))
+    trainer.model.train()

@@ -1,0 +1,365 @@
+"""Training documents of the language model: chats whose media are encoded clips, pictures and pieces on disk.
+
+Folders (each is used as soon as it exists): runs/data/codes/pictures (codes.u16 n x 32, scenes.jsonl),
+runs/data/codes/music (codes.u16 n x 250 x 4, pieces.jsonl), runs/data/speech/<set> (codes.u16 frames x 8, index.json).
+Until a speech set has codes, its phone labels stand in for them, so that listening and speaking can begin early.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anygpt_demo import protocol
+from anygpt_demo.conversation import MediaPart, Part, TextPart
+from anygpt_demo.conversation import Turn as ChatTurn
+from anygpt_demo.grammar import section_of
+from anygpt_demo.synth import dialogues as chats
+from anygpt_demo.synth import music, scenes
+from anygpt_demo.synth.dialogues import Dialogue, MusicPart, NotFound, PicturePart, SpeechPart, Want, Words
+from anygpt_demo.synth.public_text import pairs
+from anygpt_demo.synth.spoken import plain, understand
+from anygpt_demo.train.speech_data import PHONES, UNKNOWN, SpeechSet
+from anygpt_demo.vocabulary import Vocabulary
+
+SPEECH_SETS = ("synth1", "synth0", "human")
+LONGEST_CLIP = 300  # frames
+LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" is blank
+KEPT_BACK = 150  # last rows of an encoded set, for checks while training
+WEIGHTS = {"text": 1.0, "image": 1.0, "speech": 0.8, "music": 0.5}  # of predicted tokens in replies
+READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.0}  # of tokens in a person's message
+
+
+def read_scene(row: Mapping[str, object]) -> scenes.Scene:
+    """A scene from its JSON form; further fields are ignored."""
+    things = tuple(
+        scenes.Thing(thing["noun"], tuple(scenes.Box(**box) for box in thing["boxes"]), thing["colour"], thing["size"])
+        for thing in row["things"]  # type: ignore[attr-defined]
+    )
+    names = [name for name in scenes.Scene.__dataclass_fields__ if name != "things"]
+    return scenes.Scene(things=things, **{name: row[name] for name in names})  # type: ignore[arg-type]
+
+
+class FactIndex:
+    """Rows of a set by their facts."""
+
+    def __init__(self, facts: Sequence[Mapping[str, str]]) -> None:
+        self.facts = facts
+        self.rows: dict[tuple[str, str], list[int]] = {}
+        for number, row in enumerate(facts):
+            for pair in row.items():
+                self.rows.setdefault(pair, []).append(number)
+
+    def find(self, rng: random.Random, want: Want) -> int:
+        """A random row with all wanted facts. Raises NotFound."""
+        if not want:
+            return rng.randrange(len(self.facts))
+        lists = sorted((self.rows.get(pair, []) for pair in want.items()), key=len)
+        matching = [number for number in lists[0] if want.items() <= self.facts[number].items()]
+        if not matching:
+            raise NotFound
+        return rng.choice(matching)
+
+
+class PictureSet:
+    """Encoded pictures with their scenes. codes: (n, 32) uint16."""
+
+    def __init__(self, folder: Path) -> None:
+        with (folder / "scenes.jsonl").open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        codes = np.fromfile(folder / "codes.u16", np.uint16).reshape(-1, 32)
+        usable = [number for number in range(min(len(rows), len(codes))) if not rows[number].get("crowded") and rows[number].get("split", "train") == "train"]
+        self.codes = codes[usable]
+        self.scenes = [read_scene(rows[number]) for number in usable]
+        self.index = FactIndex([chats.scene_facts(scene) for scene in self.scenes[:-KEPT_BACK]])
+
+
+class MusicSet:
+    """Encoded pieces. codes: (n, frames, 4) uint16."""
+
+    def __init__(self, folder: Path) -> None:
+        names = {field for field in music.Piece.__dataclass_fields__}
+        with (folder / "pieces.jsonl").open(encoding="utf-8") as file:
+            self.pieces = [music.Piece(**{key: value for key, value in json.loads(line).items() if key in names}) for line in file]
+        self.codes = np.fromfile(folder / "codes.u16", np.uint16).reshape(len(self.pieces), -1, 4)
+        self.index = FactIndex([chats.piece_facts(piece) for piece in self.pieces[:-KEPT_BACK]])
+
+
+@dataclass(frozen=True)
+class SpokenClip:
+    """A clip with words. frames: (first, count) in its set."""
+
+    set: str
+    first: int
+    count: int
+    item: chats.SpokenItem
+    voice: str
+
+
+class ClipSet:
+    """All spoken clips with words of a few sets: level-1 codes, or phone classes where a set has no codes yet."""
+
+    def __init__(self, folder: Path, names: Sequence[str], split: str = "train", coded_only: bool = False) -> None:
+        self.clips: list[SpokenClip] = []
+        self.streams: dict[str, np.ndarray] = {}
+        self.coded = all((folder / name / "codes.u16").is_file() for name in names if (folder / name / "index.json").is_file())
+        for name in names:
+            if not (folder / name / "index.json").is_file() or (coded_only and not (folder / name / "codes.u16").is_file()):
+                continue
+            self._read(folder / name, name, split)
+        self.by_kind: dict[str, list[int]] = {}
+        self.by_text: dict[str, list[int]] = {}
+        for number, clip in enumerate(self.clips):
+            for kind in chats.spoken_kinds(clip.item):
+                self.by_kind.setdefault(kind, []).append(number)
+            self.by_text.setdefault(clip.item.text, []).append(number)
+
+    def _read(self, folder: Path, name: str, split: str) -> None:
+        data = SpeechSet(folder)
+        stream = np.asarray(data.phones)
+        if self.coded:
+            stream = np.fromfile(folder / "codes.u16", np.uint16).reshape(-1, 8)[:, 0]
+        self.streams[name] = stream
+        for clip in data.clips:
+            text = plain(clip.text)
+            whole = clip.frames_start + clip.frames <= len(stream)
+            if not text or not whole or clip.split != split or clip.frames > LONGEST_CLIP or (not self.coded and name == "human"):
+                continue
+            item = understand(text) if name != "human" else chats.SpokenItem(text, "other", {}, clip.text)
+            self.clips.append(SpokenClip(name, clip.frames_start, clip.frames, item, clip.voice))
+
+    def codes(self, number: int) -> np.ndarray:
+        """int64 (frames,) of one clip."""
+        clip = self.clips[number]
+        codes = self.streams[clip.set][clip.first : clip.first + clip.count].astype(np.int64)
+        return np.where(codes == UNKNOWN, 0, codes) if not self.coded else codes
+
+
+def without_repeats(codes: np.ndarray) -> np.ndarray:
+    """Each run of equal codes once. codes: int (frames,)."""
+    return codes[np.concatenate([[True], codes[1:] != codes[:-1]])]
+
+
+class Library:
+    """The source of chats for training: whatever is encoded by now."""
+
+    heldout = False
+
+    def __init__(self, runs: Path, seed: int = 0) -> None:
+        self.runs = runs
+        codes = runs / "data" / "codes"
+        self.pictures = PictureSet(codes / "pictures") if (codes / "pictures" / "codes.u16").is_file() else None
+        self.music = MusicSet(codes / "music") if (codes / "music" / "codes.u16").is_file() else None
+        self.clips = ClipSet(runs / "data" / "speech", SPEECH_SETS)
+        self.free = chats.FreeSource(seed, pool=6000)
+
+    @property
+    def stamp(self) -> tuple[int, int, int, bool]:
+        """Changes when there is more to learn from."""
+        return len(self.pictures.codes) if self.pictures else 0, len(self.music.codes) if self.music else 0, len(self.clips.clips), self.clips.coded
+
+    def picture(self, rng: random.Random, want: Want) -> PicturePart:
+        """See Source.picture(); unencoded scenes until pictures are encoded."""
+        if self.pictures is None:
+            return self.free.picture(rng, want)
+        number = self.pictures.index.find(rng, want)
+        return PicturePart(self.pictures.scenes[number], number)
+
+    def piece(self, rng: random.Random, want: Want) -> MusicPart:
+        """See Source.piece()."""
+        if self.music is None:
+            return self.free.piece(rng, want)
+        number = self.music.index.find(rng, want)
+        return MusicPart(self.music.pieces[number], number)
+
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
+        """See Source.speech()."""
+        if text is not None:
+            rows = self.clips.by_text.get(plain(text), [])
+        else:
+            rows = self.clips.by_kind.get(rng.choice(kinds), [])
+        if not rows:
+            raise NotFound
+        number = rng.choice(rows)
+        return SpeechPart(self.clips.clips[number].item, number)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One chat as ids, without the system sentence that all share.
+
+    ids: int64 (n,); weights: float32 (n,), of predicting each id from those before it; heard: spans of spoken input as
+    (first position, length, letters), for the listening aid.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    heard: tuple[tuple[int, int, tuple[int, ...]], ...]
+    pattern: str
+
+
+@dataclass(frozen=True)
+class View:
+    """How media are shown. repeats: share of chats with the official 50 Hz repeats; the others show each run of codes once."""
+
+    repeats: float = 0.0
+    noise: float = 0.08  # share of spoken input frames that are masked or changed
+
+
+class Writer:
+    """Turns chats into documents."""
+
+    def __init__(self, vocabulary: Vocabulary, library: Library) -> None:
+        self.vocabulary = vocabulary
+        self.library = library
+        self.prefix = [vocabulary.bos, *vocabulary.encode_text(protocol.SYSTEM + "\n")]
+        self.missing = {name for name, there in (("image", library.pictures), ("music", library.music)) if there is None}
+        sections = section_of(vocabulary, np.arange(vocabulary.size))
+        names = ["text", *(name for name, item in vocabulary.ranges.items() for _ in range(item.modality.layers))]
+        self.reply_weight = np.array([WEIGHTS[names[index]] if index >= 0 else 0.0 for index in sections], np.float32)
+        self.read_weight = np.array([READ_WEIGHTS[names[index]] if index >= 0 else 0.0 for index in sections], np.float32)
+        self.read_weight[vocabulary.text_size :] *= self.read_weight[vocabulary.text_size :] < 0.1  # marks of a person's turn are given
+
+    def document(self, dialogue: Dialogue, rng: random.Random, view: View) -> Document | None:
+        """A chat as ids; None if it needs codes that are not there yet."""
+        repeats = rng.random() < view.repeats
+        turns, truncated, letters = [], False, []
+        for turn in dialogue.turns:
+            parts: list[Part] = []
+            for part in turn.parts:
+                made = self._part(part, rng, repeats, turn.role == "human", view)
+                if made is None and turn.role == "human":
+                    return None
+                if isinstance(part, SpeechPart) and turn.role == "human":
+                    letters.append(tuple(LETTERS.index(letter) for letter in part.item.text if letter in LETTERS[1:]))
+                if made is None:
+                    truncated = True
+                    made = self._dummy(part)
+                parts.append(made)
+            turns.append(ChatTurn(turn.role, tuple(parts), turn.heard))
+            if truncated:
+                break
+        ids, mask = protocol.training_ids(self.vocabulary, turns)
+        ids, mask = ids[len(self.prefix) :], mask[len(self.prefix) :]
+        weights = np.where(mask, self.reply_weight[ids], self.read_weight[ids]).astype(np.float32)
+        if truncated:
+            starts = [self.vocabulary.ranges[name].start for name in self.missing]
+            cut = int(np.flatnonzero(np.isin(ids, starts))[0]) + 1
+            ids, weights = ids[:cut], weights[:cut]
+        ids = ids.astype(np.int64)
+        spans = self._heard(ids, mask, letters)
+        self._damage(ids, spans, rng, view)
+        weights[ids == self.vocabulary.unk] = 0.0
+        return Document(ids, weights, spans, dialogue.pattern)
+
+    def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool, view: View) -> Part | None:
+        if isinstance(part, Words):
+            return TextPart(part.text)
+        if isinstance(part, SpeechPart):
+            codes = self.library.clips.codes(part.number)
+            codes = codes if repeats else without_repeats(codes)
+            return MediaPart("speech", self._stand_in(codes, rng, read)[:, None])
+        if part.number < 0:
+            return None
+        if isinstance(part, PicturePart):
+            assert self.library.pictures is not None
+            return MediaPart("image", self.library.pictures.codes[part.number].astype(np.int64)[:, None])
+        assert self.library.music is not None
+        codes = self.library.music.codes[part.number].astype(np.int64)
+        frames = self._music_frames(rng, read, len(codes))
+        first = rng.randrange(len(codes) - frames + 1)
+        return MediaPart("music", codes[first : first + frames])
+
+    def _music_frames(self, rng: random.Random, read: bool, whole: int) -> int:
+        share = rng.random()
+        if share < 0.08:
+            return whole
+        return min(whole, rng.randint(75, 110) if read else rng.choice((100, 100, 125)))
+
+    def _stand_in(self, codes: np.ndarray, rng: random.Random, read: bool) -> np.ndarray:
+        """Phone labels are too clean to stand in for codes: a few are changed or dropped."""
+        if self.library.clips.coded or not read:
+            return codes
+        state = np.random.default_rng(rng.getrandbits(32))
+        changed = np.where(state.random(len(codes)) < 0.08, state.integers(0, PHONES, len(codes)), codes)
+        kept = changed[state.random(len(codes)) > 0.03]
+        return kept if len(kept) else codes
+
+    def _dummy(self, part: chats.Part) -> Part:
+        name, layers = ("image", 1) if isinstance(part, PicturePart) else ("music", 4)
+        return MediaPart(name, np.zeros((32 if name == "image" else 1, layers), np.int64))
+
+    def _heard(self, ids: np.ndarray, mask: np.ndarray, letters: list[tuple[int, ...]]) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
+        """Spans of spoken input: positions of its codes and end mark."""
+        item = self.vocabulary.ranges["speech"]
+        starts = [int(at) for at in np.flatnonzero(ids == item.start) if not mask[at]]
+        ends = [int(at) for at in np.flatnonzero(ids == item.end) if not mask[at]]
+        return tuple((start + 1, end - start, text) for start, end, text in zip(starts, ends, letters, strict=False))
+
+    def _damage(self, ids: np.ndarray, spans: tuple[tuple[int, int, tuple[int, ...]], ...], rng: random.Random, view: View) -> None:
+        """Masks short spans of spoken input (the unknown piece stands for them), so that listening relies on context too."""
+        for first, length, _ in spans:
+            masked = 0
+            while masked < view.noise * (length - 1):
+                width = rng.randint(1, 4)
+                at = first + rng.randrange(max(1, length - 1 - width))
+                ids[at : min(at + width, first + length - 1)] = self.vocabulary.unk
+                masked += width
+
+
+BOOST = {"s-t": 1.8, "t-s": 1.3}  # patterns that carry most of listening and speaking
+
+
+class Stream:
+    """Endless documents in the mixture of the chats; modalities come in as their codes appear."""
+
+    def __init__(self, vocabulary: Vocabulary, library: Library, data: Path | None, seed: int) -> None:
+        self.writer = Writer(vocabulary, library)
+        self.rng = random.Random(f"documents {seed}")
+        self.public = pairs(data)
+        self.names = [name for name, (_, needs, _) in chats.PATTERNS.items() if self._possible(name, needs)]
+        self.weights = [chats.PATTERNS[name][0] * BOOST.get(name, 1.0) for name in self.names]
+        if self.public:
+            self.names.append("public")
+            self.weights.append(3.0)
+
+    def _possible(self, name: str, needs: str) -> bool:
+        """Whether a pattern can be written: its inputs are encoded; an output that is not yet is cut off."""
+        library = self.writer.library
+        there = {"s": bool(library.clips.clips), "p": library.pictures is not None, "m": library.music is not None}
+        if "s" in needs and not there["s"]:
+            return False
+        entering = name.split("-")[0] if name[0] != "t" else ""
+        return all(there.get(letter, True) for letter in entering)
+
+    def next(self, view: View) -> Document:
+        """The next document."""
+        while True:
+            name = self.rng.choices(self.names, self.weights)[0]
+            try:
+                dialogue = self._public() if name == "public" else chats.write(name, self.rng, self.writer.library, tries=4)
+            except NotFound:
+                continue
+            document = self.writer.document(dialogue, self.rng, view)
+            if document is not None:
+                return document
+
+    def _public(self) -> Dialogue:
+        question, answer = self.rng.choice(self.public)
+        return Dialogue("public", (chats.human(question), chats.mini(answer)))
+
+    def batches(self, view: View, tokens: int, pool: int = 48) -> Iterator[list[Document]]:
+        """Documents of similar length, at most `tokens` padded ids a batch, in random order; one pool of documents."""
+        documents = sorted((self.next(view) for _ in range(pool)), key=lambda item: len(item.ids) + self.rng.random() * 8)
+        batches: list[list[Document]] = [[]]
+        for document in documents:
+            if batches[-1] and len(document.ids) * (len(batches[-1]) + 1) > tokens:
+                batches.append([])
+            batches[-1].append(document)
+        self.rng.shuffle(batches)
+        yield from batches
