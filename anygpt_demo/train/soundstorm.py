@@ -44,6 +44,7 @@ RATE = 1.2e-3
 LEVEL_SHARES = (0.28, 0.20, 0.14, 0.12, 0.10, 0.08, 0.08)  # the first acoustic levels carry most of the timbre
 SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 0.10, "pico_wake": 0.04, "synthetic": 0.40}
 WARPS = (0.88, 1.0, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
+WARPED = ("librispeech_clean251", "pico_intent")  # many speakers, one sentence or few of each
 EXPORT_AT = 0.25  # first export at this share of the budget
 
 
@@ -174,8 +175,8 @@ def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple
         logging.getLogger(__name__).warning("No human recordings: the voices that can be cloned are those of the synthesizers.")
         return sources, [clip for clip in sources["synthetic"][:40] if len(clip.codes) >= 100]
     human = SpeechSet(folder / "human")
-    numbers = human.split("train")
     for speed in WARPS:
+        numbers = [number for number in human.split("train") if speed == 1.0 or human.rows[number]["source"] in WARPED]
         for number, codes in zip(numbers, encode_warped(human, numbers, speed, tokenizer, cache / f"human_{speed}.npz"), strict=True):
             row = human.rows[number]
             known = row["source"] in ("kathleen", "librispeech_clean251")
