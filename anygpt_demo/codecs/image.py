@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anygpt_demo.media import Picture
 from anygpt_demo.modality import Modality, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+    from anygpt_demo.checkpoints import Family
+    from anygpt_demo.media import Voice
+    from anygpt_demo.models.flow import FlowDecoder
+    from anygpt_demo.models.seed import SeedTokenizer
+    from anygpt_demo.models.unclip import UnclipDecoder
 
 MODALITY = Modality(
     name="image",
@@ -16,3 +32,105 @@ MODALITY = Modality(
     sample_rate_hz=None,
     sampling=Sampling(top_p=0.7),
 )
+SIDE = 256  # pixels of a decoded picture of the small family
+
+
+def _picture(pixels: torch.Tensor) -> Picture:
+    """Float (3, h, w) in [-1, 1] -> a Picture of SIDE x SIDE pixels."""
+    from PIL import Image
+
+    rgb = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    if rgb.shape[0] != SIDE:
+        rgb = np.asarray(Image.fromarray(rgb).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return Picture(rgb)
+
+
+@dataclass(frozen=True)
+class ImageCodec:
+    """SEED tokenizer, and a decoder: the small family's flow network, or Stable unCLIP where the family has it."""
+
+    tokenizer: SeedTokenizer
+    decoder: FlowDecoder | UnclipDecoder | None
+    modality: Modality = MODALITY
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, family: Family, device: str = "cpu") -> ImageCodec:
+        """Load the tokenizer and whichever decoder the family has. Raises BadCheckpoint."""
+        from anygpt_demo.checkpoints import load_strict
+        from anygpt_demo.models.flow import FlowConfig, FlowDecoder
+        from anygpt_demo.models.seed import SeedConfig, SeedTokenizer
+        from anygpt_demo.models.unclip import UnclipDecoder
+
+        part = family.component("image_tokenizer")
+        config = SeedConfig.from_json(part.config)
+        tokenizer = SeedTokenizer(config)
+        load_strict(tokenizer, part.state(device), "image_tokenizer")
+        tokenizer.requires_grad_(False).to(device)
+        decoder: FlowDecoder | UnclipDecoder | None = None
+        if family.has("unclip"):
+            component = family.component("unclip")
+            component.verify()
+            decoder = UnclipDecoder.load(component.folder, device)
+        elif family.has("image_decoder"):
+            component = family.component("image_decoder")
+            decoder = FlowDecoder(FlowConfig.from_json(component.config))
+            load_strict(decoder, component.state(device), "image_decoder")
+            decoder.requires_grad_(False).to(device)
+        return cls(tokenizer, decoder, replace(MODALITY, codebook=config.codebook), device)
+
+    def encode(self, media: Picture) -> np.ndarray:
+        """A picture of any size -> codes int64 (32, 1). It is squashed to a square, as the official code does."""
+        from anygpt_demo.models.seed import preprocess
+
+        pixels = preprocess(media.rgb, self.tokenizer.config.image_size)[None].to(self.device)
+        return self.tokenizer.encode(pixels)[0, :, None].cpu().numpy()
+
+    def _condition(self, codes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes (32, 1) -> vectors (1, 32, V) and embedding (1, E). Raises ValueError for a wrong number or range."""
+        import torch
+
+        ids = np.asarray(codes, np.int64).reshape(1, -1)
+        if ids.shape[1] != self.modality.frames.start or ids.min() < 0 or ids.max() >= self.modality.codebook:
+            raise ValueError(f"a picture is {self.modality.frames.start} codes below {self.modality.codebook}")
+        with torch.no_grad():
+            return conditioning(self.tokenizer, torch.from_numpy(ids).to(self.device))
+
+    def previews(self, codes: np.ndarray, seed: int = 0) -> Iterator[Picture]:
+        """The picture as it forms, one per step; the last one is the result. Only the flow decoder has more than one."""
+        import torch
+
+        from anygpt_demo.errors import BadCheckpoint
+        from anygpt_demo.models.flow import FlowDecoder
+
+        vectors, embedding = self._condition(codes)
+        if self.decoder is None:
+            raise BadCheckpoint("This family cannot draw.", "It has no picture decoder.", "Fetch or train one.")
+        if isinstance(self.decoder, FlowDecoder):
+            with torch.inference_mode():
+                for pixels in self.decoder.previews(vectors, embedding, self.decoder.noise(seed).to(self.device)):
+                    yield _picture(pixels[0])
+        else:
+            yield Picture(self.decoder.picture(embedding, seed))
+
+    def decode(self, codes: np.ndarray, *, voice: Voice | None = None, seed: int = 0) -> Picture:
+        """Codes int64 (32, 1) -> a picture: 256 px of the small family, 768 px of unCLIP. The seed chooses the noise."""
+        *_, last = self.previews(codes, seed)
+        return last
+
+    def stream(self, codes: Iterable[np.ndarray], *, voice: Voice | None = None, seed: int = 0) -> Iterator[Picture]:
+        """One picture, when all of its codes have come."""
+        frames = [np.asarray(frame).reshape(-1) for frame in codes]
+        if frames:
+            yield self.decode(np.stack(frames), seed=seed)
+
+
+def conditioning(tokenizer: SeedTokenizer, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a decoder is conditioned on: code vectors beside re-expanded vectors (B, 32, V), and the embedding (B, E).
+
+    ids: int64 (B, 32).
+    """
+    import torch
+
+    restored = tokenizer.restore(ids)
+    return torch.cat([tokenizer.codes_to_vectors(ids), restored], 2), tokenizer.project(restored)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anygpt_demo import checkpoints
+from anygpt_demo.codecs.image import conditioning
 from anygpt_demo.models.flow import CELLS, Condition, FlowConfig, FlowDecoder, without_hints
 from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, standardise
 from anygpt_demo.synth.pictures import BACKGROUND, Studio
@@ -167,13 +168,6 @@ def reader_loss(outputs: tuple[Tensor, ...], thumbnail: Tensor, truth: Truth, co
     return loss + 2 * (thumbnail - F.adaptive_avg_pool2d(truth.pixels, CELLS)).abs().mean()
 
 
-@torch.no_grad()
-def vectors_of(tokenizer: SeedTokenizer, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """What the decoder is conditioned on: code vectors beside re-expanded vectors (B, 32, V), and the embedding (B, E)."""
-    restored = tokenizer.restore(codes)
-    return torch.cat([tokenizer.codes_to_vectors(codes), restored], 2), tokenizer.project(restored)
-
-
 class Trainer:
     """Model, average, optimizer and the two kinds of step."""
 
@@ -246,7 +240,8 @@ class Trainer:
     def codes_step(self, items: list[Item], factor: float) -> dict[str, float]:
         """Paint from the codes. The first steps train the Reader alone."""
         truth = collate(items, 3)
-        vectors, embedding = vectors_of(self.tokenizer, truth.codes)
+        with torch.no_grad():
+            vectors, embedding = conditioning(self.tokenizer, truth.codes)
         outputs = self.model.reader.logits(vectors, embedding)
         condition = self.model.reader.understand(outputs, vectors, embedding)
         reading = reader_loss(outputs, condition.thumbnail, truth, self.config)
