@@ -1,0 +1,117 @@
+"""Rendered pieces as codes, for the language model.
+
+runs/data/codes/music/: codes.u16 (n x FRAMES x 4, little endian), pieces.jsonl (row i belongs to codes i: the facts of a Piece and three
+captions) and the same for the test pieces, test_codes.u16 (n x 250 x 4) and test_pieces.jsonl, which training must not touch; "heldout"
+marks combinations of instrument and genre that no training piece has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anygpt_demo.checkpoints import Family
+from anygpt_demo.codecs.music import MusicCodec
+from anygpt_demo.eval.music import is_heldout
+from anygpt_demo.media import Audio
+from anygpt_demo.synth import music
+from anygpt_demo.train.loop import Settings
+from anygpt_demo.train.music_data import HOP, RATE_HZ, MusicSet, draw, sets
+
+FRAMES = 125  # 2.5 s of each piece: 500 tokens, what fits beside a chat
+NEW_SEED = 52_001  # of the pieces beyond the codec's own training set
+CHUNK = 100
+
+
+def _row(piece: music.Piece, rng: random.Random) -> str:
+    captions = [music.describe(piece, rng, full=True), music.describe(piece, rng), music.describe(piece, rng, full=False)]
+    return json.dumps({**dataclasses.asdict(piece), "captions": captions, "heldout": is_heldout(piece)}) + "\n"
+
+
+def encode_set(codec: MusicCodec, data: MusicSet, rows: Sequence[int], frames: int) -> np.ndarray:
+    """The first `frames` frames of clips. Returns uint16 (n, frames, 4)."""
+    return np.stack([codec.encode(Audio(data.wave(row, 0, frames), RATE_HZ)) for row in rows]).astype("<u2")
+
+
+def encode_pieces(codec: MusicCodec, pieces: Sequence[music.Piece], frames: int) -> np.ndarray:
+    """Render pieces and encode them. Returns uint16 (n, frames, 4)."""
+    return np.stack([codec.encode(music.render(piece, frames * HOP / RATE_HZ, RATE_HZ)) for piece in pieces]).astype("<u2")
+
+
+def stamp(codec: MusicCodec) -> str:
+    """Ten hex digits that change with the encoder or the codebooks, not with the decoder."""
+    digest = hashlib.sha256()
+    for key, tensor in codec.model.state_dict().items():
+        if key.startswith("encoder.") or key.endswith("codebook.embed"):
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:10]
+
+
+def _chunk(family: Path, rendered: Path, parts: Path, chunk: int, old: int, pieces: Sequence[music.Piece]) -> np.ndarray:
+    """Codes of one chunk, kept in `parts` so that an interrupted run goes on. The first `old` pieces lie in `rendered`."""
+    torch.set_num_threads(1)
+    kept = parts / f"{chunk:04d}.npy"
+    if kept.is_file():
+        return np.load(kept)
+    codec, first = MusicCodec.load(Family.open(family)), chunk * CHUNK
+    if first < old:
+        codes = encode_set(codec, MusicSet.open(rendered), range(first, first + len(pieces)), FRAMES)
+    else:
+        codes = encode_pieces(codec, pieces, FRAMES)
+    draft = kept.with_suffix(f".{os.getpid()}.npy")
+    np.save(draft, codes)
+    draft.replace(kept)
+    return codes
+
+
+def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.Piece]) -> None:
+    """Facts first, codes last: whoever finds the codes finds everything."""
+    rng = random.Random(7)
+    (folder / f"{prefix}pieces.jsonl").write_text("".join(_row(piece, rng) for piece in pieces), encoding="utf-8")
+    codes.tofile(folder / f"{prefix}codes.u16.part")
+    (folder / f"{prefix}codes.u16.part").replace(folder / f"{prefix}codes.u16")
+
+
+def make(settings: Settings, count: int = 6000) -> None:
+    """Encode `count` training pieces and the test set with the family's codec, on settings.threads processes."""
+    data, tests = sets(settings)
+    home = settings.runs / "data" / "codes" / "music"
+    home.mkdir(parents=True, exist_ok=True)
+    codec = MusicCodec.load(Family.open(settings.family))
+    _write(home, "test_", encode_set(codec, tests, range(len(tests.pieces)), 250), tests.pieces)
+    pieces = [*data.pieces, *draw(max(0, count - len(data.pieces)), NEW_SEED)][:count]
+    chunks = [pieces[start : start + CHUNK] for start in range(0, count, CHUNK)]
+    parts_home = home / f"parts-{stamp(codec)}"
+    parts_home.mkdir(exist_ok=True)
+    work = partial(_chunk, settings.family, settings.runs / "data" / "music" / "train", parts_home)
+    tasks = range(len(chunks)), [len(data.pieces)] * len(chunks), chunks
+    if settings.threads == 1:
+        _gather(home, map(work, *tasks), pieces)
+        return
+    with ProcessPoolExecutor(settings.threads, mp_context=get_context("spawn")) as pool:
+        _gather(home, pool.map(work, *tasks), pieces)
+
+
+def _gather(home: Path, parts: Iterable[np.ndarray], pieces: Sequence[music.Piece]) -> None:
+    """Collect the chunks; what is there is usable after 1,000 pieces and at every doubling."""
+    done: list[np.ndarray] = []
+    ready, next_write = 0, 1000
+    for part in parts:
+        done.append(part)
+        ready += len(part)
+        print(f"music-codes {ready} / {len(pieces)}", file=sys.stderr, flush=True)
+        if ready >= next_write or ready == len(pieces):
+            _write(home, "", np.concatenate(done), pieces[:ready])
+            next_write = 2 * ready

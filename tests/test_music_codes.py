@@ -1,0 +1,59 @@
+"""Pieces as codes: what lies on disk fits together and survives an interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anygpt_demo import checkpoints
+from anygpt_demo.checkpoints import Family
+from anygpt_demo.codecs.music import MusicCodec
+from anygpt_demo.models import encodec
+from anygpt_demo.train import music_codes, music_data
+from anygpt_demo.train.loop import Settings
+
+TINY = {**encodec.OFFICIAL, "num_filters": 2, "hidden_size": 8, "codebook_dim": 8, "num_lstm_layers": 1}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    pytest.importorskip("fluidsynth")
+    torch.manual_seed(0)
+    model = encodec.build(TINY)
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_(std=0.01)
+    checkpoints.export(tmp_path / "family", "music_codec", TINY, encodec.without_training_buffers(model.state_dict()))
+    music_data.make(tmp_path / "runs" / "data" / "music" / "train", 2, seed=0)
+    music_data.make(tmp_path / "runs" / "data" / "music" / "test", 2, seed=1, heldout=1.0)
+    return Settings(budget_s=1, runs=tmp_path / "runs", family=tmp_path / "family")
+
+
+def test_codes_and_facts_belong_together(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(music_codes, "CHUNK", 2)
+    music_codes.make(settings, count=4)
+    home = settings.runs / "data" / "codes" / "music"
+    rows = [json.loads(line) for line in (home / "pieces.jsonl").read_text().splitlines()]
+    codes = np.fromfile(home / "codes.u16", "<u2").reshape(len(rows), music_codes.FRAMES, 4)
+    assert len(rows) == 4 and codes.max() < 2048
+    assert all(len(row["captions"]) == 3 and not row["heldout"] for row in rows)
+    tests = [json.loads(line) for line in (home / "test_pieces.jsonl").read_text().splitlines()]
+    assert all(row["heldout"] for row in tests)
+    assert np.fromfile(home / "test_codes.u16", "<u2").reshape(2, 250, 4).max() < 2048
+    part = next(home.glob("parts-*/0000.npy"))
+    np.save(part, np.zeros_like(np.load(part)))
+    music_codes.make(settings, count=4)
+    assert not np.fromfile(home / "codes.u16", "<u2").reshape(4, -1)[:2].any()  # the kept part was used again
+
+
+def test_the_stamp_ignores_the_decoder(settings: Settings):
+    codec = MusicCodec.load(Family.open(settings.family))
+    before = music_codes.stamp(codec)
+    with torch.no_grad():
+        next(codec.model.decoder.parameters()).add_(1)
+        assert music_codes.stamp(codec) == before
+        next(codec.model.encoder.parameters()).add_(1)
+    assert music_codes.stamp(codec) != before
