@@ -236,7 +236,7 @@ def _readers() -> tuple[tuple[re.Pattern[str], str, dict[str, str]], ...]:
 
 
 @cache
-def _names() -> tuple[tuple[re.Pattern[str], str], ...]:
+def noun_patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
     """Every way to name a noun, long names first."""
     pairs = [(name, noun.name) for noun in world.NOUNS for name in (noun.name, noun.plural)]
     return tuple((re.compile(rf"\b{name}\b"), noun) for name, noun in sorted(set(pairs), key=lambda pair: -len(pair[0])))
@@ -253,7 +253,7 @@ def read_scene(words: str) -> dict[str, str] | None:
         if f" {time.phrase}" in words:
             facts["time"] = time.name
             words = words.replace(f" {time.phrase}", "")
-    found = [(match.end(), match.end() - match.start(), noun) for pattern, noun in _names() for match in pattern.finditer(words)]
+    found = [(match.end(), match.end() - match.start(), noun) for pattern, noun in noun_patterns() for match in pattern.finditer(words)]
     if found:  # the last noun is the head: an orange apple
         end, length, facts["noun"] = max(found)
         words = words[: end - length] + words[end:]

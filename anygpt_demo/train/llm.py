@@ -347,13 +347,20 @@ def train(settings: Settings) -> None:
     run.plot()
 
 
+def _stream(trainer: Trainer, library: Library) -> Stream:
+    """Documents from here on; a resumed run does not repeat those it has seen."""
+    seed = random.Random(f"{trainer.settings.seed} {trainer.steps}").getrandbits(32)
+    return Stream(trainer.vocabulary, library, trainer.settings.data, seed)
+
+
 def _loop(run: Run, trainer: Trainer) -> None:
     settings, options = run.settings, run.settings.options
     wall, dedup, keep = float(options.get("wall", "inf")), float(options.get("dedup", 0.6)), options.get("keep") == "1"
     began = scanned = logged = time.monotonic()
+    first_s = run.used_s  # every session has a schedule of its own: a longer budget is a warm restart
     library = Library(settings.runs, settings.seed)
     trainer.adopt(library)
-    stream = Stream(trainer.vocabulary, library, settings.data, random.Random(f"{settings.seed} {trainer.steps}").getrandbits(32))
+    stream = _stream(trainer, library)
     means, tokens, next_check, speed = _Means(), 0, run.used_s + EVALUATE_S, run.used_s
     while run.going and time.monotonic() - began < wall:
         if time.monotonic() - scanned > RESCAN_S:
@@ -362,13 +369,15 @@ def _loop(run: Run, trainer: Trainer) -> None:
             if fresh.stamp != library.stamp:
                 library = fresh
                 trainer.adopt(library)
-                stream = Stream(trainer.vocabulary, library, settings.data, random.Random(f"{settings.seed} {trainer.steps}").getrandbits(32))
-        progress = max(run.progress, (time.monotonic() - began) / wall)
+                stream = _stream(trainer, library)
+        progress = max((run.used_s - first_s) / max(1.0, settings.budget_s - first_s), (time.monotonic() - began) / wall)
         view = View(repeats=repeats(progress, dedup))
         for documents in stream.batches(view, int(options.get("tokens", 1000))):
             count, figures = trainer.step(documents, schedule(progress, keep))
             tokens += count
             means.add(figures)
+            if not run.going:
+                break
         if time.monotonic() - logged > 30:
             logged = time.monotonic()
             rate = tokens / max(1e-9, run.used_s - speed)

@@ -73,7 +73,8 @@ class PictureSet:
         with (folder / "scenes.jsonl").open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
         codes = np.fromfile(folder / "codes.u16", np.uint16).reshape(-1, 32)
-        usable = [number for number in range(min(len(rows), len(codes))) if not rows[number].get("crowded") and rows[number].get("split", "train") == "train"]
+        ordinary = [not row.get("crowded") and row.get("split", "train") == "train" for row in rows]
+        usable = [number for number in range(min(len(rows), len(codes))) if ordinary[number]]
         self.codes = codes[usable]
         self.scenes = [read_scene(rows[number]) for number in usable]
         self.index = FactIndex([chats.scene_facts(scene) for scene in self.scenes[:-KEPT_BACK]])
@@ -161,7 +162,8 @@ class Library:
     @property
     def stamp(self) -> tuple[int, int, int, bool]:
         """Changes when there is more to learn from."""
-        return len(self.pictures.codes) if self.pictures else 0, len(self.music.codes) if self.music else 0, len(self.clips.clips), self.clips.coded
+        pictures, pieces = len(self.pictures.codes) if self.pictures else 0, len(self.music.codes) if self.music else 0
+        return pictures, pieces, len(self.clips.clips), self.clips.coded
 
     def picture(self, rng: random.Random, want: Want) -> PicturePart:
         """See Source.picture(); unencoded scenes until pictures are encoded."""

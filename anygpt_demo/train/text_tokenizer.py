@@ -63,9 +63,11 @@ def train_pieces(lines: Iterator[str], pieces: int, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "tokenizer"
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines, model_prefix=str(prefix), vocab_size=pieces, model_type="bpe", byte_fallback=True, character_coverage=1.0,
-            normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True, split_digits=True,
-            allow_whitespace_only_pieces=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, unk_surface=" \u2047 ", num_threads=1, minloglevel=2,
+            sentence_iterator=lines, model_prefix=str(prefix), vocab_size=pieces, model_type="bpe", byte_fallback=True,
+            character_coverage=1.0,
+            normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True,
+            split_digits=True,
+            allow_whitespace_only_pieces=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1, minloglevel=2,
             max_sentence_length=4192, shuffle_input_sentence=False,
         )  # fmt: skip
         path.write_bytes(prefix.with_suffix(".model").read_bytes())
@@ -80,10 +82,12 @@ def write_settings(home: Path, added: dict[str, int]) -> None:
     control = {"0": "<unk>", "1": "<s>", "2": "</s>"}
     decoder = {number: _plain_token(name, special=True) for number, name in control.items()}
     decoder |= {str(number): _plain_token(name, normalized=True, special=False) for name, number in added.items()}
-    special = {"bos_token": _plain_token("<s>"), "eos_token": _plain_token("</s>"), "pad_token": "<unk>", "unk_token": _plain_token("<unk>")}
+    special = {"bos_token": _plain_token("<s>"), "eos_token": _plain_token("</s>")}
+    special |= {"pad_token": "<unk>", "unk_token": _plain_token("<unk>")}
     config = {
-        "add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": decoder, "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>",
-        "unk_token": "<unk>", "legacy": True, "model_max_length": 2048, "padding_side": "right", "sp_model_kwargs": {}, "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": decoder, "bos_token": "<s>", "eos_token": "</s>",
+        "pad_token": "<unk>", "unk_token": "<unk>", "legacy": True, "model_max_length": 2048, "padding_side": "right",
+        "sp_model_kwargs": {}, "tokenizer_class": "LlamaTokenizer",
         "clean_up_tokenization_spaces": False,
     }  # fmt: skip
     for name, value in (("added_tokens", added), ("special_tokens_map", special), ("tokenizer_config", config)):

@@ -1,0 +1,343 @@
+"""What the language model says, draws, plays and speaks in held-out chats, judged by the facts behind them.
+
+`figures` yields captions, transcripts, modality of replies and malformed blocks; `produce` writes the codes of pictures,
+music and speech that the model made, for the judges of eval/pictures.py, eval/music.py and eval/judges.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anygpt_demo import protocol
+from anygpt_demo.checkpoints import Family
+from anygpt_demo.conversation import MediaPart, Part, TextPart, Turn
+from anygpt_demo.engine import LocalEngine
+from anygpt_demo.eval.metrics import figure, word_error_rates
+from anygpt_demo.grammar import Grammar
+from anygpt_demo.models.llama import Llama
+from anygpt_demo.synth import dialogues as chats
+from anygpt_demo.synth import scenes, spoken, world
+from anygpt_demo.train.llm_data import KEPT_BACK, ClipSet, Library, without_repeats
+from anygpt_demo.vocabulary import Vocabulary
+
+MODALITY_OF = {chats.PicturePart: "image", chats.MusicPart: "music", chats.SpeechPart: "speech"}
+MUSIC_FRAMES = 125  # of pieces that are asked for in evaluation: 2.5 s
+SPEECH_FRAMES = 350
+
+
+@dataclass
+class Reply:
+    """One parsed reply."""
+
+    text: str = ""
+    heard: str = ""
+    blocks: list[tuple[str, np.ndarray]] = field(default_factory=list)  # (modality, int64 (frames, layers)) in order
+    malformed: int = 0
+
+    @property
+    def modalities(self) -> set[str]:
+        """What it contains besides words."""
+        return {name for name, _ in self.blocks}
+
+
+class Speaker:
+    """A language model that answers chats."""
+
+    def __init__(self, engine: LocalEngine, vocabulary: Vocabulary, preset: str = "greedy") -> None:
+        self.engine, self.vocabulary, self.preset = engine, vocabulary, preset
+
+    @classmethod
+    def load(cls, family: Family) -> Speaker:
+        """The model of a family."""
+        return cls(LocalEngine.load(family), Vocabulary.of(family))
+
+    def answer(self, turns: Sequence[Turn], seed: int = 0, force: str | None = None, longest: int = 1200) -> Reply:
+        """Reply to a conversation that ends with a person's turn."""
+        ids = protocol.encode(self.vocabulary, turns)
+        budget = min(longest, self.engine.context - len(ids))
+        limits = {"music": MUSIC_FRAMES, "speech": SPEECH_FRAMES}
+        grammar = Grammar(self.vocabulary, budget=budget, preset=self.preset, limits=limits, force=force)
+        reply = Reply()
+        for event in protocol.parse(self.vocabulary, self.engine.generate(ids, grammar, seed=seed, stop=None, max_new=budget)):
+            if isinstance(event, protocol.TextDelta):
+                if event.heard:
+                    reply.heard += event.text
+                else:
+                    reply.text += event.text
+            elif isinstance(event, protocol.BlockClosed):
+                reply.blocks.append((event.modality, event.codes))
+            elif isinstance(event, (protocol.Malformed, protocol.BlockDropped)):
+                reply.malformed += 1
+        return reply
+
+
+def image_turn(codes: np.ndarray, text: str) -> Turn:
+    """A person's turn with a picture. codes: int (32,)."""
+    return Turn("human", (MediaPart("image", codes.astype(np.int64).reshape(32, 1)), TextPart(text)))
+
+
+# --- facts in words ---
+
+
+def nouns_in(text: str) -> set[str]:
+    """The world's nouns that a text names; long names hide the short ones within them."""
+    rest, found = spoken.plain(text), set()
+    for pattern, noun in spoken.noun_patterns():
+        if pattern.search(rest):
+            found.add(noun)
+            rest = pattern.sub(" ", rest)
+    return found
+
+
+def place_in(text: str) -> str | None:
+    """The place that a text names."""
+    words = spoken.plain(text)
+    return next((place.name for place in world.PLACES if place.phrase in words), None)
+
+
+def time_in(text: str) -> str | None:
+    """The time that a text names."""
+    words = spoken.plain(text)
+    return next((time.name for time in world.TIMES if time.phrase in words), None)
+
+
+def without_backdrop(text: str) -> str:
+    """A caption without its place and time, so that 'on a city street' names no thing."""
+    words = spoken.plain(text)
+    for phrase in (*(place.phrase for place in world.PLACES), *(time.phrase for time in world.TIMES)):
+        words = words.replace(phrase, "")
+    return words
+
+
+def f1(found: set[str], truth: set[str]) -> float:
+    """Harmonic mean of precision and recall of two sets."""
+    return 2 * len(found & truth) / max(1, len(found) + len(truth))
+
+
+# --- the checks ---
+
+
+def captions(speaker: Speaker, codes: np.ndarray, truths: Sequence[scenes.Scene], question: str = "What is in this picture?") -> list[str]:
+    """Captions of pictures. codes: (n, 32)."""
+    return [speaker.answer([image_turn(row, question)], longest=80).text for row, _ in zip(codes, truths, strict=True)]
+
+
+def caption_scores(said: Sequence[str], truths: Sequence[scenes.Scene]) -> dict[str, list[float]]:
+    """Per picture: F1 of the things, place right, time right."""
+    pairs = list(zip(said, truths, strict=True))
+    return {
+        "object_f1": [f1(nouns_in(without_backdrop(text)), {thing.noun for thing in scene.things}) for text, scene in pairs],
+        "place": [float(place_in(text) == scene.place) for text, scene in pairs],
+        "time": [float(time_in(text) == scene.time) for text, scene in pairs],
+    }
+
+
+def transcripts(speaker: Speaker, clips: ClipSet, rows: Sequence[int], repeats: bool = True) -> list[str]:
+    """What the model heard in clips."""
+    said = []
+    for row in rows:
+        codes = clips.codes(row)
+        codes = codes if repeats else without_repeats(codes)
+        turn = Turn("human", (MediaPart("speech", codes[:, None]), TextPart("What did I say?")))
+        said.append(speaker.answer([turn], longest=40).text)
+    return said
+
+
+def captioned_words(said: Sequence[str], clips: ClipSet, rows: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Word error rates and word counts of transcripts."""
+    return word_error_rates([clips.clips[row].item.text for row in rows], [spoken.plain(text) for text in said])
+
+
+def expected(turn: chats.Turn) -> set[str]:
+    """Modalities of a written reply."""
+    return {MODALITY_OF[type(part)] for part in turn.parts if type(part) in MODALITY_OF}
+
+
+class Encoder:
+    """Turns the specifications in a chat into coded parts, from a library."""
+
+    def __init__(self, library: Library, clips: ClipSet, repeats: bool = True) -> None:
+        self.library, self.clips, self.repeats = library, clips, repeats
+
+    def part(self, part: chats.Part) -> Part:
+        """One part."""
+        if isinstance(part, chats.Words):
+            return TextPart(part.text)
+        if isinstance(part, chats.SpeechPart):
+            codes = self.clips.codes(part.number)
+            return MediaPart("speech", (codes if self.repeats else without_repeats(codes))[:, None])
+        if isinstance(part, chats.PicturePart):
+            assert self.library.pictures is not None
+            return MediaPart("image", self.library.pictures.codes[part.number].astype(np.int64)[:, None])
+        assert self.library.music is not None
+        return MediaPart("music", self.library.music.codes[part.number][:MUSIC_FRAMES].astype(np.int64))
+
+    def turns(self, turns: Sequence[chats.Turn]) -> list[Turn]:
+        """A history."""
+        return [Turn(turn.role, tuple(self.part(part) for part in turn.parts), turn.heard) for turn in turns]
+
+
+class HeldOut(Library):
+    """Held-out phrasings over rows that training kept back, and spoken sentences of the test set."""
+
+    heldout = True
+
+    def __init__(self, runs: Path) -> None:
+        super().__init__(runs)
+        self.test = ClipSet(runs / "data" / "speech", ("synth_test",), split="test")
+
+    def picture(self, rng: random.Random, want: chats.Want) -> chats.PicturePart:
+        """A kept-back picture if one has these facts."""
+        if self.pictures is None:
+            raise chats.NotFound
+        first = len(self.pictures.scenes) - KEPT_BACK
+        rows = [row for row in range(first, first + KEPT_BACK) if want.items() <= chats.scene_facts(self.pictures.scenes[row]).items()]
+        return self._row(rng.choice(rows)) if rows else super().picture(rng, want)
+
+    def _row(self, number: int) -> chats.PicturePart:
+        assert self.pictures is not None
+        return chats.PicturePart(self.pictures.scenes[number], number)
+
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> chats.SpeechPart:
+        """Test clips; a reply that has no clip there is only expected, never heard."""
+        if text is not None:
+            return chats.SpeechPart(spoken.SpokenItem(spoken.plain(text), "reply", {}, text))
+        rows = self.test.by_kind.get(rng.choice(kinds), [])
+        if not rows:
+            raise chats.NotFound
+        number = rng.choice(rows)
+        return chats.SpeechPart(self.test.clips[number].item, number)
+
+
+def modality_trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterator[tuple[str, bool, int]]:
+    """(pattern, whether the last reply has exactly the modalities asked for, malformed) of n held-out chats."""
+    have = ("s" if source.test.clips else "") + ("p" if source.pictures else "") + ("m" if source.music else "")
+    encoder = Encoder(source, source.test)
+    names = [name for name, (_, needs, _) in chats.PATTERNS.items() if set(needs) <= set(have)]
+    rng = random.Random(f"trials {seed}")
+    for number in range(n):
+        try:
+            dialogue = chats.write(names[number % len(names)], rng, source)
+            history = encoder.turns(dialogue.turns[:-1])
+        except (chats.NotFound, IndexError):
+            continue
+        reply = speaker.answer(history, seed=number)
+        yield dialogue.pattern, reply.modalities == expected(dialogue.turns[-1]), reply.malformed
+
+
+def quick_figures(model: Llama, vocabulary: Vocabulary, library: Library, n: int = 30) -> dict[str, float]:
+    """A few figures while training: WER (without and with repeats), caption F1 and place, modality of typed requests."""
+    speaker = Speaker(LocalEngine(model), vocabulary)
+    found: dict[str, float] = {}
+    clips = ClipSet(library.runs / "data" / "speech", ("synth_test",), split="test")
+    if clips.clips and clips.coded == library.clips.coded:
+        rows = [row for row, clip in enumerate(clips.clips) if not clip.voice.startswith("awb")][:n]
+        for name, repeats in (("wer_dedup", False), ("wer", True)):
+            rates, counts = captioned_words(transcripts(speaker, clips, rows, repeats), clips, rows)
+            found[name] = float(np.average(rates, weights=counts))
+    if library.pictures is not None:
+        truths = library.pictures.scenes[-n:]
+        scores = caption_scores(captions(speaker, library.pictures.codes[-n:], truths), truths)
+        found |= {f"caption_{key}": float(np.mean(values)) for key, values in scores.items()}
+    source = chats.FreeSource(5, heldout=True, pool=300)
+    rng, right = random.Random(3), []
+    for pattern, force in (("t-p", {"image"}), ("t-m", {"music"}), ("t-t", set())):
+        if (pattern == "t-p" and library.pictures is None) or (pattern == "t-m" and library.music is None):
+            continue
+        for dialogue in islice((chats.write(pattern, rng, source) for _ in range(8)), 8):
+            turn = Turn("human", tuple(TextPart(part.text) for part in dialogue.turns[0].parts if isinstance(part, chats.Words)))
+            right.append(float(speaker.answer([turn], longest=160).modalities == force))
+    return found | {"modality": float(np.mean(right))}
+
+
+# --- command line ---
+
+
+def figures(speaker: Speaker, source: HeldOut, n: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (key, figure) for everything that facts alone can judge."""
+    if source.pictures is not None:
+        truths = source.pictures.scenes[-min(n, KEPT_BACK) :]
+        said = captions(speaker, source.pictures.codes[-len(truths) :], truths)
+        shuffled = caption_scores(said, truths[1:] + truths[:1])
+        for key, values in caption_scores(said, truths).items():
+            yield f"picture_to_text.{key}", figure(values, ceiling=1.0, floor=float(np.mean(shuffled[key])))
+    if source.test.clips:
+        for key, heldout in (("wer_seen_voices", False), ("wer_heldout_voice", True)):
+            rows = [row for row, clip in enumerate(source.test.clips) if clip.voice.startswith("awb") == heldout][:n]
+            rates, counts = captioned_words(transcripts(speaker, source.test, rows), source.test, rows)
+            yield f"speech_to_text.{key}", figure(rates, counts, ceiling=0.0)
+    if source.music is not None:
+        from anygpt_demo.eval.music import music_to_text
+
+        rows = list(range(len(source.music.pieces) - min(n, KEPT_BACK), len(source.music.pieces)))
+        heard = []
+        for row in rows:
+            part = MediaPart("music", source.music.codes[row][:MUSIC_FRAMES].astype(np.int64))
+            heard.append(speaker.answer([Turn("human", (part, TextPart("What music is this?")))], longest=80).text)
+        for key, value in music_to_text(heard, [source.music.pieces[row] for row in rows]).items():
+            yield f"music_to_text.{key}", value
+    trials = list(modality_trials(speaker, source, 2 * n))
+    yield "chat.modality", figure([float(right) for _, right, _ in trials], ceiling=1.0)
+    yield "chat.malformed", figure([float(bad) for *_, bad in trials])
+    for name in sorted({pattern for pattern, *_ in trials}):
+        yield f"chat.modality.{name}", figure([float(right) for pattern, right, _ in trials if pattern == name])
+
+
+def produce(speaker: Speaker, source: HeldOut, n: int, out: Path) -> None:
+    """Write what the model makes for held-out requests: pictures.npz / music.npz / speech.npz (codes) with .jsonl (what was asked)."""
+    out.mkdir(parents=True, exist_ok=True)
+    writer = chats.Writer(random.Random("produce"), source)
+    if source.pictures is not None:
+        truths = source.pictures.scenes[-min(n, KEPT_BACK) :]
+        forms = ("Draw {scene}.", "Please draw {scene}.", "Show me {scene}.")
+        asked = [writer.pick(forms, scene=chats.scene_words(scene)) for scene in truths]
+        _write(out, "image", speaker, asked, [asdict(scene) for scene in truths])
+    if source.music is not None:
+        pieces = source.music.pieces[-min(n, KEPT_BACK) :]
+        forms = ("Play {music}.", "Compose {music}.", "Please play {music}.")
+        asked = [writer.pick(forms, music=chats.piece_words(piece)) for piece in pieces]
+        _write(out, "music", speaker, asked, [asdict(piece) for piece in pieces])
+    texts = [clip.item.text for clip in source.test.clips][:n]
+    _write(out, "speech", speaker, [f"Please say {text}" for text in texts], [{"text": text} for text in texts])
+
+
+def _write(out: Path, modality: str, speaker: Speaker, asked: Sequence[str], truths: Sequence[dict[str, Any]]) -> None:
+    codes, rows = {}, []
+    for number, (text, truth) in enumerate(zip(asked, truths, strict=True)):
+        reply = speaker.answer([Turn("human", (TextPart(text),))], seed=number, force=modality)
+        made = [block for name, block in reply.blocks if name == modality]
+        if made:
+            codes[str(number)] = made[0]
+        rows.append({"number": number, "asked": text, "said": reply.text, "truth": truth, "made": bool(made)})
+    np.savez_compressed(out / f"{modality}.npz", **codes)
+    (out / f"{modality}.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the figures as JSON; with --out also write generated codes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", type=Path, default=Path("checkpoints/mini"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--out", type=Path, help="folder for generated codes")
+    options = parser.parse_args(arguments)
+    speaker, source = Speaker.load(Family.open(options.family)), HeldOut(options.runs)
+    if options.out is not None:
+        produce(speaker, source, options.n, options.out)
+    found = dict(figures(speaker, source, options.n))
+    json.dump({"figures": found}, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()
