@@ -220,6 +220,7 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice that replies speak in")
     parser.add_argument("--output", choices=[*codecs.CODECS, "text"], help="what the reply must contain (default: the model's choice)")
     parser.add_argument("--preset", choices=["chat", "paper", "greedy"], default="chat", help="how words are drawn")
+    parser.add_argument("--history", choices=["clean", "official"], default="clean", help="official: the published program's layout")
     parser.add_argument("--max-new", type=int, default=2048, metavar="N", help="most tokens of the reply")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for media and reply.json (default: reply)")
     parser.add_argument("--json", action="store_true", help="print reply.json")

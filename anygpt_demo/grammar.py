@@ -24,6 +24,7 @@ PRESETS: Mapping[str, Sampling] = {  # how words are drawn; codes are drawn as t
     "greedy": Sampling(temperature=0.0),
 }
 CLOSING = 2  # ids that end a reply: <eos> </s>
+HEARD_LIMIT = 256  # most words of a transcript; 30 s of fast speech are about 200
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -145,7 +146,8 @@ class Grammar:
     def _key(self) -> tuple[object, ...]:
         if self.state == "text":
             openable = tuple(name for name in self.open_to if self.left >= self._shortest(self.vocabulary.ranges[name]))
-            return (self.state, self.phase, min(self.left, CLOSING + 1), openable, self.blocks > 0, self._must_open(openable), self.forced)
+            musts = (self._must_open(openable), self._must_answer(), self._may_chain())
+            return (self.state, self.phase, min(self.left, CLOSING + 1), openable, self.blocks > 0, musts, self.forced)
         if self.state == "block":
             assert self._item is not None
             facts = self._item.modality
@@ -159,6 +161,18 @@ class Grammar:
             return False
         tight = self.left <= self._shortest(self.vocabulary.ranges[self.forced])
         return tight or self.words_used >= self.force_after
+
+    def _may_chain(self) -> bool:
+        """Whether <-Ins-> may stand here: once, before any block, and not at the expense of a forced one."""
+        room = self.forced is None or self.left > self._shortest(self.vocabulary.ranges[self.forced]) + 2
+        return self.chain and room and self.phase == "free" and self.blocks == 0
+
+    def _must_answer(self) -> bool:
+        """Whether the transcript has to end now: it is too long, or the forced block would no longer fit after it."""
+        if self.phase != "heard":
+            return False
+        tight = self.forced is not None and self.left <= self._shortest(self.vocabulary.ranges[self.forced]) + 1
+        return tight or self.words_used >= HEARD_LIMIT
 
     def _full(self, frame: int) -> bool:
         """Whether no further frame may begin: the limit or the budget is reached. One more frame costs its layers, then 3 closing ids."""
@@ -199,11 +213,11 @@ class Grammar:
             return Slice((one(tokens.ranges[self.forced].start),), self.words)
         ranges = list(self._word_ranges)
         if self.phase == "heard":
-            return Slice(merge([*ranges, one(tokens.res)]), self.words)
+            return Slice(merge([*([] if self._must_answer() else ranges), one(tokens.res)]), self.words)
         ranges += [one(tokens.ranges[name].start) for name in openable]
         if self.forced is None or self.forced not in openable:
             ranges += [one(tokens.eos), one(tokens.stop)]
-        if self.chain and self.phase == "free" and self.blocks == 0:
+        if self._may_chain():
             ranges.append(one(tokens.ins))
         return Slice(merge(ranges), self.words)
 
@@ -223,7 +237,7 @@ class Grammar:
             self._item = tokens.ranges[tokens.starts[number]]
             self.state, self.codes = "block", 0
         elif number == tokens.ins:
-            self.phase = "heard"
+            self.phase, self.words_used = "heard", 0
         elif number == tokens.res:
             self.phase, self.words_used = "said", 0
         else:

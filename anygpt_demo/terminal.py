@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def once(options: argparse.Namespace) -> int:
     voice = read_voice(chat, options.voice)
     conversation = Journal(options.out).conversation()
     conversation.clear()
-    settings = Settings(preset=options.preset, output=options.output, max_new=options.max_new)
+    settings = Settings(preset=options.preset, output=options.output, max_new=options.max_new, history=options.history)
     screen = Screen(options.json, notes)
     with stoppable() as stop:
         for update in chat.reply(conversation, message, voice=voice, seed=options.seed, settings=settings, stop=stop):
@@ -188,7 +188,7 @@ class Talk:
         self.voice = read_voice(chat, options.voice)
         self.output: str | None = options.output
         self.seed: int = options.seed
-        self.preset: str = options.preset
+        self.settings = Settings(preset=options.preset, max_new=options.max_new, history=options.history)
 
     def lines(self) -> Iterator[str]:
         """What the person types, until the end of input or /quit."""
@@ -237,7 +237,7 @@ class Talk:
         message, notes = read_message(self.chat, text, files)
         for note in notes:
             say(f"({note})")
-        settings = Settings(preset=self.preset, output=self.output)
+        settings = replace(self.settings, output=self.output)
         screen = Screen()
         with stoppable() as stop:
             for update in self.chat.reply(self.conversation, message, voice=self.voice, seed=self.seed, settings=settings, stop=stop):

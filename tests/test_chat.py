@@ -226,3 +226,70 @@ def test_files_become_clean_media(vocabulary):
     assert isinstance(found, Audio) and found.rate_hz == 32000 and abs(found.seconds - 5.0) < 0.01 and notes
     with pytest.raises(UserError):
         read_file(vocabulary, "speech", write_wav(sound(40.0)))
+
+
+class Echo:
+    """An engine that repeats the last message word for word; it has no state."""
+
+    context = 4096
+
+    def __init__(self, vocabulary):
+        self.vocabulary = vocabulary
+
+    def generate(self, ids, grammar, *, seed, stop, max_new):
+        tokens = self.vocabulary
+        start = len(ids) - ids[::-1].index(tokens.human)
+        said = ids[start : start + ids[start:].index(tokens.eoh)]
+        return Reading([*said[len(tokens.encode_text(":")) :], tokens.eos, tokens.stop], grammar, stop, max_new)
+
+
+def test_sessions_share_nothing(vocabulary, tmp_path):
+    """Many people at once: no word, code, seed or file of one reaches another."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    chat = Chat(vocabulary, Echo(vocabulary), lambda name: Plain(vocabulary.ranges[name].modality))
+    sessions, turns = 20, 10
+
+    def person(number):
+        conversation = Journal.create(tmp_path).conversation()
+        for turn in range(turns):
+            updates = list(chat.reply(conversation, Message(f"canary-{number:03d}-{turn}", (("image", picture(number + 20)),)), seed=number))
+            assert updates[-1].turn.text == f"canary-{number:03d}-{turn}"
+        return number, conversation.journal.folder
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(person, range(sessions)))
+    assert len({folder for _, folder in folders}) == sessions
+    for number, folder in folders:
+        text = (folder / "turns.jsonl").read_text(encoding="utf-8")
+        assert text.count("canary-") == text.count(f"canary-{number:03d}-") == 2 * turns
+        names = [part.file for turn in Journal(folder).turns for part in turn.parts if isinstance(part, MediaPart)]
+        assert len(names) == 2 * turns and all((folder / name).is_file() for name in names)
+
+
+def test_a_real_engine_with_random_weights(vocabulary, tmp_path):
+    """The whole path with the project's own engine: legal replies, equal seeds equal replies, histories read from its cache."""
+    import torch
+
+    from anygpt_demo.engine import LocalEngine
+    from anygpt_demo.models.llama import Llama, LlamaConfig
+
+    torch.manual_seed(0)
+    config = LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=1024, tie_word_embeddings=False)
+    chat = Chat(vocabulary, LocalEngine(Llama(config)), lambda name: Plain(vocabulary.ranges[name].modality))
+
+    def talk(outputs):
+        conversation = Journal.create(tmp_path).conversation()
+        found = []
+        for seed, output in enumerate(outputs):
+            settings = Settings(output=output, max_new=40, limits={"music": 5, "speech": 20})
+            updates = list(chat.reply(conversation, Message(f"say {seed}", (("image", picture(seed)),)), seed=seed, settings=settings))
+            last = updates[-1]
+            assert last.reason == "eos" and not [update for update in updates if isinstance(update, Card)]
+            if output not in (None, "text"):
+                assert output in [part.modality for part in last.turn.parts if isinstance(part, MediaPart)]
+            found.append(last.turn.ids)
+        return found
+
+    outputs = [None, "music"]
+    assert talk(outputs) == talk(outputs)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anygpt_demo import codecs
-from anygpt_demo.grammar import PRESETS, Grammar, IllegalToken, section_of, sections
+from anygpt_demo.grammar import HEARD_LIMIT, PRESETS, Grammar, IllegalToken, section_of, sections
 from anygpt_demo.protocol import BlockClosed, BlockDropped, Ended, Malformed, Parser
 
 NAMES = [*codecs.CODECS, "gesture"]
@@ -71,10 +71,10 @@ def test_random_logits_write_no_malformed_block(wider):
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=40, deadline=None)
-@given(budget=st.integers(1, 300), seed=st.integers(0, 1000))
-def test_a_forced_modality_appears_whenever_it_fits(wider, name, budget, seed):
+@given(budget=st.integers(1, 300), seed=st.integers(0, 1000), chain=st.booleans())
+def test_a_forced_modality_appears_whenever_it_fits(wider, name, budget, seed, chain):
     facts = wider.ranges[name].modality
-    grammar = Grammar(wider, budget=budget, force=name, chain=False)
+    grammar = Grammar(wider, budget=budget, force=name, chain=chain)
     _, events = run(grammar, np.random.default_rng(seed))
     check(wider, grammar, events)
     found = {event.modality for event in events if isinstance(event, BlockClosed)}
@@ -129,6 +129,14 @@ def test_the_chain_stands_once_and_first(vocabulary):
     assert grammar.allowed().ranges == ((vocabulary.stop, vocabulary.stop + 1),)
     grammar.advance(vocabulary.stop)
     assert grammar.done and grammar.allowed().ranges == ()
+
+
+def test_a_transcript_ends(wider):
+    grammar = Grammar(wider, budget=2000)
+    grammar.advance(wider.ins)
+    for _ in range(HEARD_LIMIT):
+        grammar.advance(wider.encode_text("a")[0])
+    assert grammar.allowed().ranges == ((wider.res, wider.res + 1),)
 
 
 def test_sampling_follows_the_state(vocabulary):
