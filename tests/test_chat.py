@@ -253,7 +253,8 @@ def test_sessions_share_nothing(vocabulary, tmp_path):
     def person(number):
         conversation = Journal.create(tmp_path).conversation()
         for turn in range(turns):
-            updates = list(chat.reply(conversation, Message(f"canary-{number:03d}-{turn}", (("image", picture(number + 20)),)), seed=number))
+            message = Message(f"canary-{number:03d}-{turn}", (("image", picture(number + 20)),))
+            updates = list(chat.reply(conversation, message, seed=number))
             assert updates[-1].turn.text == f"canary-{number:03d}-{turn}"
         return number, conversation.journal.folder
 
