@@ -42,7 +42,9 @@ def test_marks_of_a_perfect_verdict() -> None:
         for thing in scene.things:
             nouns[row, noun_index(thing.noun)] = 1
             centres[row, noun_index(thing.noun)] = (thing.box.x, thing.box.y)
-    verdict = Verdict(nouns, centres, batch.place, batch.time, batch.style, batch.count, np.array([layout(scene) for scene in batch.scenes]))
+    verdict = Verdict(
+        nouns, centres, batch.place, batch.time, batch.style, batch.count, np.array([layout(scene) for scene in batch.scenes])
+    )
     found = marks(verdict, batch.scenes)
     assert set(found) == set(ATTRIBUTES)
     assert all(value == 1 for name in ATTRIBUTES for value, weight in found[name] if weight)
@@ -63,7 +65,9 @@ def codec():  # type: ignore[no-untyped-def]
         image_size=128, patch_size=16, patch_embed="conv", stem=(8, 8, 8), decode_depth=1, decode_heads=2, image_down=(8, 8, 4),
         embedding=16, text_decoder=False, vit_mlp_ratio=2.0, cross_every=1, **sizes,
     )  # fmt: skip
-    decoder = FlowDecoder(FlowConfig(vector=40, embedding=16, widths=(16, 16, 16), time=16, patch_channels=8, hidden=32))
+    decoder = FlowDecoder(
+        FlowConfig(code=8, restored=32, embedding=16, unet_widths=(16, 16, 16), widths=(16, 16, 16), time=16, patch_channels=8, hidden=32)
+    )
     from dataclasses import replace
 
     return ImageCodec(SeedTokenizer(config).eval(), decoder.eval(), replace(MODALITY, codebook=64))

@@ -63,6 +63,7 @@ class Judge(nn.Module):
         self.scene = nn.Sequential(nn.Linear(3 * d, 160), nn.ReLU(), nn.Linear(160, sum(self.sizes)))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits of every cell, and of place, time, style, count and layout."""
         features = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
         upper, lower = features[:, :, :4].mean((2, 3)), features[:, :, 4:].mean((2, 3))
         pooled = torch.cat([upper, lower, features.amax((2, 3))], 1)

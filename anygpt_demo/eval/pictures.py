@@ -48,7 +48,8 @@ def _related(verdict: Verdict, row: int, scene: Scene) -> bool:
     """Whether the first two things stand as the scene says."""
     first, second = (verdict.centres[row, noun_index(thing.noun)] for thing in scene.things[:2])
     right = LAYOUTS[verdict.layout[row]] == LAYOUTS[layout(scene)]
-    order = {"left of": first[0] < second[0], "right of": first[0] > second[0], "above": first[1] < second[1], "behind": first[1] < second[1]}
+    across, down = second - first
+    order = {"left of": across > 0, "right of": across < 0, "above": down > 0, "behind": down > 0}
     return bool(right and order.get(scene.relation, True))
 
 

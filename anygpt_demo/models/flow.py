@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -32,19 +32,31 @@ PATCH_MARGIN = 1.12  # a slot's patch is this much larger than its thing
 class FlowConfig:
     """Sizes of the decoder."""
 
-    vector: int = 144  # V: code vector (16) and re-expanded vector (128) side by side
+    code: int = 16  # width of a code vector
+    restored: int = 128  # width of a re-expanded vector
     embedding: int = 192  # E
     nouns: int = 208
     colours: int = 9  # natural colour first
     scene: tuple[int, ...] = (10, 7, 8)  # places, times, styles
     side: int = 128  # pixels
     fold: int = 4  # pixel-unshuffle
-    widths: tuple[int, ...] = (48, 80, 144)  # channels at 32, 16 and 8
+    widths: tuple[int, ...] = (48, 80, 144)  # channels of the Canvas at 32, 16 and 8
+    unet_widths: tuple[int, ...] = (32, 64, 128)  # channels of the UNet at 32, 16 and 8
     time: int = 128  # width of the time embedding
     patch: int = 12  # cells per side of a slot's patch
     patch_channels: int = 32
-    hidden: int = 384  # of the Reader
+    hidden: int = 256  # of the Reader
     steps: int = 4
+
+    @property
+    def vector(self) -> int:
+        """V: code vector and re-expanded vector side by side."""
+        return self.code + self.restored
+
+    @property
+    def cells(self) -> int:
+        """Channels of the Reader's map: hidden, noun probabilities and 4 x 4 pixels of each cell."""
+        return self.restored + self.nouns + 1 + 48
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> FlowConfig:
@@ -66,7 +78,7 @@ class Condition:
     colours: Tensor  # (B, S, colours) probabilities
     scene: Tensor  # (B, sum(config.scene)) probabilities
     thumbnail: Tensor  # (B, 3, 8, 8) mean colours in [-1, 1]
-    cells: Tensor  # (B, width of the Reader's map, 8, 8)
+    cells: Tensor  # (B, config.cells, 8, 8)
     vectors: Tensor  # (B, 32, V)
     embedding: Tensor  # (B, E)
 
@@ -76,7 +88,7 @@ class Maps:
     """What the UNet is conditioned on."""
 
     levels: tuple[Tensor, Tensor, Tensor]  # (B, widths[k], 32 / 2**k, 32 / 2**k)
-    context: Tensor  # (B, 32, widths[2])
+    context: Tensor  # (B, 32, unet_widths[2])
     scene: Tensor  # (B, time)
     coarse: Tensor  # (B, 3, side, side): the mean picture, in about [-1, 1]
 
@@ -103,6 +115,13 @@ class Residual(nn.Module):
         return F.relu(self.skip(x) + self.second(hidden))
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Multi-head attention. query (B, Q, D), key and value (B, N, D) -> (B, Q, D)."""
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).float().softmax(3)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
 class CrossBlock(nn.Module):
     """Pre-norm block: self-attention, attention to a context of the same width, MLP."""
 
@@ -114,65 +133,71 @@ class CrossBlock(nn.Module):
         self.query, self.key_value, self.cross_out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).float().softmax(3)
-        return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
-
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x + self.self_out(self._attend(*self.self_qkv(self.norm_self(x)).chunk(3, 2)))
-        x = x + self.cross_out(self._attend(self.query(self.norm_cross(x)), *self.key_value(context).chunk(2, 2)))
+        x = x + self.self_out(attend(*self.self_qkv(self.norm_self(x)).chunk(3, 2), self.heads))
+        x = x + self.cross_out(attend(self.query(self.norm_cross(x)), *self.key_value(context).chunk(2, 2), self.heads))
         return x + self.mlp(self.norm_mlp(x))
 
 
-class Reader(nn.Module):
-    """Vectors and embedding -> Condition. Small heads per slot, and 64 position queries for the map of colours."""
+class GridReader(nn.Module):
+    """64 positions read the re-expanded vectors: noun, frozen feature and 4 x 4 pixels of every cell.
 
-    WIDTH = 96  # of the map
+    Parameters are those of the head of the same name that the tokenizer was trained with.
+    """
+
+    HEADS = 4
+
+    def __init__(self, config: FlowConfig, features: int) -> None:
+        super().__init__()
+        width = config.restored
+        self.positions = nn.Parameter(torch.zeros(1, CELLS**2, width))
+        self.query, self.key, self.value, self.mix = (nn.Linear(width, width) for _ in range(4))
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        self.norm = nn.LayerNorm(width)
+        self.sizes = (config.nouns + 1, features, 48)
+        self.out = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, restored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 32, W) -> hidden (B, 64, W), noun logits (B, 64, N), pixels (B, 64, 48) in about [-1, 1]."""
+        x = self.positions.expand(len(restored), -1, -1)
+        x = x + self.mix(attend(self.query(x), self.key(restored), self.value(restored), self.HEADS))
+        hidden = self.norm(x + self.mlp(x))
+        nouns, _, pixels = self.out(hidden).split(self.sizes, 2)
+        return hidden, nouns, pixels
+
+
+class Reader(nn.Module):
+    """Vectors -> Condition: the small heads that the tokenizer was trained with. Never trained with the painter."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
-        group = GROUP * config.vector
-        self.norm = nn.LayerNorm(config.vector)
-        self.scene = nn.Sequential(nn.Linear(group + config.embedding, 256), nn.GELU(), nn.Linear(256, sum(config.scene)))
-        outputs = config.nouns + 1 + config.colours + 4
-        self.slot = nn.Sequential(nn.Linear(group, config.hidden), nn.GELU(), nn.Linear(config.hidden, outputs))
-        self.enter = nn.Linear(config.vector, self.WIDTH)
-        self.places = nn.Parameter(torch.randn(1, 4 * GROUP, self.WIDTH) * 0.5)
-        self.queries = nn.Parameter(torch.randn(1, CELLS**2, self.WIDTH))
-        self.blocks = nn.ModuleList(CrossBlock(self.WIDTH, 4) for _ in range(2))
-        self.colours = nn.Linear(self.WIDTH, 3)
+        group = GROUP * config.code
+        self.scene_outputs = sum(config.scene) + SLOTS + 1  # the last ones count things
+        thing_outputs = config.nouns + 1 + config.colours + 4
+        self.scene = nn.Sequential(nn.Linear(group, config.hidden), nn.GELU(), nn.Linear(config.hidden, self.scene_outputs))
+        self.thing = nn.Sequential(nn.Linear(group, config.hidden), nn.GELU(), nn.Linear(config.hidden, thing_outputs))
+        self.grid = GridReader(config, config.embedding)
 
-    def logits(self, vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Scene (B, .), things (B, S, N), colours (B, S, .), boxes (B, S, 4; the last a logit), map (B, 64, WIDTH)."""
-        x = self.norm(vectors)
-        scene = self.scene(torch.cat([x[:, :GROUP].flatten(1), embedding], 1))
-        slots = self.slot(x[:, GROUP:].reshape(len(x), SLOTS, -1))
-        things, colours, boxes = slots.split((self.config.nouns + 1, self.config.colours, 4), 2)
-        cells = self.queries.expand(len(x), -1, -1)
-        context = self.enter(x) + self.places
-        for block in self.blocks:
-            cells = block(cells, context)
-        return scene.float(), things.float(), colours.float(), boxes.float(), cells.float()
-
-    def understand(self, outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], vectors: Tensor, embedding: Tensor) -> Condition:
-        """Logits as probabilities."""
-        scene, things, colours, boxes, cells = outputs
+    @torch.no_grad()
+    def forward(self, vectors: Tensor, embedding: Tensor) -> Condition:
+        """vectors (B, 32, V), embedding (B, E)."""
+        codes, restored = vectors.float().split((self.config.code, self.config.restored), 2)
+        groups = codes.reshape(len(codes), 1 + SLOTS, -1)
+        scene = self.scene(groups[:, 0])[:, : sum(self.config.scene)]
+        things, colours, boxes = self.thing(groups[:, 1:]).split((self.config.nouns + 1, self.config.colours, 4), 2)
+        hidden, nouns, pixels = self.grid(restored)
+        cells = torch.cat([hidden, 4 * nouns.softmax(2), pixels], 2)
         return Condition(
             things=things.softmax(2),
             boxes=torch.cat([boxes[..., :3], boxes[..., 3:].sigmoid()], 2),
             colours=colours.softmax(2),
             scene=torch.cat([part.softmax(1) for part in scene.split(self.config.scene, 1)], 1),
-            thumbnail=self.colours(cells).transpose(1, 2).unflatten(2, (CELLS, CELLS)),
+            thumbnail=pixels.unflatten(2, (16, 3)).mean(2).transpose(1, 2).unflatten(2, (CELLS, CELLS)),
             cells=cells.transpose(1, 2).unflatten(2, (CELLS, CELLS)),
-            vectors=self.norm(vectors),
+            vectors=vectors,
             embedding=embedding,
         )
-
-    def forward(self, vectors: Tensor, embedding: Tensor) -> Condition:
-        """vectors (B, 32, V), embedding (B, E)."""
-        return self.understand(self.logits(vectors, embedding), vectors, embedding)
 
 
 def _enlarge(inputs: int, outputs: int) -> nn.Sequential:
@@ -188,10 +213,10 @@ class Canvas(nn.Module):
         a, b, c = config.widths
         total = sum(config.scene)
         self.enter = nn.Conv2d(3 + total, c, 1)
-        self.enter_cells = nn.Conv2d(Reader.WIDTH, c, 1)
+        self.enter_cells = nn.Conv2d(config.cells, c, 1)
         nn.init.zeros_(self.enter_cells.weight)
         self.position = nn.Parameter(torch.randn(1, c, CELLS, CELLS) * 0.3)
-        self.low, self.middle, self.high = Residual(c, c), Residual(b, b), Residual(a, a)
+        self.low, self.middle, self.high, self.paint = Residual(c, c), Residual(b, b), Residual(a, a), Residual(a, a)
         self.to_middle, self.to_high = _enlarge(c, b), _enlarge(b, a)
         about = config.nouns + 1
         self.patch = nn.Linear(about, config.patch**2 * config.patch_channels)
@@ -199,8 +224,9 @@ class Canvas(nn.Module):
         self.thing = nn.Linear(about, 64)
         self.lay = nn.Conv2d(config.patch_channels, a, 3, 1, 1)
         self.coarse = nn.Conv2d(a, 3 * config.fold**2, 3, 1, 1)
-        self.context = nn.Linear(config.vector, c)
-        self.context_place = nn.Parameter(torch.randn(1, 4 * GROUP, c) * 0.5)
+        self.norm = nn.LayerNorm(config.vector)
+        self.context = nn.Linear(config.vector, config.unet_widths[2])
+        self.context_place = nn.Parameter(torch.randn(1, 4 * GROUP, config.unet_widths[2]) * 0.5)
         self.scene = nn.Linear(total, config.time)
         self.embedding = nn.Linear(config.embedding, config.time)
         nn.init.zeros_(self.embedding.weight)
@@ -231,20 +257,24 @@ class Canvas(nn.Module):
         high = self.high(self.to_high(middle) + self.lay(self._patches(condition).contiguous(memory_format=torch.channels_last)))
         return Maps(
             levels=(high, middle, low),
-            context=self.context(condition.vectors) + self.context_place,
+            context=self.context(self.norm(condition.vectors)) + self.context_place,
             scene=self.scene(2 * condition.scene) + self.embedding(condition.embedding),
-            coarse=F.pixel_shuffle(self.coarse(high), self.config.fold).float(),
+            coarse=F.pixel_shuffle(self.coarse(self.paint(high)), self.config.fold).float(),
         )
 
 
 class FlowUNet(nn.Module):
-    """Noisy picture, time and maps -> clean picture. Three levels (32, 16, 8), attention to the vectors at 8 x 8."""
+    """Noisy picture, time and maps -> clean picture, as a correction of the coarse one.
+
+    Three levels (32, 16, 8), attention to the vectors at 8 x 8.
+    """
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
-        a, b, c = config.widths
+        a, b, c = config.unet_widths
         folded, time = 3 * config.fold**2, config.time
+        self.bring = nn.ModuleList(nn.Conv2d(n, m, 1) for n, m in zip(config.widths, config.unet_widths, strict=True))
         self.time = nn.Sequential(nn.Linear(32, time), nn.GELU(), nn.Linear(time, time))
         self.enter = nn.Conv2d(2 * folded, a, 3, 1, 1)
         self.down = nn.ModuleList([Residual(a, a, time), Residual(b, b, time), Residual(c, c, time)])
@@ -255,21 +285,23 @@ class FlowUNet(nn.Module):
         self.grow = nn.ModuleList(nn.Sequential(nn.Conv2d(n, 4 * m, 1), nn.PixelShuffle(2)) for n, m in ((c, b), (b, a)))
         self.up = nn.ModuleList([Residual(2 * b, b, time), Residual(2 * a, a, time)])
         self.leave = nn.Conv2d(a, folded, 3, 1, 1)
+        nn.init.zeros_(self.leave.weight)  # starts with the coarse picture
+        nn.init.zeros_(self.leave.bias)
 
     def forward(self, noisy: Tensor, time: Tensor, maps: Maps) -> Tensor:
         """noisy (B, 3, side, side), time (B,) in [0, 1): 0 noise, 1 picture. Returns the clean picture (B, 3, side, side)."""
         angle = torch.exp(torch.arange(16, device=time.device) * 0.4) * time[:, None]
         embedding = F.gelu(self.time(torch.cat([angle.sin(), angle.cos()], 1)) + maps.scene)
         x = F.pixel_unshuffle(torch.cat([noisy, maps.coarse], 1), self.config.fold)
-        high = self.down[0](self.enter(x.contiguous(memory_format=torch.channels_last)) + maps.levels[0], embedding)
-        middle = self.down[1](self.shrink[0](high) + maps.levels[1], embedding)
-        low = self.down[2](self.shrink[1](middle) + maps.levels[2], embedding)
+        high = self.down[0](self.enter(x.contiguous(memory_format=torch.channels_last)) + self.bring[0](maps.levels[0]), embedding)
+        middle = self.down[1](self.shrink[0](high) + self.bring[1](maps.levels[1]), embedding)
+        low = self.down[2](self.shrink[1](middle) + self.bring[2](maps.levels[2]), embedding)
         cells = self.attend(low.flatten(2).transpose(1, 2) + self.position, maps.context)
         low = cells.transpose(1, 2).unflatten(2, (CELLS, CELLS)).contiguous(memory_format=torch.channels_last)
         low = self.bottom(low, embedding)
         middle = self.up[0](torch.cat([self.grow[0](low), middle], 1), embedding)
         high = self.up[1](torch.cat([self.grow[1](middle), high], 1), embedding)
-        return F.pixel_shuffle(self.leave(high), self.config.fold)
+        return maps.coarse + F.pixel_shuffle(self.leave(high), self.config.fold)
 
 
 class FlowDecoder(nn.Module):
@@ -304,20 +336,8 @@ class FlowDecoder(nn.Module):
 
     def sample(self, vectors: Tensor, embedding: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
         """The picture (B, 3, side, side) in [-1, 1]."""
-        result = noise
-        for result in self.previews(vectors, embedding, noise, steps):
-            pass
+        *_, result = self.previews(vectors, embedding, noise, steps)
         return result
-
-
-def without_hints(condition: Condition) -> Condition:
-    """The same condition without what only a trained Reader gives (map, vectors, embedding)."""
-    return replace(
-        condition,
-        cells=torch.zeros_like(condition.cells),
-        vectors=torch.zeros_like(condition.vectors),
-        embedding=torch.zeros_like(condition.embedding),
-    )
 
 
 def parameters(module: nn.Module) -> float:

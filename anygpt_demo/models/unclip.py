@@ -41,10 +41,10 @@ class UnclipDecoder:
         prompt, _ = pipeline.encode_prompt("", torch.device(device), 1, False)
         return cls(pipeline, prompt.detach())
 
-    def conditioning(self, embedding: Tensor, noise_level: int = 0, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+    def conditioning(self, embedding: Tensor, noise_level: int = 0, noise: Tensor | None = None) -> Tensor:
         """Embedding (B, E) -> what the UNet receives (B, 2E): the noised embedding and the embedded noise level."""
         with torch.no_grad():
-            return self.pipeline.noise_image_embeddings(embedding, noise_level, noise, generator)
+            return self.pipeline.noise_image_embeddings(embedding, noise_level, noise)
 
     def run(
         self,

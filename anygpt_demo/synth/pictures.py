@@ -59,7 +59,9 @@ def _font() -> ImageFont.FreeTypeFont:
     for path in FONTS:
         if path.is_file():
             return ImageFont.truetype(str(path), STRIKE)
-    raise MissingProgram("The emoji font is missing.", "Pictures of the small world are drawn with Noto Color Emoji.", "Install fonts-noto-color-emoji.")
+    raise MissingProgram(
+        "The emoji font is missing.", "Pictures of the small world are drawn with Noto Color Emoji.", "Install fonts-noto-color-emoji."
+    )
 
 
 @cache
@@ -167,7 +169,9 @@ def _mountains(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, ligh
         x, width, height = rng.randint(-10, 250), rng.randint(80, 130), rng.randint(65, 110)
         draw.polygon([(x - width // 2, horizon), (x + width // 2, horizon), (x, horizon - height)], fill=_dim((108, 112, 130), light))
         cap = height * 3 // 4
-        draw.polygon([(x - width // 8, horizon - cap), (x + width // 8, horizon - cap), (x, horizon - height)], fill=_dim((240, 245, 250), light))
+        draw.polygon(
+            [(x - width // 8, horizon - cap), (x + width // 8, horizon - cap), (x, horizon - height)], fill=_dim((240, 245, 250), light)
+        )
 
 
 def _street(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float) -> None:
@@ -189,7 +193,10 @@ def _garden(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: 
     for y in (horizon - 22, horizon - 9):
         draw.rectangle((0, y, SIDE, y + 4), fill=_dim((150, 98, 52), light))
     for x in range(rng.randrange(16) - 16, SIDE, 16):
-        draw.polygon([(x, horizon + 3), (x, horizon - 28), (x + 5, horizon - 34), (x + 10, horizon - 28), (x + 10, horizon + 3)], fill=_dim((178, 120, 66), light))
+        draw.polygon(
+            [(x, horizon + 3), (x, horizon - 28), (x + 5, horizon - 34), (x + 10, horizon - 28), (x + 10, horizon + 3)],
+            fill=_dim((178, 120, 66), light),
+        )
     for _ in range(70):
         x, y = rng.randrange(SIDE), rng.randrange(horizon + 8, SIDE)
         petal = rng.choice(((235, 70, 90), (250, 215, 70), (245, 245, 250), (190, 90, 210), (250, 140, 60)))

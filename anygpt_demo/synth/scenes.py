@@ -136,7 +136,7 @@ def _pair(rng: random.Random, nouns: list[str], relation: str, horizon: float) -
         shift = rng.choice((-0.13, 0.13))
         places = [(0.5 + shift + shake(), level - 0.14), (0.5 - shift + shake(), level + 0.12 + shake())]
     else:
-        left, right = ((0.32, 0.68) if relation == "next to" else (0.26, 0.74))
+        left, right = (0.32, 0.68) if relation == "next to" else (0.26, 0.74)
         swapped = relation == "right of"
         places = [(left + shake(), level + shake()), (right + shake(), level + shake())]
         places = places[::-1] if swapped else places
@@ -173,7 +173,9 @@ def _crowd(rng: random.Random, place: str) -> tuple[Thing, ...]:
     nouns = _nouns(rng, place, rng.choice((4, 6, 8)))
     things = []
     for noun, (column, row) in zip(nouns, cells, strict=False):
-        box = _inside((column + 0.5) / 3 + rng.uniform(-0.06, 0.06), (row + 0.5) / 3 + rng.uniform(-0.06, 0.06), rng.uniform(0.21, 0.44), rng)
+        box = _inside(
+            (column + 0.5) / 3 + rng.uniform(-0.06, 0.06), (row + 0.5) / 3 + rng.uniform(-0.06, 0.06), rng.uniform(0.21, 0.44), rng
+        )
         things.append(Thing(noun, (box,), _colour(rng, noun)))
     return tuple(things)
 

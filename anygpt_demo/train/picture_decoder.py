@@ -1,9 +1,10 @@
 """Stage picture-decoder: codes -> picture, by a condition network and a small flow UNet (models/flow.py).
 
-Two phases share one budget. "truth": Canvas and UNet learn to paint from the true contents of a scene (half of the
-pictures are crowded, which gives six things per picture in place of two). "codes": the Reader learns to find these
-contents in the frozen tokenizer's 32 vectors, and all three are trained together on what it finds. Without a trained
-tokenizer in the family only the first phase runs, and the second one follows when the stage is run again.
+Two phases share one budget. "truth": the Canvas alone learns to paint the coarse picture from the true contents of a
+scene (half of the pictures are crowded, which gives six things per picture in place of two); a step costs a third of a
+full one. "codes": the heads of the finished tokenizer become the Reader, and Canvas and UNet learn to paint from what
+it finds in the codes of the stock of scenes. Without a trained tokenizer in the family only the first phase runs, and
+the second one follows when the stage is run again.
 
 Options: truth=SHARE (of the budget for the first phase).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +23,19 @@ from torch import Tensor, nn
 
 from anygpt_demo import checkpoints
 from anygpt_demo.codecs.image import conditioning
-from anygpt_demo.models.flow import CELLS, Condition, FlowConfig, FlowDecoder, without_hints
-from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, standardise
+from anygpt_demo.models.flow import CELLS, Condition, FlowConfig, FlowDecoder
+from anygpt_demo.models.seed import SeedTokenizer
 from anygpt_demo.synth.pictures import BACKGROUND, Studio
 from anygpt_demo.synth.world import COLOURS, NOUNS, PLACES, STYLES, TIMES, noun_index
 from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.picture_codes import load_tokenizer
+from anygpt_demo.train.picture_data import load_labels
+from anygpt_demo.train.picture_stem import MINI
 
 BATCH = 16
 THINGS = 8  # most things of a crowded scene
 RATE = 2e-3
 TRUTH_SHARE = 0.45
-READER_STEPS = 600  # steps at the start of the second phase that train the Reader alone
 RING = 2400  # pictures kept for reuse
 FRESH = 5  # new pictures per step of 16: each is used about three times
 EMA = 0.995
@@ -48,16 +52,14 @@ class Item:
     boxes: np.ndarray  # float32 (THINGS, 4)
     colours: np.ndarray  # int64 (THINGS,)
     scene: tuple[int, int, int]
-    codes: Tensor | None = None  # int64 (32,)
 
 
 class Ring:
-    """A stream of pictures in which each is used a few times. Draws with its own generator."""
+    """A stream of fresh pictures in which each is used a few times."""
 
-    def __init__(self, seed: int, tokenizer: SeedTokenizer | None, crowded_share: float) -> None:
+    def __init__(self, seed: int, crowded_share: float) -> None:
         self._studio = Studio(seed, pool=1000)
         self._rng = random.Random(f"ring-{seed}")
-        self._tokenizer = tokenizer
         self._crowded = crowded_share
         self._items: list[Item] = []
         self._next = 0
@@ -73,12 +75,9 @@ class Ring:
                 colours[slot] = 1 + COLOURS.index(thing.colour) if thing.colour else 0
             labels = (int(batch.place[row]), int(batch.time[row]), int(batch.style[row]))
             items.append(Item(batch.pixels[row], batch.mask[row], nouns, boxes, colours, labels))
-        if self._tokenizer is not None:
-            for item, codes in zip(items, self._tokenizer.encode(standardise(batch.pixels)), strict=True):
-                item.codes = codes.clone()
         return items
 
-    def sample(self, n: int) -> list[Item]:
+    def sample(self, n: int) -> Truth:
         """n pictures, after some new ones have come in."""
         for item in self._draw(max(FRESH, 4 * n - len(self._items))):
             if len(self._items) < RING:
@@ -86,12 +85,45 @@ class Ring:
             else:
                 self._items[self._next] = item
                 self._next = (self._next + 1) % RING
-        return self._rng.sample(self._items, n)
+        return collate(self._rng.sample(self._items, n))
+
+
+class Stock:
+    """The stored scenes with the codes that the finished tokenizer gives them."""
+
+    def __init__(self, runs: Path, seed: int) -> None:
+        folder = runs / "data" / "pictures"
+        self._pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+        self._labels = load_labels(folder)
+        codes = np.fromfile(runs / "data" / "codes" / "pictures" / "codes.u16", "<u2").reshape(-1, 32)
+        self._codes = codes.astype(np.int64)
+        self._rng = np.random.default_rng(seed)
+
+    def sample(self, n: int) -> Truth:
+        """n random pictures."""
+        rows = np.sort(self._rng.choice(len(self._codes), n, replace=False))
+        labels = {name: torch.from_numpy(values[rows]) for name, values in self._labels.items()}
+        things = (labels["grid"] != BACKGROUND).float()[:, None]
+        return Truth(
+            pixels=torch.from_numpy(self._pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1,
+            weight=_weight(F.interpolate(things, scale_factor=16)),
+            nouns=labels["nouns"],
+            boxes=labels["boxes"],
+            colours=labels["colours"],
+            scene=torch.stack([labels["place"], labels["time"], labels["style"]], 1),
+            codes=torch.from_numpy(self._codes[rows]),
+        )
+
+
+def _weight(things: Tensor) -> Tensor:
+    """Things count four times as much as the backdrop. things: 0/1 (B, 1, 128, 128). Returns the same shape, mean 1."""
+    weight = 1 + 3 * things
+    return weight / weight.mean()
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A batch of the ring as tensors."""
+    """A batch of pictures as tensors."""
 
     pixels: Tensor  # float (B, 3, 128, 128) in [-1, 1]
     weight: Tensor  # float (B, 1, 128, 128), mean 1; things count more than the backdrop
@@ -102,22 +134,20 @@ class Truth:
     codes: Tensor | None  # int64 (B, 32)
 
 
-def collate(items: list[Item], slots: int) -> Truth:
+def collate(items: list[Item]) -> Truth:
     """Stack pictures of the ring."""
-    weight = 1 + 3 * torch.from_numpy(np.stack([item.mask for item in items]))[:, None].float()
-    codes = [item.codes for item in items if item.codes is not None]
     return Truth(
         pixels=torch.from_numpy(np.stack([item.pixels for item in items])).permute(0, 3, 1, 2).float() / 127.5 - 1,
-        weight=weight / weight.mean(),
-        nouns=torch.from_numpy(np.stack([item.nouns[:slots] for item in items])),
-        boxes=torch.from_numpy(np.stack([item.boxes[:slots] for item in items])),
-        colours=torch.from_numpy(np.stack([item.colours[:slots] for item in items])),
+        weight=_weight(torch.from_numpy(np.stack([item.mask for item in items]))[:, None].float()),
+        nouns=torch.from_numpy(np.stack([item.nouns for item in items])),
+        boxes=torch.from_numpy(np.stack([item.boxes for item in items])),
+        colours=torch.from_numpy(np.stack([item.colours for item in items])),
         scene=torch.tensor([item.scene for item in items]),
-        codes=torch.stack(codes) if len(codes) == len(items) else None,
+        codes=None,
     )
 
 
-def true_condition(truth: Truth, config: FlowConfig, cells: int) -> Condition:
+def true_condition(truth: Truth, config: FlowConfig) -> Condition:
     """The condition that a perfect Reader would give, without vectors."""
     n = len(truth.pixels)
     scene = torch.cat([F.one_hot(truth.scene[:, k], size).float() for k, size in enumerate(config.scene)], 1)
@@ -128,7 +158,7 @@ def true_condition(truth: Truth, config: FlowConfig, cells: int) -> Condition:
         colours=F.one_hot(truth.colours, config.colours).float(),
         scene=scene,
         thumbnail=thumbnail + 0.08 * torch.randn_like(thumbnail),
-        cells=torch.zeros(n, cells, CELLS, CELLS),
+        cells=torch.zeros(n, config.cells, CELLS, CELLS),
         vectors=torch.zeros(n, 32, config.vector),
         embedding=torch.zeros(n, config.embedding),
     )
@@ -136,7 +166,7 @@ def true_condition(truth: Truth, config: FlowConfig, cells: int) -> Condition:
 
 def forced(condition: Condition, truth: Truth, config: FlowConfig) -> Condition:
     """What the Reader found, corrected by the truth where it is wrong, so that the painter is never taught a wrong thing."""
-    perfect = true_condition(truth, config, 1)
+    perfect = true_condition(truth, config)
     wrong = (condition.things.argmax(2) != truth.nouns)[..., None]
     boxes = torch.where(torch.rand(len(truth.nouns), 1, 1) < 0.5, perfect.boxes, condition.boxes)
     return replace(
@@ -154,39 +184,23 @@ def picture_loss(predicted: Tensor, truth: Truth) -> Tensor:
     return loss + 0.5 * (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean())
 
 
-def reader_loss(outputs: tuple[Tensor, ...], thumbnail: Tensor, truth: Truth, config: FlowConfig) -> Tensor:
-    """Cross-entropies of things, colours and scene, L1 of boxes (things that exist) and of the colour map."""
-    scene, things, colours, boxes, _ = outputs
-    exists = (truth.nouns < config.nouns).float()
-    loss = F.cross_entropy(things.flatten(0, 1), truth.nouns.flatten(), label_smoothing=0.02)
-    loss = loss + sum(F.cross_entropy(part, truth.scene[:, k]) for k, part in enumerate(scene.split(config.scene, 1)))
-    tint = F.cross_entropy(colours.flatten(0, 1), truth.colours.flatten(), reduction="none")
-    mirror = F.binary_cross_entropy_with_logits(boxes[..., 3], truth.boxes[..., 3], reduction="none")
-    where = (boxes[..., :3] - truth.boxes[..., :3]).abs().sum(2)
-    per_thing = 0.3 * tint.view_as(exists) + 0.1 * mirror + 4 * where
-    loss = loss + (per_thing * exists).sum() / exists.sum().clamp(min=1)
-    return loss + 2 * (thumbnail - F.adaptive_avg_pool2d(truth.pixels, CELLS)).abs().mean()
-
-
 class Trainer:
     """Model, average, optimizer and the two kinds of step."""
 
     def __init__(self, settings: Settings, tokenizer: SeedTokenizer | None) -> None:
         torch.manual_seed(settings.seed + 41)
-        sizes = {}
-        if tokenizer is not None:
-            sizes = {"vector": tokenizer.config.code_dim + tokenizer.config.width, "embedding": tokenizer.config.embedding}
+        sizes = {"code": MINI.code_dim, "restored": MINI.width, "embedding": MINI.embedding}
         self.config = FlowConfig(nouns=len(NOUNS), colours=len(COLOURS) + 1, scene=SCENE, **sizes)
         self.model = FlowDecoder(self.config).to(memory_format=torch.channels_last)
+        self.model.reader.requires_grad_(False)
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
         memory = [p for name, p in self.model.named_parameters() if name.startswith(("canvas.patch.", "canvas.thing."))]
         known = {id(p) for p in memory}
-        rest = [p for p in self.model.parameters() if id(p) not in known]
+        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
         groups = [{"params": rest, "speed": 1.0}, {"params": memory, "speed": 2.0, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.97), weight_decay=0.02)
         self.tokenizer = tokenizer
         self.steps = 0
-        self.reader_steps = 0
 
     def state(self) -> dict[str, Any]:
         """Everything that a continued run needs."""
@@ -195,7 +209,6 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
-            "reader_steps": self.reader_steps,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -203,7 +216,14 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.steps, self.reader_steps = int(state["steps"]), int(state["reader_steps"])
+        self.steps = int(state["steps"])
+
+    def take_reader(self, runs: Path) -> None:
+        """The heads of the finished tokenizer become the Reader, rounded as they will be exported."""
+        saved = torch.load(runs / "picture-tokenizer" / "state.pt", map_location="cpu", weights_only=True)["state"]["model"]
+        for name, value in self.model.reader.state_dict().items():
+            value.copy_(saved[f"heads.{name}"].bfloat16().float())
+            self.average[f"reader.{name}"].copy_(value)
 
     def _update(self, loss: Tensor, factor: float) -> None:
         """One optimizer step; the average follows."""
@@ -230,73 +250,68 @@ class Trainer:
             clean = self.model.unet(noisy, time, replace(maps, coarse=maps.coarse.detach()))
         return picture_loss(clean, truth), picture_loss(maps.coarse, truth)
 
-    def truth_step(self, items: list[Item], factor: float) -> dict[str, float]:
-        """Paint from the true contents."""
-        truth = collate(items, THINGS)
-        flow, coarse = self._paint(without_hints(true_condition(truth, self.config, self.model.reader.WIDTH)), truth)
-        self._update(flow + coarse, factor)
-        return {"flow": flow.item(), "coarse": coarse.item()}
+    def truth_step(self, truth: Truth, factor: float) -> dict[str, float]:
+        """Paint the coarse picture from the true contents."""
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = self.model.canvas(true_condition(truth, self.config))
+        coarse = picture_loss(maps.coarse, truth)
+        self._update(coarse, factor)
+        return {"coarse": coarse.item()}
 
-    def codes_step(self, items: list[Item], factor: float) -> dict[str, float]:
-        """Paint from the codes. The first steps train the Reader alone."""
-        truth = collate(items, 3)
+    def codes_step(self, truth: Truth, factor: float) -> dict[str, float]:
+        """Paint from the codes; every other step leaves the UNet out, which is half as dear."""
         with torch.no_grad():
-            vectors, embedding = conditioning(self.tokenizer, truth.codes)
-        outputs = self.model.reader.logits(vectors, embedding)
-        condition = self.model.reader.understand(outputs, vectors, embedding)
-        reading = reader_loss(outputs, condition.thumbnail, truth, self.config)
+            condition = self.model.reader(*conditioning(self.tokenizer, truth.codes))
         right = (condition.things.argmax(2) == truth.nouns)[truth.nouns < self.config.nouns].float().mean()
-        if self.reader_steps < READER_STEPS:
-            self.reader_steps += 1
-            self._update(reading, 1.0)
-            return {"reading": reading.item(), "right": right.item()}
-        flow, coarse = self._paint(forced(condition, truth, self.config), truth)
-        self._update(flow + coarse + 0.2 * reading, factor)
-        return {"flow": flow.item(), "coarse": coarse.item(), "reading": reading.item(), "right": right.item()}
+        condition = forced(condition, truth, self.config)
+        if self.steps % 2:
+            with torch.autocast("cpu", torch.bfloat16):
+                maps = self.model.canvas(condition)
+            coarse = picture_loss(maps.coarse, truth)
+            self._update(coarse, factor)
+            return {"painted": coarse.item(), "right": right.item()}
+        flow, coarse = self._paint(condition, truth)
+        self._update(flow + coarse, factor)
+        return {"flow": flow.item(), "painted": coarse.item(), "right": right.item()}
 
     def export(self, settings: Settings) -> None:
         """The averaged weights as role image_decoder."""
         checkpoints.export(settings.family, "image_decoder", {"kind": "flow", **self.config.to_json()}, self.average)
 
 
-def load_tokenizer(settings: Settings) -> SeedTokenizer | None:
-    """The family's picture tokenizer, frozen, or None."""
-    if not (settings.family / "manifest.json").is_file():
-        return None
-    family = checkpoints.Family.open(settings.family)
-    if not family.has("image_tokenizer"):
-        return None
-    component = family.component("image_tokenizer")
-    tokenizer = SeedTokenizer(SeedConfig.from_json(component.config))
-    checkpoints.load_strict(tokenizer, component.state(), "image_tokenizer")
-    return tokenizer.requires_grad_(False)
+def has_tokenizer(settings: Settings) -> bool:
+    """Whether the family has a finished picture tokenizer and the stock has its codes."""
+    ready = (settings.family / "manifest.json").is_file() and checkpoints.Family.open(settings.family).has("image_tokenizer")
+    return ready and (settings.runs / "data" / "codes" / "pictures" / "codes.u16").is_file()
 
 
 def train(settings: Settings) -> None:
     """Train within the budget and export image_decoder."""
     run = Run("picture-decoder", settings)
-    tokenizer = load_tokenizer(settings)
+    tokenizer = load_tokenizer(settings.family).requires_grad_(False) if has_tokenizer(settings) else None
     trainer = Trainer(settings, tokenizer)
     if state := run.resume():
         trainer.restore(state)
     share = float(settings.options.get("truth", TRUTH_SHARE)) if tokenizer is not None else 1.0
-    ring: Ring | None = None
+    source: Ring | Stock | None = None
     codes = False
     means: dict[str, float] = {}
     while run.going:
-        if ring is None or codes != (run.progress >= share):
+        if source is None or codes != (run.progress >= share):
             codes = run.progress >= share
-            ring = Ring(settings.seed + trainer.steps, tokenizer if codes else None, 0.0 if codes else 0.5)
+            source = Stock(settings.runs, trainer.steps) if codes else Ring(settings.seed + trainer.steps, 0.5)
+            if codes:
+                trainer.take_reader(settings.runs)
         step = trainer.codes_step if codes else trainer.truth_step
-        for key, value in step(ring.sample(BATCH), cosine(run.progress)).items():
+        for key, value in step(source.sample(BATCH), cosine(run.progress)).items():
             means[key] = means.get(key, value) * 0.98 + 0.02 * value
         if trainer.steps % 50 == 0:
             run.log(step=trainer.steps, **means)
         if run.due():
             run.save(trainer.state())
-            if codes and trainer.reader_steps >= READER_STEPS:
+            if codes:
                 trainer.export(settings)
     run.save(trainer.state())
-    if tokenizer is not None and codes:
+    if codes:
         trainer.export(settings)
     run.plot()

@@ -67,7 +67,9 @@ def test_latents_and_conditioning(case: tuple[UnclipDecoder, dict[str, np.ndarra
             if negative and guidance > 1:
                 _use_negative(decoder, _tensor(golden, "negative_image_embeds"), patch)
             torch.manual_seed(SEED)
-            found = decoder.run(_tensor(golden, "image_embeds"), steps=steps, guidance=guidance, latents=_tensor(golden, "latents"), output="latent")
+            found = decoder.run(
+                _tensor(golden, "image_embeds"), steps=steps, guidance=guidance, latents=_tensor(golden, "latents"), output="latent"
+            )
         assert [time for time, _ in calls] == golden[name + "timesteps"].tolist()
         assert len(calls) == int(golden[name + "unet_calls"])
         np.testing.assert_allclose(calls[0][1].detach().numpy(), golden[name + "class_labels"], rtol=1e-4, atol=1e-5, err_msg=name)
