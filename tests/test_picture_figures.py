@@ -68,6 +68,7 @@ def codec():  # type: ignore[no-untyped-def]
     decoder = FlowDecoder(
         FlowConfig(code=8, restored=32, embedding=16, unet_widths=(16, 16, 16), widths=(16, 16, 16), time=16, patch_channels=8, hidden=32)
     )
+    torch.nn.init.normal_(decoder.unet.leave.weight, std=0.2)  # starts at zero, which would hide the noise
     from dataclasses import replace
 
     return ImageCodec(SeedTokenizer(config).eval(), decoder.eval(), replace(MODALITY, codebook=64))
