@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, Protocol
 
 from anygpt_demo.synth import music, phrasings, scenes, topics, world
@@ -163,6 +164,7 @@ def scene_facts(scene: Scene) -> dict[str, str]:
     """The facts by which scenes are found: those of the first thing, and place, time, style."""
     first = scene.things[0]
     facts = {"noun": first.noun, "count": str(first.count), "place": scene.place, "time": scene.time, "style": scene.style}
+    facts["things"] = str(len(scene.things))
     return facts | ({"colour": first.colour} if first.colour else {})
 
 
@@ -223,6 +225,20 @@ class FreeSource:
 # --- the chats ---
 
 
+def trained(draw: Callable[[], str]) -> str:
+    """Draw a request until it does not begin like a held-out phrasing."""
+    while True:
+        text = draw()
+        if not any(text.lower().startswith(opening) for opening in held_out_openings()):
+            return text
+
+
+@cache
+def held_out_openings() -> tuple[str, ...]:
+    """Lower-case beginnings, up to the slot, of the held-out phrasings that ask for something."""
+    return tuple(form.partition("{")[0].lower() for form in phrasings.PHRASINGS if len(form.partition("{")[0].split()) >= 3)
+
+
 @dataclass(frozen=True)
 class Writer:
     """Writes chats of every pattern with one random stream."""
@@ -247,7 +263,7 @@ class Writer:
         """A request for a picture: in mini's regular words or in freer ones."""
         share = self.rng.random()
         if share < 0.35 and not self.source.heldout:
-            text = scenes.request(scene, self.rng)
+            text = trained(lambda: scenes.request(scene, self.rng))
             return capital(text if text.endswith("?") else text + ".")
         if scene.style != "plain" and share < 0.7:
             return self.pick(phrasings.ASK_STYLED, styled=scene_words(scene))
@@ -257,7 +273,7 @@ class Writer:
     def ask_music(self, piece: Piece) -> str:
         """A request for music."""
         if self.rng.random() < 0.5 and not self.source.heldout:
-            return capital(music.request(piece, self.rng))
+            return capital(trained(lambda: music.request(piece, self.rng)))
         drums = "with drums" if piece.drums else "without drums"
         forms = (
             piece_words(piece), f"some {piece.mood} {piece.genre} music", f"{article(piece.tempo)} {piece.genre} piece {drums}",
@@ -523,11 +539,16 @@ def music_then_picture(w: Writer) -> Dialogue:
 
 def same_picture_but(w: Writer) -> Dialogue:
     """'now at night': one fact changes, the first noun stays."""
-    first = w.picture()
+    first = w.picture(things="1")
     scene = first.scene
-    noun = scene.things[0].noun
     change = w.rng.choice(("time", "place", "style", "noun"))
-    second = w.picture(time=w.rng.choice(world.TIMES).name, place=scene.place) if change == "noun" else w.picture(noun=noun)
+    kept = {
+        "time": {"noun": scene.things[0].noun, "place": scene.place},
+        "place": {"noun": scene.things[0].noun, "time": scene.time},
+        "style": {"noun": scene.things[0].noun, "place": scene.place},
+        "noun": {"time": scene.time, "place": scene.place},
+    }[change]
+    second = w.picture(things="1", **kept)
     new = second.scene
     request = {
         "time": w.pick(phrasings.NOW_TIME, time=time_of(new.time).phrase),
@@ -543,7 +564,7 @@ def same_music_but(w: Writer) -> Dialogue:
     first = w.piece()
     if w.rng.random() < 0.5:
         other = {"slow": "fast", "fast": "slow", "medium": w.rng.choice(("slow", "fast"))}[first.piece.tempo]
-        second = w.piece(genre=first.piece.genre, tempo=other)
+        second = w.piece(genre=first.piece.genre, mood=first.piece.mood, tempo=other)
         request = w.pick(phrasings.NOW_TEMPO, tempo=w.rng.choice((other, {"slow": "slower", "fast": "faster"}[other])))
     else:
         second = w.piece(genre=first.piece.genre, mood=first.piece.mood)
