@@ -160,5 +160,5 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         try:
             figures.update(SECTIONS[name](subject))
         except (UserError, FileNotFoundError) as error:
-            missing[name] = str(error) if isinstance(error, UserError) else f"{Path(str(error.filename)).name} is missing: run `synth` first"
+            missing[name] = str(error) if isinstance(error, UserError) else f"{Path(str(error.filename)).name} is missing: run synth first"
     return {"figures": figures, "missing": missing}
