@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import pytest
+
 from anygpt_demo.synth import dialogues as chats
 from anygpt_demo.synth import holdout, phrasings, topics
 from anygpt_demo.synth.phrasings import asked

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from anygpt_demo.grammar import section_of
 from anygpt_demo.train import llm
 from anygpt_demo.train.llm_data import Library, Stream, View, without_repeats

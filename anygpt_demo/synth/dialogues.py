@@ -20,7 +20,19 @@ from anygpt_demo.synth.poems import poem
 from anygpt_demo.synth.scenes import Scene
 from anygpt_demo.synth.spoken import SpokenItem, plain, spoken_items, spoken_sentences
 
-__all__ = ["PATTERNS", "Dialogue", "FreeSource", "PicturePart", "Source", "SpeechPart", "Turn", "Words", "dialogues", "spoken_sentences", "write"]
+__all__ = [
+    "PATTERNS",
+    "Dialogue",
+    "FreeSource",
+    "PicturePart",
+    "Source",
+    "SpeechPart",
+    "Turn",
+    "Words",
+    "dialogues",
+    "spoken_sentences",
+    "write",
+]
 
 Want = Mapping[str, str]  # facts that a scene or a piece must have
 
@@ -267,7 +279,9 @@ class Writer:
             return capital(text if text.endswith("?") else text + ".")
         if scene.style != "plain" and share < 0.7:
             return self.pick(phrasings.ASK_STYLED, styled=scene_words(scene))
-        words = self.rng.choice((f"{things(scene)} {place_phrase(scene.place)} {time_of(scene.time).phrase}", f"{things(scene)} {place_phrase(scene.place)}"))
+        words = self.rng.choice(
+            (f"{things(scene)} {place_phrase(scene.place)} {time_of(scene.time).phrase}", f"{things(scene)} {place_phrase(scene.place)}")
+        )
         return self.pick(phrasings.ASK_PICTURE, scene=scene_words(scene) if scene.style != "plain" else words)
 
     def ask_music(self, piece: Piece) -> str:
@@ -318,8 +332,12 @@ def text_to_picture_steps(w: Writer) -> Dialogue:
     picture = w.picture()
     scene = picture.scene
     question = w.ask_picture(scene)
-    steps = f"First I choose the place: {place_phrase(scene.place)}. Then the sky: {time_of(scene.time).phrase}. Last I add {things(scene)}."
-    return w.turns("t-p steps", human(w.pick(phrasings.ASK_STEPS, question=question)), mini(f"{steps} Here is {scene_words(scene)}.", picture))
+    steps = (
+        f"First I choose the place: {place_phrase(scene.place)}. Then the sky: {time_of(scene.time).phrase}. Last I add {things(scene)}."
+    )
+    return w.turns(
+        "t-p steps", human(w.pick(phrasings.ASK_STEPS, question=question)), mini(f"{steps} Here is {scene_words(scene)}.", picture)
+    )
 
 
 def picture_caption(w: Writer) -> Dialogue:
@@ -343,7 +361,9 @@ def picture_answers(w: Writer, scene: Scene) -> list[tuple[str, str]]:
     if all(other.name != thing.noun for thing in scene.things):
         found.append((w.pick(phrasings.ASK_IS_THERE, thing=world.mention(other)), f"No, I see {things(scene)}."))
     if noun.article != "some":
-        found.append((w.pick(phrasings.ASK_COUNT, plural=noun.plural), f"I see {first.phrase()}." if first.count > 1 else f"I see one {noun.name}."))
+        found.append(
+            (w.pick(phrasings.ASK_COUNT, plural=noun.plural), f"I see {first.phrase()}." if first.count > 1 else f"I see one {noun.name}.")
+        )
     if first.colour and first.count == 1:
         found.append((w.pick(phrasings.ASK_COLOUR, noun=noun.name), f"The {noun.name} is {first.colour}."))
     return found
@@ -390,7 +410,11 @@ def music_questions(w: Writer) -> Dialogue:
 def music_to_music(w: Writer) -> Dialogue:
     first = w.piece()
     second = w.piece(genre=first.piece.genre, mood=first.piece.mood)
-    return w.turns("m-m", human(first, w.pick(phrasings.ASK_SIMILAR)), mini(f"I hear {piece_words(first.piece)}. Here is {piece_words(second.piece)}.", second))
+    return w.turns(
+        "m-m",
+        human(first, w.pick(phrasings.ASK_SIMILAR)),
+        mini(f"I hear {piece_words(first.piece)}. Here is {piece_words(second.piece)}.", second),
+    )
 
 
 def picture_to_music(w: Writer) -> Dialogue:
@@ -489,7 +513,9 @@ def spoken_music_question(w: Writer) -> Dialogue:
     about = speech.item.facts["about"]
     if about == "similar":
         second = w.piece(genre=piece.piece.genre, mood=piece.piece.mood)
-        return w.turns("sm-m", *heard_turns(speech, mini(f"I hear {piece_words(piece.piece)}. Here is {piece_words(second.piece)}.", second), piece))
+        return w.turns(
+            "sm-m", *heard_turns(speech, mini(f"I hear {piece_words(piece.piece)}. Here is {piece_words(second.piece)}.", second), piece)
+        )
     facts = piece.piece
     answer = {
         "caption": f"I hear {piece_words(facts)}.", "lead": f"I hear {article(facts.lead)}.", "tempo": f"The tempo is {facts.tempo}.",
@@ -519,7 +545,9 @@ def picture_aloud(w: Writer) -> Dialogue:
 def music_aloud(w: Writer) -> Dialogue:
     speech = w.voice("hear")
     facts = {key: value for key, value in speech.item.facts.items() if key != "says"}
-    return w.turns("m-s", human(w.piece(**facts), w.pick(phrasings.ASK_SPOKEN_MUSIC_CAPTION)), mini(capital(speech.item.text) + ".", speech))
+    return w.turns(
+        "m-s", human(w.piece(**facts), w.pick(phrasings.ASK_SPOKEN_MUSIC_CAPTION)), mini(capital(speech.item.text) + ".", speech)
+    )
 
 
 def picture_then_music(w: Writer) -> Dialogue:
@@ -527,7 +555,9 @@ def picture_then_music(w: Writer) -> Dialogue:
     mood = w.rng.choice(MOOD_OF_TIME[picture.scene.time])
     piece = w.piece(mood=mood)
     then = mini(f"It feels {mood}. Here is {piece_words(piece.piece)}.", piece)
-    return w.turns("t-p then m", human(w.ask_picture(picture.scene)), here_is_picture(picture), human(w.pick(phrasings.MUSIC_FOR_THAT)), then)
+    return w.turns(
+        "t-p then m", human(w.ask_picture(picture.scene)), here_is_picture(picture), human(w.pick(phrasings.MUSIC_FOR_THAT)), then
+    )
 
 
 def music_then_picture(w: Writer) -> Dialogue:
@@ -574,7 +604,9 @@ def same_music_but(w: Writer) -> Dialogue:
 
 def picture_then_question(w: Writer) -> Dialogue:
     picture = w.picture()
-    question, answer = w.rng.choice((*picture_answers(w, picture.scene), (w.pick(phrasings.WHAT_WAS_THAT), f"It is {scene_words(picture.scene)}.")))
+    question, answer = w.rng.choice(
+        (*picture_answers(w, picture.scene), (w.pick(phrasings.WHAT_WAS_THAT), f"It is {scene_words(picture.scene)}."))
+    )
     return w.turns("t-p then t", human(w.ask_picture(picture.scene)), here_is_picture(picture), human(question), mini(answer))
 
 

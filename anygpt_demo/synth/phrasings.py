@@ -15,28 +15,68 @@ def asked(table: Sequence[str], heldout: bool = False) -> tuple[str, ...]:
 
 
 ASK_PICTURE: tuple[str, ...] = (
-    "Draw {scene}.", "Please draw {scene}.", "Draw me {scene}.", "Show me {scene}.", "Show me a picture of {scene}.", "Please paint {scene}.",
-    "Can you draw {scene}?", "Can you show me {scene}?", "Could you paint {scene}?", "Make a picture of {scene}.", "Create an image of {scene}.",
-    "I would like to see {scene}.", "I want a picture of {scene}.", "Give me an image of {scene}.", "Paint {scene} for me.", "Generate a picture of {scene}.",
-    "Let me see {scene}.", "Make me an image of {scene}.",
+    "Draw {scene}.",
+    "Please draw {scene}.",
+    "Draw me {scene}.",
+    "Show me {scene}.",
+    "Show me a picture of {scene}.",
+    "Please paint {scene}.",
+    "Can you draw {scene}?",
+    "Can you show me {scene}?",
+    "Could you paint {scene}?",
+    "Make a picture of {scene}.",
+    "Create an image of {scene}.",
+    "I would like to see {scene}.",
+    "I want a picture of {scene}.",
+    "Give me an image of {scene}.",
+    "Paint {scene} for me.",
+    "Generate a picture of {scene}.",
+    "Let me see {scene}.",
+    "Make me an image of {scene}.",
 )
 GIVE_PICTURE: tuple[str, ...] = ("Here is {scene}.",)
 
 ASK_STYLED: tuple[str, ...] = (
-    "Draw {styled}.", "Please make {styled}.", "I want {styled}.", "Show me {styled}.", "Can you make {styled}?", "Create {styled}.", "Give me {styled}.",
+    "Draw {styled}.",
+    "Please make {styled}.",
+    "I want {styled}.",
+    "Show me {styled}.",
+    "Can you make {styled}?",
+    "Create {styled}.",
+    "Give me {styled}.",
 )
 
 ASK_CAPTION: tuple[str, ...] = (
-    "What is in this picture?", "What do you see?", "Describe this picture.", "Describe this image.", "What does this picture show?", "Tell me about this picture.",
-    "What can you see in this image?", "Please describe the picture.", "What is shown here?", "Can you describe this image?", "What is this?", "Look at this. What is it?",
+    "What is in this picture?",
+    "What do you see?",
+    "Describe this picture.",
+    "Describe this image.",
+    "What does this picture show?",
+    "Tell me about this picture.",
+    "What can you see in this image?",
+    "Please describe the picture.",
+    "What is shown here?",
+    "Can you describe this image?",
+    "What is this?",
+    "Look at this. What is it?",
 )
 GIVE_CAPTION: tuple[str, ...] = ("I see {scene}.",)
 
-ASK_OBJECT: tuple[str, ...] = ("What object is in the picture?", "Which things do you see?", "What things are in this picture?", "Name the things in the image.")
+ASK_OBJECT: tuple[str, ...] = (
+    "What object is in the picture?",
+    "Which things do you see?",
+    "What things are in this picture?",
+    "Name the things in the image.",
+)
 GIVE_OBJECT: tuple[str, ...] = ("I see {things}.",)
 ASK_PLACE: tuple[str, ...] = ("Where is this?", "Where is the {noun}?", "What place is this?", "Where was this picture made?")
 GIVE_PLACE: tuple[str, ...] = ("It is {place}.",)
-ASK_TIME: tuple[str, ...] = ("What time of day is it?", "How is the weather in the picture?", "Is it day or night here?", "What does the sky look like?")
+ASK_TIME: tuple[str, ...] = (
+    "What time of day is it?",
+    "How is the weather in the picture?",
+    "Is it day or night here?",
+    "What does the sky look like?",
+)
 GIVE_TIME: tuple[str, ...] = ("It is {time}. {words}",)
 ASK_COUNT: tuple[str, ...] = ("How many {plural} are there?", "How many {plural} do you see?", "Count the {plural}.")
 GIVE_COUNT: tuple[str, ...] = ("I see {count}.",)
@@ -49,16 +89,38 @@ GIVE_YES: tuple[str, ...] = ("Yes, I see {things}.",)
 GIVE_NO: tuple[str, ...] = ("No, I see {things}.",)
 
 ASK_MUSIC: tuple[str, ...] = (
-    "Play {music}.", "Please play {music}.", "Compose {music}.", "Play me {music}.", "Can you play {music}?", "I want to hear {music}.", "Make {music}.",
-    "Create {music}.", "Please compose {music}.", "Give me {music}.", "Could you make {music}?", "I would like {music}.", "Let me hear {music}.",
+    "Play {music}.",
+    "Please play {music}.",
+    "Compose {music}.",
+    "Play me {music}.",
+    "Can you play {music}?",
+    "I want to hear {music}.",
+    "Make {music}.",
+    "Create {music}.",
+    "Please compose {music}.",
+    "Give me {music}.",
+    "Could you make {music}?",
+    "I would like {music}.",
+    "Let me hear {music}.",
 )
 GIVE_MUSIC: tuple[str, ...] = ("Here is {music}.",)
 ASK_MUSIC_CAPTION: tuple[str, ...] = (
-    "What music is this?", "Describe this music.", "What do you hear?", "Tell me about this music.", "What kind of music is this?", "Please describe the piece.",
-    "How does this music sound?", "Listen to this. What is it?",
+    "What music is this?",
+    "Describe this music.",
+    "What do you hear?",
+    "Tell me about this music.",
+    "What kind of music is this?",
+    "Please describe the piece.",
+    "How does this music sound?",
+    "Listen to this. What is it?",
 )
 GIVE_MUSIC_CAPTION: tuple[str, ...] = ("I hear {music}.",)
-ASK_INSTRUMENT: tuple[str, ...] = ("What instrument is in this piece?", "Which instrument plays the melody?", "What instrument do you hear?", "Which instrument leads here?")
+ASK_INSTRUMENT: tuple[str, ...] = (
+    "What instrument is in this piece?",
+    "Which instrument plays the melody?",
+    "What instrument do you hear?",
+    "Which instrument leads here?",
+)
 GIVE_INSTRUMENT: tuple[str, ...] = ("I hear {instrument}.",)
 ASK_TEMPO: tuple[str, ...] = ("Is it fast or slow?", "How fast is this music?", "What is the tempo?")
 GIVE_TEMPO: tuple[str, ...] = ("The tempo is {tempo}.",)
@@ -68,20 +130,39 @@ ASK_GENRE: tuple[str, ...] = ("What style is this music?", "Which genre is it?",
 GIVE_GENRE: tuple[str, ...] = ("It is {genre}.",)
 ASK_MOOD: tuple[str, ...] = ("How does it feel?", "What is the mood of this music?", "What feeling does this piece have?")
 GIVE_MOOD: tuple[str, ...] = ("It feels {mood}.",)
-ASK_SIMILAR: tuple[str, ...] = ("Play something like this.", "Can you give me similar music?", "Compose a piece in this style.", "Make another piece like this one.")
+ASK_SIMILAR: tuple[str, ...] = (
+    "Play something like this.",
+    "Can you give me similar music?",
+    "Compose a piece in this style.",
+    "Make another piece like this one.",
+)
 GIVE_SIMILAR: tuple[str, ...] = ("I hear {heard}. Here is {music}.",)
 
 PICTURE_TO_MUSIC: tuple[str, ...] = (
-    "Turn this picture into music.", "What music would suit this scene?", "Make music for this picture.", "Compose music that fits this image.",
-    "Can you turn the feeling of this picture into music?", "Play the mood of this picture.", "Give this scene a song.",
+    "Turn this picture into music.",
+    "What music would suit this scene?",
+    "Make music for this picture.",
+    "Compose music that fits this image.",
+    "Can you turn the feeling of this picture into music?",
+    "Play the mood of this picture.",
+    "Give this scene a song.",
 )
 GIVE_SCENE_MUSIC: tuple[str, ...] = ("I see {scene}. It feels {mood}. Here is {music}.",)
 MUSIC_TO_PICTURE: tuple[str, ...] = (
-    "Turn this music into a picture.", "Draw what you hear.", "Make a picture that fits this music.", "Can you turn the feeling of this music into an image?",
-    "Paint the mood of this song.", "What scene does this music show?",
+    "Turn this music into a picture.",
+    "Draw what you hear.",
+    "Make a picture that fits this music.",
+    "Can you turn the feeling of this music into an image?",
+    "Paint the mood of this song.",
+    "What scene does this music show?",
 )
 GIVE_MUSIC_SCENE: tuple[str, ...] = ("The music feels {mood}. Here is {scene}.",)
-MUSIC_FOR_THAT: tuple[str, ...] = ("Now make music for this scene.", "Add some music to it.", "Now play music that fits.", "Compose music in the same mood.")
+MUSIC_FOR_THAT: tuple[str, ...] = (
+    "Now make music for this scene.",
+    "Add some music to it.",
+    "Now play music that fits.",
+    "Compose music in the same mood.",
+)
 PICTURE_FOR_THAT: tuple[str, ...] = ("Now draw a picture for it.", "Add a picture to the music.", "Draw a scene in the same mood.")
 
 NOW_TIME: tuple[str, ...] = ("Now {time}.", "The same {time}, please.", "Make it {time}.", "Draw it again {time}.")
@@ -94,21 +175,46 @@ WHAT_WAS_THAT: tuple[str, ...] = ("What did you draw?", "What is it?", "Tell me 
 WHAT_INSTRUMENT_WAS_THAT: tuple[str, ...] = ("What instrument is it?", "What did you play?", "Which instrument did you use?")
 
 ASK_SAY: tuple[str, ...] = (
-    "Say {quote}", "Please say {quote}", "Say this aloud: {quote}", "Read this aloud: {quote}", "Speak the words: {quote}", "Please read aloud: {quote}",
-    "Can you say {quote}", "I want to hear you say {quote}",
+    "Say {quote}",
+    "Please say {quote}",
+    "Say this aloud: {quote}",
+    "Read this aloud: {quote}",
+    "Speak the words: {quote}",
+    "Please read aloud: {quote}",
+    "Can you say {quote}",
+    "I want to hear you say {quote}",
 )
 ASK_TRANSCRIPT: tuple[str, ...] = (
-    "What did I say?", "Please write down what you hear.", "Write down these words.", "What was said here?", "Please transcribe this.", "Turn this speech into text.",
+    "What did I say?",
+    "Please write down what you hear.",
+    "Write down these words.",
+    "What was said here?",
+    "Please transcribe this.",
+    "Turn this speech into text.",
 )
-ASK_SPOKEN_CAPTION: tuple[str, ...] = ("Tell me aloud what you see.", "Say what is in this picture.", "Describe this picture with your voice.", "Speak about this image.")
-ASK_SPOKEN_MUSIC_CAPTION: tuple[str, ...] = ("Tell me aloud what you hear.", "Say what music this is.", "Describe this music with your voice.", "Speak about this piece.")
+ASK_SPOKEN_CAPTION: tuple[str, ...] = (
+    "Tell me aloud what you see.",
+    "Say what is in this picture.",
+    "Describe this picture with your voice.",
+    "Speak about this image.",
+)
+ASK_SPOKEN_MUSIC_CAPTION: tuple[str, ...] = (
+    "Tell me aloud what you hear.",
+    "Say what music this is.",
+    "Describe this music with your voice.",
+    "Speak about this piece.",
+)
 ASK_SPOKEN_REPLY: tuple[str, ...] = ("Answer with your voice: {question}", "Please answer aloud: {question}", "Tell me aloud: {question}")
 
 ASK_STEPS: tuple[str, ...] = ("Think step by step: {question}", "{question} Think step by step.", "Please think step by step. {question}")
 GIVE_STEPS_PICTURE: tuple[str, ...] = ("First I choose the place: {place}. Then the sky: {time}. Last I add {things}. Here is {scene}.",)
 
 ASK_POEM: tuple[str, ...] = (
-    "Write a poem about {topic}.", "Please write a short poem about {topic}.", "Can you write a poem about {topic}?", "I would like a poem about {topic}.", "Make a little rhyme about {topic}.",
+    "Write a poem about {topic}.",
+    "Please write a short poem about {topic}.",
+    "Can you write a poem about {topic}?",
+    "I would like a poem about {topic}.",
+    "Make a little rhyme about {topic}.",
 )
 FEEL: tuple[str, ...] = ("I feel {feeling} today.", "I am {feeling}.", "I am so {feeling} right now.", "Today I feel {feeling}.")
 REFUSE: tuple[str, ...] = ("Can you {task}?", "Please {task}.", "I want you to {task}.", "Could you {task}?")

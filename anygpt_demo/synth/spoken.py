@@ -115,8 +115,20 @@ def _refuse(rng: random.Random) -> SpokenItem:
 
 def _ask_picture(rng: random.Random) -> SpokenItem:
     noun = rng.choice(world.NOUNS)
-    kind, table = rng.choice((("caption", phrasings.ASK_CAPTION), ("caption", phrasings.ASK_CAPTION), ("object", phrasings.ASK_OBJECT), ("place", phrasings.ASK_PLACE), ("time", phrasings.ASK_TIME)))
-    text = rng.choice([form for form in asked(table) if "{" not in form]) if rng.random() < 0.8 or "{noun}" not in "".join(table) else f"Where is the {noun.name}?"
+    kind, table = rng.choice(
+        (
+            ("caption", phrasings.ASK_CAPTION),
+            ("caption", phrasings.ASK_CAPTION),
+            ("object", phrasings.ASK_OBJECT),
+            ("place", phrasings.ASK_PLACE),
+            ("time", phrasings.ASK_TIME),
+        )
+    )
+    text = (
+        rng.choice([form for form in asked(table) if "{" not in form])
+        if rng.random() < 0.8 or "{noun}" not in "".join(table)
+        else f"Where is the {noun.name}?"
+    )
     return _item(text, "ask picture", {"about": kind})
 
 
@@ -215,7 +227,13 @@ def _pattern(form: str) -> re.Pattern[str]:
 def _readers() -> tuple[tuple[re.Pattern[str], str, dict[str, str]], ...]:
     """(pattern, kind, fixed facts), the most specific first."""
     found: list[tuple[re.Pattern[str], str, dict[str, str]]] = []
-    for table, kind in ((phrasings.ASK_SAY, "say"), (phrasings.ASK_POEM, "poem"), (topics.ASK_TOPIC, "topic"), (phrasings.FEEL, "feeling"), (phrasings.REFUSE, "refuse")):
+    for table, kind in (
+        (phrasings.ASK_SAY, "say"),
+        (phrasings.ASK_POEM, "poem"),
+        (topics.ASK_TOPIC, "topic"),
+        (phrasings.FEEL, "feeling"),
+        (phrasings.REFUSE, "refuse"),
+    ):
         found += [(_pattern(form), kind, {}) for form in table]
     for number, (questions, _) in enumerate(topics.MANNERS):
         found += [(_pattern(form), "manners", {"row": str(number)}) for form in questions]
@@ -230,7 +248,9 @@ def _readers() -> tuple[tuple[re.Pattern[str], str, dict[str, str]], ...]:
     found += [(_pattern(form), "ask music", {"about": key}) for key, table in about.items() for form in table]
     found += [(_pattern(form), "picture to music", {}) for form in phrasings.PICTURE_TO_MUSIC]
     found += [(_pattern(form), "music to picture", {}) for form in phrasings.MUSIC_TO_PICTURE]
-    found += [(_pattern(form), "draw", {}) for form in phrasings.ASK_PICTURE] + [(_pattern(form), "play", {}) for form in phrasings.ASK_MUSIC]
+    found += [(_pattern(form), "draw", {}) for form in phrasings.ASK_PICTURE] + [
+        (_pattern(form), "play", {}) for form in phrasings.ASK_MUSIC
+    ]
     found += [(_pattern(form), "reply", {}) for form in ("Here is {scene}.", "I see {scene}.", "I hear {scene}.")]
     return tuple(found)
 
