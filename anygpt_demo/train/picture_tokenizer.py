@@ -327,7 +327,7 @@ def guidance(traces: list[Tensor], rows: Rows) -> Tensor:
 
 
 def slot_loss(scene: Tensor, thing: Tensor, rows: Rows) -> Tensor:
-    """1.2 (place + time + style + count) + class + 0.3 colour + 4 L1(x, y, size) + 0.1 mirroring."""
+    """1.2 (place + time + style + count) + class + 0.3 colour + 12 L1(x, y, size) + 0.1 mirroring."""
     context, count = scene.float().split((sum(SCENE_SIZES), COUNTS), dim=1)
     noun, colour, box = thing.float().split(THING_SIZES, dim=-1)
     there = (rows.nouns != BACKGROUND).float()
@@ -335,7 +335,7 @@ def slot_loss(scene: Tensor, thing: Tensor, rows: Rows) -> Tensor:
     loss = loss + F.cross_entropy(noun.flatten(0, 1), rows.nouns.flatten(), label_smoothing=0.02)
     tinted = F.cross_entropy(colour.flatten(0, 1), rows.colours.flatten(), ignore_index=UNSURE, reduction="sum")
     loss = loss + 0.3 * tinted / (rows.colours != UNSURE).sum().clamp(min=1)
-    loss = loss + 4 * ((box[..., :3] - rows.boxes[..., :3]).abs() * there[..., None]).mean()
+    loss = loss + 12 * ((box[..., :3] - rows.boxes[..., :3]).abs() * there[..., None]).mean()
     mirrored = F.binary_cross_entropy_with_logits(box[..., 3], rows.boxes[..., 3], reduction="none")
     return loss + 0.1 * (mirrored * there).mean()
 
