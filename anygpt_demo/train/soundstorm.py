@@ -2,7 +2,7 @@
 
 Training follows the paper and the published trainer: a random prompt in front, one level drawn per example, a cosine share
 of that level masked behind the prompt, all higher levels masked, loss on the masked codes of that level alone. Half of the
-examples are human; resampled copies of the recordings add speakers. Clips of one voice are joined, so that the prompt is
+examples are human; in long runs resampled copies of the recordings add speakers. Clips of one voice are joined, so that the prompt is
 often another sentence than the target, as it is in use.
 """
 
@@ -38,12 +38,13 @@ CONFIG: dict[str, Any] = {
         "conv_kernel_size": 15,
     },
 }
-FRAMES = 300  # of one example: 6 s
-BATCH = 6
+FRAMES = 250  # of one example: 5 s
+BATCH = 4
 RATE = 1.2e-3
-LEVEL_SHARES = (0.28, 0.20, 0.14, 0.12, 0.10, 0.08, 0.08)  # the first acoustic levels carry most of the timbre
+LEVEL_SHARES = (0.34, 0.22, 0.14, 0.10, 0.08, 0.06, 0.06)  # the first acoustic levels carry most of the timbre
 SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 0.10, "pico_wake": 0.04, "synthetic": 0.40}
 WARPS = (0.88, 1.0, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
+WARP_FROM_S = 2400.0  # shorter runs see each recording once or twice anyway and do without the copies
 WARPED = ("librispeech_clean251", "pico_intent")  # many speakers, one sentence or few of each
 EXPORT_AT = 0.25  # first export at this share of the budget
 
@@ -175,7 +176,7 @@ def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple
         logging.getLogger(__name__).warning("No human recordings: the voices that can be cloned are those of the synthesizers.")
         return sources, [clip for clip in sources["synthetic"][:40] if len(clip.codes) >= 100]
     human = SpeechSet(folder / "human")
-    for speed in WARPS:
+    for speed in WARPS if settings.budget_s >= WARP_FROM_S else (1.0,):
         numbers = [number for number in human.split("train") if speed == 1.0 or human.rows[number]["source"] in WARPED]
         for number, codes in zip(numbers, encode_warped(human, numbers, speed, tokenizer, cache / f"human_{speed}.npz"), strict=True):
             row = human.rows[number]
