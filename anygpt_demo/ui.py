@@ -29,7 +29,7 @@ from anygpt_demo.chat import Chat, Message
 from anygpt_demo.codecs import speech
 from anygpt_demo.conversation import Conversation, Journal, MediaPart, Part, TextPart, Turn
 from anygpt_demo.enhance import best_prompt
-from anygpt_demo.errors import BadAudio, BadText, UserError
+from anygpt_demo.errors import BadText, UserError
 
 HOME = Path(__file__).resolve().parent.parent
 ASSETS = HOME / "assets"
@@ -37,7 +37,7 @@ SESSIONS = HOME / "sessions"
 ITEMS = 8  # files in one message
 FRAME_S = 0.1  # the page is redrawn at most ten times a second
 QUEUE = 32
-VOICE_S = (1.0, 30.0)  # a voice prompt needs the first, and is read up to the second
+VOICE_LIMIT_S = 30.0  # of a voice prompt are read
 NAMES = {"image": "Picture", "speech": "Speech", "music": "Music"}
 DOING = {"image": "Drawing", "speech": "Speaking", "music": "Composing"}
 EXAMPLES: tuple[tuple[str, str, str, str | None], ...] = (  # words on the card, message, modality of the file, file in assets/examples
@@ -231,7 +231,7 @@ def read_items(chat: Chat, items: object) -> tuple[list[tuple[str, Any]], list[s
     return found, notes
 
 
-def preview(session: Session, found: Sequence[tuple[str, Any]], text: str) -> list[Any]:
+def preview(found: Sequence[tuple[str, Any]], text: str) -> list[Any]:
     """The person's message before the model has read it."""
     content: list[Any] = []
     for name, medium in found:
@@ -247,26 +247,23 @@ def preview(session: Session, found: Sequence[tuple[str, Any]], text: str) -> li
     return [*content, words(text)] if text else content
 
 
-def receive(chat: Chat, session: Session, text: str, items: object) -> Iterator[tuple[View, str]]:
+def receive(chat: Chat, session: Session, text: str, items: object) -> tuple[View, str]:
     """First half of a turn: read and show the message. The second half, answer(), waits for the model."""
     if not session.turn.acquire(blocking=False):
-        yield session.view, status_line("One reply at a time: please wait for this one, or stop it.")
-        return
+        return session.view, status_line("One reply at a time: please wait for this one, or stop it.")
     session.stop.clear()
     session.pending = None
     try:
-        if items:
-            yield session.view, status_line("Reading your files")
         found, notes = read_items(chat, items)
-        session.view.append({"role": "user", "content": preview(session, found, text)})
+        session.view.append({"role": "user", "content": preview(found, text)})
         if notes:
             session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
         session.pending = Message(text, tuple(found))
-        yield session.view, status_line("Waiting for the model")
+        return session.view, status_line("Waiting for the model")
     except UserError as error:
         shown = [words(text)] if text else [remark("(a file)")]
         session.view += [{"role": "user", "content": shown}, {"role": "assistant", "content": [card(error)]}]
-        yield session.view, status_line("")
+        return session.view, status_line("")
     finally:
         if session.pending is None:
             session.turn.release()
@@ -392,9 +389,7 @@ def record_voice(session: Session, path: str | None, consent: bool) -> str:
             )
         if path is None:
             raise BadText("There is no recording.", "Nothing was recorded or chosen.", "Record a sentence, or choose a file.")
-        audio, _ = media.read_audio(Path(path).read_bytes(), rate_hz=16_000, limit_s=VOICE_S[1], crop=True)
-        if audio.seconds < VOICE_S[0]:
-            raise BadAudio("This is too short for a voice.", f"It has {audio.seconds:.1f} s.", "Record a sentence or two.")
+        audio, _ = media.read_audio(Path(path).read_bytes(), rate_hz=16_000, limit_s=VOICE_LIMIT_S, crop=True)
         session.voice = media.Voice("recorded", best_prompt(audio))
     except UserError as error:
         return card(error)
@@ -425,7 +420,9 @@ def badge(family: str) -> str:
         "<p>It knows a small world: simple scenes of things and places, short spoken sentences, five-second tunes. English only.</p>"
         "<p>It is not an assistant: it does not know facts, and it will be wrong about anything outside its world.</p>"
     )
-    return f'<details class="badge"><summary title="What mini is">mini, on this computer</summary><div>{limits}</div></details>'
+    return (
+        f'<details class="badge"><summary title="What mini is">mini<span>, on this computer</span></summary><div>{limits}</div></details>'
+    )
 
 
 WELCOME = (
@@ -455,15 +452,17 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
         fresh.voice = session.voice
         return fresh, fresh.key, [], status_line("")
 
-    def send(session: Session, event: gr.EventData) -> Iterator[tuple[View, str]]:
-        yield from receive(chat, session, str(event._data.get("text", "")), event._data.get("items", []))
+    def send(session: Session, event: gr.EventData) -> tuple[View, str]:
+        return receive(chat, session, str(event._data.get("text", "")), event._data.get("items", []))
 
-    def send_example(session: Session, event: gr.SelectData) -> Iterator[tuple[View, str]]:
+    def send_example(session: Session, event: gr.SelectData) -> tuple[View, str]:
         _, text, kind, path = cards[event.index if isinstance(event.index, int) else event.index[0]]
         items = [{"kind": kind, "path": save_file_to_cache(path, get_upload_folder())}] if path else []
-        yield from receive(chat, session, text, items)
+        return receive(chat, session, text, items)
 
-    def reply(session: Session) -> Iterator[tuple[View, str]]:
+    def reply(session: Session) -> Iterator[Any]:
+        if session.pending is None:  # refused: leave the page as it is (a generator that yields nothing would empty it)
+            yield gr.skip(), gr.skip()
         yield from answer(chat, session)
 
     def halt(session: Session) -> None:
@@ -487,8 +486,9 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
             line_breaks=False,
             buttons=[],
             feedback_options=None,
+            allow_file_downloads=False,
             placeholder=WELCOME,
-            examples=[{"text": label} for label, *_ in cards],
+            examples=[{"text": text or label, "display_text": text or label} for label, text, *_ in cards],
         )
         status = gr.HTML(status_line(""), elem_id="status")
         composer = gr.HTML(
@@ -500,7 +500,7 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
         if not public:
             _voice_drawer(session, voice_button)
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        page.load(arrive, [key], [session, key, messages], **hidden)
+        page.load(arrive, [key], [session, key, messages], queue=False, **hidden).then(None, js=IDLE)
         new_button.click(start_anew, [session], [session, key, messages, status], queue=False, **hidden)
         messages.example_select(None, js=BUSY)
         for event in (
@@ -537,7 +537,12 @@ def theme() -> gr.themes.Base:
     """Bundled fonts only. (The bundled semi-bold is a subset without most letters: 400 and 700 are whole.)"""
     sans = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))
     mono = gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700))
-    return gr.themes.Base(font=(sans, "system-ui", "sans-serif"), font_mono=(mono, "ui-monospace", "monospace"))
+    base = gr.themes.Base(font=(sans, "system-ui", "sans-serif"), font_mono=(mono, "ui-monospace", "monospace"), radius_size="lg")
+    paint = {"button_primary_background_fill": "var(--accent)", "button_primary_text_color": "var(--on-accent)"}
+    paint |= {"button_primary_background_fill_hover": "var(--accent)", "color_accent": "var(--accent)", "slider_color": "var(--accent)"}
+    paint |= {"body_text_color": "var(--ink)", "block_background_fill": "var(--card)", "border_color_primary": "var(--line)"}
+    both = paint | {f"{name}_dark": colour for name, colour in paint.items() if name != "color_accent"}
+    return base.set(**both)
 
 
 def launch_options(public: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ let items = [], kindAsked = 'image', recorder = null, state = 'idle', pressedAt 
 function setState(next) {
   state = next;
   root.dataset.state = next;
-  const labels = { idle: 'Hold to talk', starting: 'Starting the microphone', recording: 'Stop and send', sending: 'Sending', busy: 'Stop the reply' };
+  const labels = { idle: 'Hold to talk', starting: 'Please wait', recording: 'Stop and send', sending: 'Sending', busy: 'Stop the reply' };
   talk.setAttribute('aria-label', labels[next]);
   talk.title = next === 'idle' ? 'Hold to talk, or tap to start and tap to send' : labels[next];
   refresh();
@@ -241,7 +241,7 @@ document.addEventListener('keydown', (event) => {
   if (state === 'recording') cancel();
   else if (state === 'busy') trigger('stop', {});
 });
-setState('idle');
+setState('starting'); // until the page knows its visitor
 
 // ---- the conversation for screen readers: the Chatbot labels a message with its markup and leaves pictures unnamed
 
@@ -250,9 +250,10 @@ function name(log) {
     message.removeAttribute('aria-label');
   });
   log.querySelectorAll('img[alt=""]').forEach((picture) => {
-    const caption = picture.closest('.message')?.nextElementSibling?.querySelector('.under span:last-child')?.textContent;
-    if (caption) picture.alt = caption;
+    const turn = picture.closest('.message-row');
+    const words = [...(turn?.querySelectorAll('.part') || [])].filter((part) => part.compareDocumentPosition(picture) & 4).pop();
+    picture.alt = turn?.classList.contains('user-row') ? 'The picture you sent' : words?.textContent || 'A generated picture';
   });
 }
-const log = document.querySelector('#chat');
-if (log) new MutationObserver(() => name(log)).observe(log, { subtree: true, childList: true, attributes: true, attributeFilter: ['aria-label'] });
+new MutationObserver(() => document.querySelectorAll('#chat').forEach(name))
+  .observe(page, { subtree: true, childList: true, attributes: true, attributeFilter: ['aria-label', 'alt'] });

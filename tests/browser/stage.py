@@ -28,8 +28,8 @@ from anygpt_demo.modality import Modality
 from anygpt_demo.vocabulary import Vocabulary
 from tests.tokens import write_tokenizer
 
-TEXT_S = 0.03  # per id of text
-CODE_S = 0.002  # per code
+TEXT_S = 0.03  # per id of text, and of a picture's codes
+CODE_S = 0.002  # per code of a sound
 
 
 class Actor:
@@ -93,7 +93,7 @@ class Play:
             if self.stop is not None and self.stop.is_set():
                 self.reason = "stop"
                 return
-            time.sleep(TEXT_S if number < self.vocabulary.text_size else CODE_S)
+            time.sleep(TEXT_S if number < self.vocabulary.ranges["image"].end + 1 else CODE_S)
             self.grammar.advance(number)
             yield number
         self.reason = "eos"
