@@ -27,7 +27,7 @@ from anygpt_demo.grammar import Grammar
 from anygpt_demo.models.llama import Llama
 from anygpt_demo.synth import dialogues as chats
 from anygpt_demo.synth import scenes, spoken, world
-from anygpt_demo.train.llm_data import KEPT_BACK, ClipSet, Library, without_repeats
+from anygpt_demo.train.llm_data import ClipSet, Library, without_repeats
 from anygpt_demo.vocabulary import Vocabulary
 
 MODALITY_OF = {chats.PicturePart: "image", chats.MusicPart: "music", chats.SpeechPart: "speech"}
@@ -153,7 +153,7 @@ def transcripts(speaker: Speaker, clips: ClipSet, rows: Sequence[int], repeats: 
     return said
 
 
-def captioned_words(said: Sequence[str], clips: ClipSet, rows: Sequence[int]) -> tuple[list[float], list[float]]:
+def word_errors_of(said: Sequence[str], clips: ClipSet, rows: Sequence[int]) -> tuple[list[float], list[float]]:
     """Word error rates and word counts of transcripts."""
     return word_error_rates([clips.clips[row].item.text for row in rows], [spoken.plain(text) for text in said])
 
@@ -166,16 +166,15 @@ def expected(turn: chats.Turn) -> set[str]:
 class Encoder:
     """Turns the specifications in a chat into coded parts, from a library."""
 
-    def __init__(self, library: Library, clips: ClipSet, repeats: bool = True) -> None:
-        self.library, self.clips, self.repeats = library, clips, repeats
+    def __init__(self, library: Library) -> None:
+        self.library = library
 
     def part(self, part: chats.Part) -> Part:
         """One part."""
         if isinstance(part, chats.Words):
             return TextPart(part.text)
         if isinstance(part, chats.SpeechPart):
-            codes = self.clips.codes(part.number)
-            return MediaPart("speech", (codes if self.repeats else without_repeats(codes))[:, None])
+            return MediaPart("speech", self.library.clips.codes(part.number)[:, None])
         if isinstance(part, chats.PicturePart):
             assert self.library.pictures is not None
             return MediaPart("image", self.library.pictures.codes[part.number].astype(np.int64)[:, None])
@@ -188,41 +187,25 @@ class Encoder:
 
 
 class HeldOut(Library):
-    """Held-out phrasings over rows that training kept back, and spoken sentences of the test set."""
+    """Held-out phrasings over the pictures, pieces and clips that only evaluation uses."""
 
     heldout = True
+    prefix = "test_"
 
-    def __init__(self, runs: Path) -> None:
-        super().__init__(runs)
-        self.test = ClipSet(runs / "data" / "speech", ("synth_test",), split="test")
-
-    def picture(self, rng: random.Random, want: chats.Want) -> chats.PicturePart:
-        """A kept-back picture if one has these facts."""
-        if self.pictures is None:
-            raise chats.NotFound
-        first = len(self.pictures.scenes) - KEPT_BACK
-        rows = [row for row in range(first, first + KEPT_BACK) if want.items() <= chats.scene_facts(self.pictures.scenes[row]).items()]
-        return self._row(rng.choice(rows)) if rows else super().picture(rng, want)
-
-    def _row(self, number: int) -> chats.PicturePart:
-        assert self.pictures is not None
-        return chats.PicturePart(self.pictures.scenes[number], number)
+    def _clips(self, folder: Path) -> ClipSet:
+        return ClipSet(folder, ("synth_test",), split="test")
 
     def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> chats.SpeechPart:
-        """Test clips; a reply that has no clip there is only expected, never heard."""
+        """Test clips; a sentence that has no clip is only expected, never heard."""
         if text is not None:
             return chats.SpeechPart(spoken.SpokenItem(spoken.plain(text), "reply", {}, text))
-        rows = self.test.by_kind.get(rng.choice(kinds), [])
-        if not rows:
-            raise chats.NotFound
-        number = rng.choice(rows)
-        return chats.SpeechPart(self.test.clips[number].item, number)
+        return super().speech(rng, kinds)
 
 
 def modality_trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterator[tuple[str, bool, int]]:
     """(pattern, whether the last reply has exactly the modalities asked for, malformed) of n held-out chats."""
-    have = ("s" if source.test.clips else "") + ("p" if source.pictures else "") + ("m" if source.music else "")
-    encoder = Encoder(source, source.test)
+    have = ("s" if source.clips.clips else "") + ("p" if source.pictures else "") + ("m" if source.music else "")
+    encoder = Encoder(source)
     names = [name for name, (_, needs, _) in chats.PATTERNS.items() if set(needs) <= set(have)]
     rng = random.Random(f"trials {seed}")
     for number in range(n):
@@ -235,24 +218,25 @@ def modality_trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) ->
         yield dialogue.pattern, reply.modalities == expected(dialogue.turns[-1]), reply.malformed
 
 
-def quick_figures(model: Llama, vocabulary: Vocabulary, library: Library, n: int = 30) -> dict[str, float]:
+def quick_figures(model: Llama, vocabulary: Vocabulary, runs: Path, n: int = 30) -> dict[str, float]:
     """A few figures while training: WER (without and with repeats), caption F1 and place, modality of typed requests."""
     speaker = Speaker(LocalEngine(model), vocabulary)
     found: dict[str, float] = {}
-    clips = ClipSet(library.runs / "data" / "speech", ("synth_test",), split="test")
-    if clips.clips and clips.coded == library.clips.coded:
+    held = HeldOut(runs)
+    clips = held.clips
+    if clips.clips:
         rows = [row for row, clip in enumerate(clips.clips) if not clip.voice.startswith("awb")][:n]
         for name, repeats in (("wer_dedup", False), ("wer", True)):
-            rates, counts = captioned_words(transcripts(speaker, clips, rows, repeats), clips, rows)
+            rates, counts = word_errors_of(transcripts(speaker, clips, rows, repeats), clips, rows)
             found[name] = float(np.average(rates, weights=counts))
-    if library.pictures is not None:
-        truths = library.pictures.scenes[-n:]
-        scores = caption_scores(captions(speaker, library.pictures.codes[-n:], truths), truths)
+    if held.pictures is not None:
+        truths = held.pictures.scenes[:n]
+        scores = caption_scores(captions(speaker, held.pictures.codes[:n], truths), truths)
         found |= {f"caption_{key}": float(np.mean(values)) for key, values in scores.items()}
     source = chats.FreeSource(5, heldout=True, pool=300)
     rng, right = random.Random(3), []
     for pattern, force in (("t-p", {"image"}), ("t-m", {"music"}), ("t-t", set())):
-        if (pattern == "t-p" and library.pictures is None) or (pattern == "t-m" and library.music is None):
+        if (pattern == "t-p" and held.pictures is None) or (pattern == "t-m" and held.music is None):
             continue
         for dialogue in islice((chats.write(pattern, rng, source) for _ in range(8)), 8):
             turn = Turn("human", tuple(TextPart(part.text) for part in dialogue.turns[0].parts if isinstance(part, chats.Words)))
@@ -266,20 +250,20 @@ def quick_figures(model: Llama, vocabulary: Vocabulary, library: Library, n: int
 def figures(speaker: Speaker, source: HeldOut, n: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (key, figure) for everything that facts alone can judge."""
     if source.pictures is not None:
-        truths = source.pictures.scenes[-min(n, KEPT_BACK) :]
-        said = captions(speaker, source.pictures.codes[-len(truths) :], truths)
+        truths = source.pictures.scenes[:n]
+        said = captions(speaker, source.pictures.codes[:n], truths)
         shuffled = caption_scores(said, truths[1:] + truths[:1])
         for key, values in caption_scores(said, truths).items():
             yield f"picture_to_text.{key}", figure(values, ceiling=1.0, floor=float(np.mean(shuffled[key])))
-    if source.test.clips:
+    if source.clips.clips:
         for key, heldout in (("wer_seen_voices", False), ("wer_heldout_voice", True)):
-            rows = [row for row, clip in enumerate(source.test.clips) if clip.voice.startswith("awb") == heldout][:n]
-            rates, counts = captioned_words(transcripts(speaker, source.test, rows), source.test, rows)
+            rows = [row for row, clip in enumerate(source.clips.clips) if clip.voice.startswith("awb") == heldout][:n]
+            rates, counts = word_errors_of(transcripts(speaker, source.clips, rows), source.clips, rows)
             yield f"speech_to_text.{key}", figure(rates, counts, ceiling=0.0)
     if source.music is not None:
         from anygpt_demo.eval.music import music_to_text
 
-        rows = list(range(len(source.music.pieces) - min(n, KEPT_BACK), len(source.music.pieces)))
+        rows = list(range(min(n, len(source.music.pieces))))
         heard = []
         for row in rows:
             part = MediaPart("music", source.music.codes[row][:MUSIC_FRAMES].astype(np.int64))
@@ -298,16 +282,16 @@ def produce(speaker: Speaker, source: HeldOut, n: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     writer = chats.Writer(random.Random("produce"), source)
     if source.pictures is not None:
-        truths = source.pictures.scenes[-min(n, KEPT_BACK) :]
+        truths = source.pictures.scenes[:n]
         forms = ("Draw {scene}.", "Please draw {scene}.", "Show me {scene}.")
         asked = [writer.pick(forms, scene=chats.scene_words(scene)) for scene in truths]
         _write(out, "image", speaker, asked, [asdict(scene) for scene in truths])
     if source.music is not None:
-        pieces = source.music.pieces[-min(n, KEPT_BACK) :]
+        pieces = source.music.pieces[:n]
         forms = ("Play {music}.", "Compose {music}.", "Please play {music}.")
         asked = [writer.pick(forms, music=chats.piece_words(piece)) for piece in pieces]
         _write(out, "music", speaker, asked, [asdict(piece) for piece in pieces])
-    texts = [clip.item.text for clip in source.test.clips][:n]
+    texts = [clip.item.text for clip in source.clips.clips][:n]
     _write(out, "speech", speaker, [f"Please say {text}" for text in texts], [{"text": text} for text in texts])
 
 

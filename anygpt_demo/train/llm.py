@@ -396,6 +396,5 @@ def _evaluate(run: Run, trainer: Trainer) -> None:
     """Small held-out checks while training."""
     from anygpt_demo.eval.chat import quick_figures
 
-    library = Library(run.settings.runs, run.settings.seed)
-    run.log(**quick_figures(trainer.model, trainer.vocabulary, library))
+    run.log(**quick_figures(trainer.model, trainer.vocabulary, run.settings.runs))
     trainer.model.train()

@@ -30,7 +30,7 @@ from anygpt_demo.vocabulary import Vocabulary
 SPEECH_SETS = ("synth1", "synth0", "human")
 LONGEST_CLIP = 300  # frames
 LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" is blank
-KEPT_BACK = 150  # last rows of an encoded set, for checks while training
+MUSIC_FRAMES = {"": 125, "test_": 250}  # of an encoded piece, by set
 WEIGHTS = {"text": 1.0, "image": 1.0, "speech": 0.8, "music": 0.5}  # of predicted tokens in replies
 READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.0}  # of tokens in a person's message
 
@@ -67,28 +67,30 @@ class FactIndex:
 
 
 class PictureSet:
-    """Encoded pictures with their scenes. codes: (n, 32) uint16."""
+    """Encoded pictures with their scenes. codes: (n, 32) uint16. prefix: "test_" for the pictures that only evaluation uses."""
 
-    def __init__(self, folder: Path) -> None:
-        with (folder / "scenes.jsonl").open(encoding="utf-8") as file:
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        with (folder / f"{prefix}scenes.jsonl").open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
-        codes = np.fromfile(folder / "codes.u16", np.uint16).reshape(-1, 32)
-        ordinary = [not row.get("crowded") and row.get("split", "train") == "train" for row in rows]
-        usable = [number for number in range(min(len(rows), len(codes))) if ordinary[number]]
+        codes = np.fromfile(folder / f"{prefix}codes.u16", np.uint16).reshape(-1, 32)
+        usable = [number for number in range(min(len(rows), len(codes))) if not rows[number].get("crowded")]
         self.codes = codes[usable]
         self.scenes = [read_scene(rows[number]) for number in usable]
-        self.index = FactIndex([chats.scene_facts(scene) for scene in self.scenes[:-KEPT_BACK]])
+        self.index = FactIndex([chats.scene_facts(scene) for scene in self.scenes])
 
 
 class MusicSet:
-    """Encoded pieces. codes: (n, frames, 4) uint16."""
+    """Encoded pieces. codes: (n, frames, 4) uint16. prefix: as in PictureSet."""
 
-    def __init__(self, folder: Path) -> None:
-        names = {field for field in music.Piece.__dataclass_fields__}
-        with (folder / "pieces.jsonl").open(encoding="utf-8") as file:
-            self.pieces = [music.Piece(**{key: value for key, value in json.loads(line).items() if key in names}) for line in file]
-        self.codes = np.fromfile(folder / "codes.u16", np.uint16).reshape(len(self.pieces), -1, 4)
-        self.index = FactIndex([chats.piece_facts(piece) for piece in self.pieces[:-KEPT_BACK]])
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        names = set(music.Piece.__dataclass_fields__)
+        with (folder / f"{prefix}pieces.jsonl").open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        self.pieces = [music.Piece(**{key: value for key, value in row.items() if key in names}) for row in rows]
+        codes = np.fromfile(folder / f"{prefix}codes.u16", np.uint16)
+        self.codes = codes.reshape(-1, MUSIC_FRAMES[prefix], 4)
+        self.pieces = self.pieces[: len(self.codes)]
+        self.index = FactIndex([chats.piece_facts(piece) for piece in self.pieces])
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,14 @@ class SpokenClip:
 class ClipSet:
     """All spoken clips with words of a few sets: level-1 codes, or phone classes where a set has no codes yet."""
 
-    def __init__(self, folder: Path, names: Sequence[str], split: str = "train", coded_only: bool = False) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], split: str = "train") -> None:
         self.clips: list[SpokenClip] = []
         self.streams: dict[str, np.ndarray] = {}
-        self.coded = all((folder / name / "codes.u16").is_file() for name in names if (folder / name / "index.json").is_file())
+        self.disturbed: dict[str, np.ndarray] = {}  # level 1 of the same clips through another microphone
+        self.coded = (folder / names[0] / "codes.u16").is_file()
         for name in names:
-            if not (folder / name / "index.json").is_file() or (coded_only and not (folder / name / "codes.u16").is_file()):
-                continue
-            self._read(folder / name, name, split)
+            if (folder / name / ("codes.u16" if self.coded else "index.json")).is_file():
+                self._read(folder / name, name, split)
         self.by_kind: dict[str, list[int]] = {}
         self.by_text: dict[str, list[int]] = {}
         for number, clip in enumerate(self.clips):
@@ -125,6 +127,8 @@ class ClipSet:
         stream = np.asarray(data.phones)
         if self.coded:
             stream = np.fromfile(folder / "codes.u16", np.uint16).reshape(-1, 8)[:, 0]
+            if (folder / "codes_aug1.u16").is_file():
+                self.disturbed[name] = np.fromfile(folder / "codes_aug1.u16", np.uint16)
         self.streams[name] = stream
         for clip in data.clips:
             text = plain(clip.text)
@@ -134,10 +138,13 @@ class ClipSet:
             item = understand(text) if name != "human" else chats.SpokenItem(text, "other", {}, clip.text)
             self.clips.append(SpokenClip(name, clip.frames_start, clip.frames, item, clip.voice))
 
-    def codes(self, number: int) -> np.ndarray:
-        """int64 (frames,) of one clip."""
+    def codes(self, number: int, disturbed: bool = False) -> np.ndarray:
+        """int64 (frames,) of one clip; disturbed: through another microphone, where that was encoded."""
         clip = self.clips[number]
-        codes = self.streams[clip.set][clip.first : clip.first + clip.count].astype(np.int64)
+        stream = self.disturbed.get(clip.set) if disturbed else None
+        if stream is None or len(stream) < clip.first + clip.count:
+            stream = self.streams[clip.set]
+        codes = stream[clip.first : clip.first + clip.count].astype(np.int64)
         return np.where(codes == UNKNOWN, 0, codes) if not self.coded else codes
 
 
@@ -151,13 +158,18 @@ class Library:
 
     heldout = False
 
+    prefix = ""  # of the encoded pictures and pieces
+
     def __init__(self, runs: Path, seed: int = 0) -> None:
         self.runs = runs
-        codes = runs / "data" / "codes"
-        self.pictures = PictureSet(codes / "pictures") if (codes / "pictures" / "codes.u16").is_file() else None
-        self.music = MusicSet(codes / "music") if (codes / "music" / "codes.u16").is_file() else None
-        self.clips = ClipSet(runs / "data" / "speech", SPEECH_SETS)
+        codes, name = runs / "data" / "codes", f"{self.prefix}codes.u16"
+        self.pictures = PictureSet(codes / "pictures", self.prefix) if (codes / "pictures" / name).is_file() else None
+        self.music = MusicSet(codes / "music", self.prefix) if (codes / "music" / name).is_file() else None
+        self.clips = self._clips(runs / "data" / "speech")
         self.free = chats.FreeSource(seed, pool=6000)
+
+    def _clips(self, folder: Path) -> ClipSet:
+        return ClipSet(folder, SPEECH_SETS)
 
     @property
     def stamp(self) -> tuple[int, int, int, bool]:
@@ -263,7 +275,7 @@ class Writer:
         if isinstance(part, Words):
             return TextPart(part.text)
         if isinstance(part, SpeechPart):
-            codes = self.library.clips.codes(part.number)
+            codes = self.library.clips.codes(part.number, disturbed=read and rng.random() < 0.4)
             codes = codes if repeats else without_repeats(codes)
             return MediaPart("speech", self._stand_in(codes, rng, read)[:, None])
         if part.number < 0:
