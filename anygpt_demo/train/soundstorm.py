@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ BATCH = 4
 RATE = 1.2e-3
 LEVEL_SHARES = (0.34, 0.22, 0.14, 0.10, 0.08, 0.06, 0.06)  # the first acoustic levels carry most of the timbre
 SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 0.10, "pico_wake": 0.04, "synthetic": 0.40}
-WARPS = (0.88, 1.0, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
+WARPS = (0.88, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
 WARP_FROM_S = 2400.0  # shorter runs see each recording once or twice anyway and do without the copies
 WARPED = ("librispeech_clean251", "pico_intent")  # many speakers, one sentence or few of each
 EXPORT_AT = 0.25  # first export at this share of the budget
@@ -66,26 +67,36 @@ def load_tokenizer(family: Family) -> SpeechTokenizer:
     return model.eval().requires_grad_(False)
 
 
+def coded(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """(index row, int16 codes (frames, 8)) of the clips of a set that are coded by now, finished or not."""
+    there = [path for path in (folder / "codes.u16", folder / "codes.u16.part") if path.is_file()]
+    ready = max(there, key=lambda path: path.stat().st_size, default=None)
+    if ready is None or not (folder / "index.json").is_file():
+        return
+    raw = np.fromfile(ready, "<u2")
+    table = raw[: len(raw) // 8 * 8].reshape(-1, 8).astype(np.int16)
+    for row in SpeechSet(folder).rows:
+        end = row["frames_start"] + row["frames"]
+        if end <= len(table):
+            yield row, table[row["frames_start"] : end]
+
+
 @torch.inference_mode()
-def encode_warped(source: SpeechSet, numbers: list[int], speed: float, tokenizer: SpeechTokenizer, cache: Path) -> list[np.ndarray]:
-    """Codes (frames, 8) of clips played at another speed, cached as one npz file. 1.0: codes.u16 beside the set if it is there."""
-    ready = source.folder / "codes.u16"
-    if speed == 1.0 and ready.is_file():
-        table = np.fromfile(ready, "<u2").reshape(-1, 8).astype(np.int16)
-        rows = [source.rows[number] for number in numbers]
-        return [table[row["frames_start"] : row["frames_start"] + row["frames"]] for row in rows]
-    if cache.is_file():
-        stored = np.load(cache)
-        return np.split(stored["codes"], np.cumsum(stored["frames"])[:-1])
-    found = []
-    for number in numbers:
-        wave = source.samples(number)
-        length = int(len(wave) / speed) // 320 * 320
-        wave = np.interp(np.arange(length) * speed, np.arange(len(wave)), wave).astype(np.float32)
-        found.append(tokenizer.encode(torch.from_numpy(wave)[None, None])[:, 0].T.numpy().astype(np.int16))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(cache, codes=np.concatenate(found), frames=np.array([len(codes) for codes in found]))
-    return found
+def warped(source: SpeechSet, speed: float, tokenizer: SpeechTokenizer, cache: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """(index row, int16 codes (frames, 8)) of training clips of WARPED sources played at another speed; cached as one npz file."""
+    numbers = [number for number in source.split("train") if source.rows[number]["source"] in WARPED]
+    if not cache.is_file():
+        found = []
+        for number in numbers:
+            wave = source.samples(number)
+            length = int(len(wave) / speed) // 320 * 320
+            wave = np.interp(np.arange(length) * speed, np.arange(len(wave)), wave).astype(np.float32)
+            found.append(tokenizer.encode(torch.from_numpy(wave)[None, None])[:, 0].T.numpy().astype(np.int16))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(cache, codes=np.concatenate(found), frames=np.array([len(codes) for codes in found]))
+    stored = np.load(cache)
+    for number, codes in zip(numbers, np.split(stored["codes"], np.cumsum(stored["frames"])[:-1]), strict=True):
+        yield source.rows[number], codes
 
 
 class Feeder:
@@ -158,33 +169,38 @@ def start_from_codebooks(model: SoundStorm, tokenizer: SpeechTokenizer, seed: in
 
 
 def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple[dict[str, list[Clip]], list[Clip]]:
-    """Training clips by source, and held-out human clips."""
+    """Training clips by source, and held-out clips of people; whatever is coded by now."""
     folder = settings.runs / "data" / "speech"
     sources: dict[str, list[Clip]] = {name: [] for name in SOURCE_SHARES}
-    held: list[Clip] = []
     for name in ("synth0", "synth1"):
-        ready = folder / name / "codes.u16"
-        if not ready.is_file():
-            continue
-        source = SpeechSet(folder / name)
-        table = np.fromfile(ready, "<u2").reshape(-1, 8).astype(np.int16)
-        for row in source.rows:
-            end = row["frames_start"] + row["frames"]
-            if row["split"] == "train" and end <= len(table):
-                sources["synthetic"].append(Clip(table[row["frames_start"] : end], row["voice"]))
+        sources["synthetic"] += [Clip(codes, row["voice"]) for row, codes in coded(folder / name) if row["split"] == "train"]
+    held: list[Clip] = []
+    for row, codes in coded(folder / "human"):
+        known = row["source"] in ("kathleen", "librispeech_clean251")
+        if row["split"] == "train":
+            sources[row["source"]].append(Clip(codes, row["voice"] if known else ""))
+        elif row["source"] == "librispeech_clean251" and len(codes) >= FRAMES:
+            held.append(Clip(codes, ""))
+    if settings.budget_s >= WARP_FROM_S and (folder / "human" / "index.json").is_file():
+        for speed in WARPS:
+            for row, codes in warped(SpeechSet(folder / "human"), speed, tokenizer, cache / f"human_{speed}.npz"):
+                known = row["source"] == "librispeech_clean251"
+                sources[row["source"]].append(Clip(codes, f"{row['voice']}@{speed}" if known else ""))
+    return sources, held
+
+
+def code_sets(settings: Settings) -> None:
+    """Code the sets that nobody has begun to code."""
+    from anygpt_demo.codecs.speech import SpeechCodec
+    from anygpt_demo.train.speech_codes import encode_set
+
+    folder = settings.runs / "data" / "speech"
     if not (folder / "human" / "index.json").is_file():
         logging.getLogger(__name__).warning("No human recordings: the voices that can be cloned are those of the synthesizers.")
-        return sources, [clip for clip in sources["synthetic"][:40] if len(clip.codes) >= 100]
-    human = SpeechSet(folder / "human")
-    for speed in WARPS if settings.budget_s >= WARP_FROM_S else (1.0,):
-        numbers = [number for number in human.split("train") if speed == 1.0 or human.rows[number]["source"] in WARPED]
-        for number, codes in zip(numbers, encode_warped(human, numbers, speed, tokenizer, cache / f"human_{speed}.npz"), strict=True):
-            row = human.rows[number]
-            known = row["source"] in ("kathleen", "librispeech_clean251")
-            sources[row["source"]].append(Clip(codes, f"{row['voice']}@{speed}" if known else ""))
-    tests = [number for number in human.split("test") if human.rows[number]["source"] == "librispeech_clean251"]
-    held = [Clip(codes, "") for codes in encode_warped(human, tests, 1.0, tokenizer, cache / "human_test.npz") if len(codes) >= FRAMES]
-    return sources, held
+    for name in ("human", "synth0"):
+        begun = any((folder / name / file).is_file() for file in ("codes.u16", "codes.u16.part"))
+        if (folder / name / "index.json").is_file() and not begun:
+            encode_set(folder / name, SpeechCodec.load(Family.open(settings.family)))
 
 
 @torch.no_grad()
@@ -205,6 +221,8 @@ def train(settings: Settings) -> None:
     """Run the stage; exports the role soundstorm at a quarter of the budget, with every save after it, and at the end."""
     run = Run("soundstorm", settings)
     tokenizer = load_tokenizer(Family.open(settings.family))
+    if settings.options.get("code", "yes") == "yes":
+        code_sets(settings)
     sources, held = gather(settings, tokenizer, run.folder)
     run.before_s -= run.used_s  # coding the recordings is not training
     torch.manual_seed(settings.seed)
@@ -245,6 +263,8 @@ def train(settings: Settings) -> None:
             recent.clear()
         if run.due():
             keep()
+            sources, held = gather(settings, tokenizer, run.folder)  # the sets may have grown
+            feeder = Feeder(sources, [settings.seed, steps])
     keep()
     if held:
         run.log(**measure(model, held))
