@@ -150,14 +150,14 @@ class Chat:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, family: Family | Path | str | None = None, device: str = "cpu") -> Chat:
+    def open(cls, family: Family | Path | str | None = None, device: str = "cpu", quantize: str = "none") -> Chat:
         """Load the vocabulary and language model of a family (default: the shipped one). Raises BadCheckpoint."""
         from anygpt_demo.checkpoints import MINI, Family
         from anygpt_demo.engine import LocalEngine
 
         home = family if isinstance(family, Family) else Family.open(family or MINI)
         vocabulary = Vocabulary.of(home)
-        return cls(vocabulary, LocalEngine.load(home, device), lambda name: registry.load_codec(name, home, device))
+        return cls(vocabulary, LocalEngine.load(home, device, quantize), lambda name: registry.load_codec(name, home, device))
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,12 +76,36 @@ class Component:
         from safetensors.torch import load_file
 
         self.verify()
+        self.shapes()
         tensors: dict[str, torch.Tensor] = {}
-        for name in sorted(self.files):
-            if name.endswith(".safetensors"):
-                tensors.update(load_file(self.folder / name, device=device))
+        for name in self.shards():
+            tensors.update(load_file(self.folder / name, device=device))
         half = (torch.bfloat16, torch.float16)
         return {key: tensor.float() if device == "cpu" and tensor.dtype in half else tensor for key, tensor in tensors.items()}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors, from the headers alone. Raises BadCheckpoint for a file that is no safetensors file."""
+        from safetensors import SafetensorError, safe_open
+
+        found: dict[str, tuple[int, ...]] = {}
+        for name in self.shards():
+            try:
+                with safe_open(self.folder / name, framework="pt") as file:
+                    found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
+            except (OSError, SafetensorError) as error:
+                raise BadCheckpoint(f"{self.role}: the file {name} cannot be read.", "It is damaged.", "Fetch it again.") from error
+        return found
+
+    def shards(self) -> list[str]:
+        """Names of the safetensors files."""
+        return [name for name in sorted(self.files) if name.endswith(".safetensors")]
+
+    def stream(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The tensors of one file after another, as they are stored and on the CPU. Call verify() before."""
+        from safetensors.torch import load_file
+
+        for name in self.shards():
+            yield load_file(self.folder / name)
 
 
 @dataclass(frozen=True)
@@ -122,20 +146,31 @@ class Family:
         return Component(role, self.folder / role, facts["config"], facts["files"])
 
 
+def shapes_of(build: Callable[[], torch.nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a module, built on the meta device: no memory is used."""
+    import torch
+
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in build().state_dict().items()}
+
+
+def refuse_misfit(role: str, own: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], file: str = "") -> None:
+    """Raise BadCheckpoint naming the first key that is missing, unknown or of another shape. file: where it was found, if known."""
+    place = f"{role}, {file}" if file else role
+    cause, remedy = "The file does not fit this model.", "Fetch the family again."
+    for key in sorted(own.keys() | found.keys()):
+        if key not in found:
+            raise BadCheckpoint(f"{place}: the tensor {key} is missing.", cause, remedy)
+        if key not in own:
+            raise BadCheckpoint(f"{place}: the tensor {key} is unknown.", cause, remedy)
+        if tuple(own[key]) != tuple(found[key]):
+            raise BadCheckpoint(f"{place}: the tensor {key} is {tuple(found[key])}, not {tuple(own[key])}.", cause, remedy)
+
+
 def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], role: str) -> torch.nn.Module:
     """Load tensors into a module and switch it to evaluation. Raises BadCheckpoint naming the first key that does not fit."""
-    own = module.state_dict()
-    for key in own.keys() | state.keys():
-        if key not in state:
-            raise BadCheckpoint(f"{role}: the tensor {key} is missing.", "The file does not fit this model.", "Fetch the family again.")
-        if key not in own:
-            raise BadCheckpoint(f"{role}: the tensor {key} is unknown.", "The file does not fit this model.", "Fetch the family again.")
-        if own[key].shape != state[key].shape:
-            raise BadCheckpoint(
-                f"{role}: the tensor {key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}.",
-                "The file does not fit this model.",
-                "Fetch the family again.",
-            )
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    refuse_misfit(role, shapes, {key: tuple(tensor.shape) for key, tensor in state.items()})
     module.load_state_dict(dict(state))
     return module.eval()
 
@@ -169,13 +204,38 @@ def export(folder: Path, role: str, config: Mapping[str, Any], state: Mapping[st
     enter(folder, role, config)
 
 
-def enter(folder: Path, role: str, config: Mapping[str, Any], family: str = "mini") -> None:
-    """(Re)write a role's manifest entry from the files that lie in its folder."""
+def write_shards(home: Path, groups: Iterable[Mapping[str, torch.Tensor]], limit: int) -> None:
+    """Write groups of tensors one after another into model-NNNNN.safetensors files of about `limit` bytes.
+
+    Only one file's tensors are held at a time; a group is never split.
+    """
+    from safetensors.torch import save_file
+
+    home.mkdir(parents=True, exist_ok=True)
+    shard: dict[str, torch.Tensor] = {}
+    number = size = 0
+    for group in groups:
+        weight = sum(tensor.nbytes for tensor in group.values())
+        if shard and size + weight > limit:
+            number, size = number + 1, 0
+            save_file(shard, home / f"model-{number:05d}.safetensors")
+            shard = {}
+        shard |= {key: tensor.detach().cpu().contiguous().clone() for key, tensor in group.items()}
+        size += weight
+    if shard:
+        save_file(shard, home / f"model-{number + 1:05d}.safetensors")
+
+
+def enter(folder: Path, role: str, config: Mapping[str, Any], family: str = "mini", source: Mapping[str, Any] | None = None) -> None:
+    """(Re)write a role's manifest entry from the files that lie in its folder. source: what it was made from, if that is kept."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"family": family, "components": {}}
-    files = sorted(item for item in (folder / role).iterdir() if item.is_file() and not item.name.endswith(".part"))
+    home = folder / role
+    files = sorted(item for item in home.rglob("*") if item.is_file() and not item.name.endswith(".part"))
     manifest["components"][role] = {
         "config": dict(config),
-        "files": {item.name: {"sha256": sha256(item), "bytes": item.stat().st_size} for item in files},
+        "files": {item.relative_to(home).as_posix(): {"sha256": sha256(item), "bytes": item.stat().st_size} for item in files},
     }
+    if source is not None:
+        manifest["components"][role]["source"] = dict(source)
     write_json(path, manifest)

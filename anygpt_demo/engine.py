@@ -104,8 +104,12 @@ class LocalEngine:
         self.context = model.config.max_position_embeddings
 
     @classmethod
-    def load(cls, family: Family, device: str = "cpu") -> LocalEngine:
-        """Build the `llm` of a family. Raises BadCheckpoint if its files do not fit."""
+    def load(cls, family: Family, device: str = "cpu", quantize: str = "none") -> LocalEngine:
+        """Build the `llm` of a family, in fewer bits if asked (quantize.KINDS). Raises UserError, BadCheckpoint if files do not fit."""
+        if quantize != "none" or device != "cpu":
+            from anygpt_demo.quantize import load_llama
+
+            return cls(load_llama(family, device, quantize), device)
         component = family.component("llm")
         model = Llama(LlamaConfig.from_json(component.config))
         load_strict(model, component.state(), "llm")

@@ -37,7 +37,8 @@ def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS)
     for name, target in codecs.items():
         facts: Modality = import_module(target.partition(":")[0]).MODALITY
         if family is not None and is_stated(name, family):
-            codebook = family.component(_CODEBOOK_OWNER.get(name, name)).config.get("codebook")
+            config = family.component(_CODEBOOK_OWNER.get(name, name)).config
+            codebook = config.get("codebook", config.get("codebook_size"))
             if codebook is not None:
                 facts = dataclasses.replace(facts, codebook=int(codebook))
         found.append(facts)
