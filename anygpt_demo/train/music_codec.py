@@ -331,8 +331,6 @@ def train(settings: Settings) -> None:
             trainer.measure()
         if run.due():
             run.save(trainer.state())
-            if trainer.phase == "decoder":
-                trainer.export()
     run.save(trainer.state())
     if trainer.phase in ("quantized", "decoder"):
         trainer.measure(32)
