@@ -4,14 +4,15 @@
     ids -> codebook -> decode_task_layer -> blocks_image -> image_down -> distill_image_proj -> image embedding
 
 Parameter names and arithmetic are those of the published checkpoint (`seed_quantizer.pt` + BLIP-2's `eva_vit_g.pth`).
-The small family uses the same classes with other sizes and two options: a convolutional stem in place of the patch
-convolution, and a fixed normalisation of the latents before quantization.
+The small family uses the same classes with other sizes and three options: a convolutional stem in place of the patch
+convolution, sine positions on the features, and a fixed normalisation of the latents before quantization.
 
 Dimension names: B batch, N patches + 1, V ViT width, Q queries (32), W Q-Former width, C code width, K codebook size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,6 +53,7 @@ class SeedConfig:
     embedding: int = 1024
     text_decoder: bool = True  # the published file holds `blocks` and `pos_embed`, which run time never uses
     normalize_latents: bool = False
+    feature_positions: bool = False  # the Q-Former reads features with sine positions added
 
     @property
     def grid(self) -> int:
@@ -96,6 +98,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor |
         scores = scores + mask
     weights = scores.softmax(-1)
     return (weights @ v).transpose(1, 2).reshape(batch, -1, width), weights
+
+
+def sine_positions(grid: int, width: int) -> Tensor:
+    """Sine and cosine positions of a square grid, (1, grid * grid, width); width must be a multiple of 4."""
+    frequencies = torch.exp(-torch.arange(width // 4) / (width // 4) * math.log(50.0))
+    rows, columns = torch.meshgrid(torch.arange(grid).float(), torch.arange(grid).float(), indexing="ij")
+    parts = [wave(axis.reshape(-1, 1) * frequencies) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
+    return torch.cat(parts, dim=1)[None]
 
 
 class Mlp(nn.Module):
@@ -324,6 +334,9 @@ class SeedTokenizer(nn.Module):
         self.query_tokens = nn.Parameter(torch.zeros(1, config.queries, width))
         self.visual_encoder = VisionTransformer(config)
         self.ln_vision = nn.LayerNorm(config.vit_width, eps=1e-5)
+        if config.feature_positions:
+            table = F.pad(sine_positions(config.grid, config.vit_width), (0, 0, 1, 0))  # the class token has no place
+            self.register_buffer("feature_positions", table, persistent=False)
         self.Qformer = QFormer(config)
         self.encode_task_layer = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, codes))
         size = config.queries * codes
@@ -354,6 +367,8 @@ class SeedTokenizer(nn.Module):
 
     def latents(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (B, N, V) -> latents before quantization (B, Q, C), and the cross-attention weights."""
+        if self.config.feature_positions:
+            features = features + self.feature_positions
         hidden, traces = self.Qformer(self.query_tokens.expand(len(features), -1, -1), features)
         down = self.encode_task_layer(hidden)
         return self.latent_norm(down.flatten(1)).view(down.shape), traces

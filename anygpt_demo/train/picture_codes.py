@@ -37,7 +37,7 @@ def codes_of_features(model: SeedTokenizer, features: np.ndarray) -> np.ndarray:
     """Cached features (n, 65, V) -> uint16 (n, 32)."""
     parts = []
     for start in range(0, len(features), 256):
-        part = torch.from_numpy(np.ascontiguousarray(features[start : start + 256])).float()
+        part = torch.from_numpy(np.array(features[start : start + 256])).float()
         parts.append(model.quantize(model.latents(part)[0]).numpy().astype("<u2"))
     return np.concatenate(parts)
 
@@ -67,6 +67,9 @@ def make_codes(settings: Settings, features: np.ndarray) -> None:
     folder = settings.runs / "data" / "codes" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     model = load_tokenizer(settings.family)
-    codes_of_features(model, features).tofile(folder / "codes.u16")
+    codes = codes_of_features(model, features)
     shutil.copyfile(settings.runs / "data" / "pictures" / "scenes.jsonl", folder / "scenes.jsonl")
+    draft = folder / "codes.u16.part"
+    codes.tofile(draft)
+    draft.replace(folder / "codes.u16")  # a reader finds all of it or nothing
     make_test(model, folder)

@@ -6,7 +6,6 @@ the training short. The encoder is frozen afterwards; its features feed the Q-Fo
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, standardise
+from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, sine_positions, standardise
 from anygpt_demo.synth.pictures import BACKGROUND, UNSURE, Batch, Studio, evaluation_batch, evaluation_scenes
 from anygpt_demo.synth.world import COLOURS, PLACES, STYLES, TIMES, noun_index
 from anygpt_demo.train.loop import Run, Settings, cosine
@@ -42,6 +41,7 @@ MINI = SeedConfig(
     embedding=192,
     text_decoder=False,
     normalize_latents=True,
+    feature_positions=True,
 )
 BATCH = 32
 PEAK_RATE = 2e-3
@@ -50,14 +50,6 @@ KEPT_BATCHES = 96  # recent batches that are shown a second time, mirrored
 GREY_STYLES = tuple(number for number, style in enumerate(STYLES) if style.name in ("black and white", "vintage photo", "pencil sketch"))
 SCENE_SIZES = (len(PLACES), len(TIMES), len(STYLES))
 COLOUR_CLASSES = len(COLOURS) + 1  # class 0: the thing's natural colour
-
-
-def sine_positions(grid: int, width: int) -> Tensor:
-    """Sine and cosine positions of a square grid, (1, grid * grid, width); width must be a multiple of 4."""
-    frequencies = torch.exp(-torch.arange(width // 4) / (width // 4) * math.log(50.0))
-    rows, columns = torch.meshgrid(torch.arange(grid).float(), torch.arange(grid).float(), indexing="ij")
-    parts = [wave(axis.reshape(-1, 1) * frequencies) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
-    return torch.cat(parts, dim=1)[None]
 
 
 class StemHeads(nn.Module):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anygpt_demo.checkpoints import export
-from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, attend, standardise
+from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, attend, sine_positions, standardise
 from anygpt_demo.synth.pictures import BACKGROUND, UNSURE, Batch, evaluation_batch, evaluation_scenes
 from anygpt_demo.synth.scenes import SLOTS
 from anygpt_demo.train.loop import Run, Settings, cosine
@@ -32,7 +32,6 @@ from anygpt_demo.train.picture_stem import (
     recall,
     scene_hits,
     scene_loss,
-    sine_positions,
 )
 from anygpt_demo.train.quantizer import kmeans, nearest
 
@@ -462,13 +461,14 @@ def train(settings: Settings) -> None:
     model.tokenizer.eval()
     shelf = cache(folder, model.tokenizer, device)
     truth = shelf_of(evaluation_batch(evaluation_scenes(512, seed=1)), model.tokenizer, device)
-    fit(model, shelf, truth.rows(np.arange(len(truth))), settings)
+    if not fit(model, shelf, truth.rows(np.arange(len(truth))), settings):
+        return  # stopped early: the state is saved, nothing is exported
     export(settings.family, "image_tokenizer", config_of(model.tokenizer.config), model.tokenizer.state_dict())
     make_codes(settings, shelf.features)
 
 
-def fit(model: Trainee, shelf: Shelf, truth: Rows, settings: Settings) -> None:
-    """The training loop, resumable."""
+def fit(model: Trainee, shelf: Shelf, truth: Rows, settings: Settings) -> bool:
+    """The training loop, resumable. Returns whether the budget was used up."""
     run, device = Run("picture-tokenizer", settings), settings.device
     first = shelf.rows(np.arange(min(512, len(shelf))))
     target = Target.of(first.to(device).features)
@@ -505,3 +505,4 @@ def fit(model: Trainee, shelf: Shelf, truth: Rows, settings: Settings) -> None:
             run.save(state())
     run.save(state())
     run.plot()
+    return not run.stopping
