@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +58,9 @@ log = logging.getLogger(__name__)
 
 
 def literal(text: str) -> str:
-    """Text as character references: every sign that HTML, Markdown or TeX could read becomes &#N;."""
-    return "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in text if sign >= " " or sign in "\n\t")
+    """Text as character references: every sign that HTML, Markdown or TeX could read becomes &#N;. Controls are left out."""
+    kept = (sign for sign in text if sign in "\n\t" or unicodedata.category(sign) not in ("Cc", "Cs", "Cn"))
+    return "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in kept)
 
 
 def words(text: str) -> str:
