@@ -24,7 +24,7 @@ def test_the_network_never_sees_what_it_must_predict() -> None:
     seen: list[torch.Tensor] = []
     hidden = model.net.hidden
     model.net.hidden = lambda acoustic, condition: (seen.append(acoustic.clone()), hidden(acoustic, condition))[1]  # type: ignore[method-assign]
-    loss, accuracy = masked_loss(model, codes, 10, 2, torch.ones(2))
+    _, loss, accuracy = masked_loss(model, codes, 10, 2, torch.ones(2))
     fed = seen[0]
     assert torch.equal(fed[:, :10], codes[:, :10, 1:])  # the prompt is whole
     assert torch.equal(fed[:, 10:, :2], codes[:, 10:, 1:3])  # lower levels are given
@@ -34,8 +34,8 @@ def test_the_network_never_sees_what_it_must_predict() -> None:
 
 def test_one_mask_at_least() -> None:
     model = SoundStorm(TINY).eval()
-    loss, _ = masked_loss(model, torch.randint(0, 16, (2, 12, 8)), 4, 0, torch.full((2,), 1e-6))
-    assert torch.isfinite(loss)
+    total, loss, _ = masked_loss(model, torch.randint(0, 16, (2, 12, 8)), 4, 0, torch.full((2,), 1e-6), 0.5)
+    assert torch.isfinite(loss) and float(total) > float(loss)
 
 
 def test_examples_join_clips_of_one_voice_only() -> None:

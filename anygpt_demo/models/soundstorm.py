@@ -368,11 +368,15 @@ class SoundStorm(nn.Module):
         *,
         temperature: float = 0.8,
         generator: torch.Generator | None = None,
+        vectors: Tensor | None = None,
     ) -> Tensor:
         """Generating as the network was trained: the prompt stays, higher levels stay masked until it is their turn.
 
         Same shapes as generate(). Each pass over level 0 keeps the most certain positions of that level alone; the draw is
         random below `temperature` and falls to the arg-max towards the last pass.
+
+        vectors: the codec's code vectors of the acoustic levels, (Q, V, d). With them each choice is the code nearest to the
+        expected vector instead: the least mean squared error, which suits a small network that is rarely sure of one code.
         """
         batch, frames = semantic.shape
         codes = semantic.new_full((batch, frames, self.levels), self.mask_id)
@@ -382,11 +386,19 @@ class SoundStorm(nn.Module):
             codes = torch.cat([prompt[..., 1:], codes], 1)
         condition = self.semantic_token_emb(stream)
         noise = gumbel(generator)
+
+        def nearest(logits: Tensor, table: Tensor) -> Tensor:
+            expected = logits.softmax(-1) @ table
+            return (table.square().sum(-1) - 2 * expected @ table.T).argmin(-1)
+
         counts = remask_counts(steps, frames)[1:]
         for step, count in enumerate(counts, 1):
             logits = self.net.level_logits(self.net.hidden(codes, condition), 0)[:, before:].float()
             heat = temperature * (1 - step / steps)
-            drawn = (logits + heat * noise(logits)).argmax(-1) if heat > 0 else logits.argmax(-1)
+            if vectors is not None:
+                drawn = nearest(logits, vectors[0])
+            else:
+                drawn = (logits + heat * noise(logits)).argmax(-1) if heat > 0 else logits.argmax(-1)
             waiting = codes[:, before:, 0] == self.mask_id
             sure = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0].masked_fill(~waiting, math.inf)
             ranks = sure.argsort(dim=-1).argsort(dim=-1)
@@ -394,5 +406,5 @@ class SoundStorm(nn.Module):
             codes[:, before:, 0] = now.masked_fill(waiting & (ranks < count), self.mask_id)
         for level in range(1, self.levels):
             logits = self.net.level_logits(self.net.hidden(codes, condition), level)[:, before:]
-            codes[:, before:, level] = logits.argmax(-1)
+            codes[:, before:, level] = logits.argmax(-1) if vectors is None else nearest(logits.float(), vectors[level])
         return torch.cat([semantic[..., None], codes[:, before:]], -1)
