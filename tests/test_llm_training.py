@@ -82,7 +82,7 @@ def test_loss_falls(home: Path) -> None:
     documents = [stream(home, trainer).next(View()) for _ in range(6)]
     losses = []
     for _ in range(30):
-        _, figures = trainer.step(documents, 1.0)
+        _, figures, _ = trainer.step(documents, 1.0)
         losses.append(figures["text"][0] / figures["text"][1])
     assert losses[-1] < 0.9 * losses[0]
 

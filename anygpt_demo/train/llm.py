@@ -9,7 +9,8 @@
   phones that stood in for them before the codec was there.
 
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
-dedup (share of the budget without repeats), keep=1 (no learning-rate decay at the end: another round follows).
+dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
+team and rank (several processes with the same options and ranks 0, 1, ... train together).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from anygpt_demo.models.llama import Llama, LlamaConfig, rotary_angles, rotate
 from anygpt_demo.train.llm_data import LETTERS, Document, Library, Stream, View
 from anygpt_demo.train.loop import Run, Settings
 from anygpt_demo.train.speech_data import PHONES
+from anygpt_demo.train.team import Team
 from anygpt_demo.train.text_tokenizer import mini_modalities
 from anygpt_demo.vocabulary import Vocabulary
 
@@ -172,9 +174,20 @@ def _project(vectors: Tensor, width: int, seed: int) -> Tensor:
     return vectors @ matrix / vectors.shape[1] ** 0.5 * INIT_STD
 
 
+ROLES = {"image": ("image_tokenizer", 1), "speech": ("speech_tokenizer", 1), "music": ("music_codec", 4)}  # codec and layers that are read
+
+
+def codec_mark(family: Path, name: str) -> str:
+    """A few letters that change when the codec's codebooks change; "" without a codec."""
+    import hashlib
+
+    vectors = code_vectors(family, name)
+    return hashlib.sha256(b"".join(part.float().numpy().tobytes() for part in vectors)).hexdigest()[:8] if vectors else ""
+
+
 def code_vectors(family: Path, name: str) -> list[Tensor]:
     """Codebooks (n, d) of a trained codec, one per layer that the language model reads; empty if there is none."""
-    role, layers = {"image": ("image_tokenizer", 1), "speech": ("speech_tokenizer", 1), "music": ("music_codec", 4)}[name]
+    role, layers = ROLES[name]
     try:
         state = checkpoints.Family.open(family).component(role).state()
     except checkpoints.BadCheckpoint:
@@ -199,8 +212,9 @@ def phone_shares(library: Library, codebook: int) -> Tensor:
 class Trainer:
     """The model, its optimizer and what has been adopted so far."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, team: Team | None = None) -> None:
         self.settings = settings
+        self.team = team or Team()
         options = settings.options
         self.vocabulary = Vocabulary(settings.family / "tokenizer", mini_modalities())
         self.config = LlamaConfig(
@@ -242,23 +256,28 @@ class Trainer:
         self.adopted = set(state["adopted"])  # type: ignore[call-overload]
 
     def adopt(self, library: Library) -> None:
-        """Start the embeddings of modalities whose codes have appeared."""
-        if library.pictures is not None:
-            self._adopt_vectors("image")
-        if library.music is not None:
-            self._adopt_vectors("music")
-        if library.clips.coded and library.clips.clips and "speech" not in self.adopted:
-            self._adopt_speech(library)
+        """Start the embeddings of modalities whose codes have appeared, or appeared anew from another codec."""
+        there = {
+            "image": library.pictures is not None,
+            "music": library.music is not None,
+            "speech": library.clips.coded and bool(library.clips.clips),
+        }
+        for name in [name for name, coded in there.items() if coded]:
+            key = f"{name} {codec_mark(self.settings.family, name)}"
+            if key in self.adopted:
+                continue
+            if name == "speech":
+                self._adopt_speech(library)
+            else:
+                self._adopt_vectors(name)
+            self.adopted.add(key)
 
     def _adopt_vectors(self, name: str) -> None:
-        if name in self.adopted:
-            return
         item = self.vocabulary.ranges[name]
         for layer, vectors in enumerate(code_vectors(self.settings.family, name)):
             low, high = item.layer(layer)
             if len(vectors) == high - low:
                 self._set_rows(low, high, _project(vectors, self.config.hidden_size, 7 + layer))
-        self.adopted.add(name)
 
     def _adopt_speech(self, library: Library) -> None:
         """Rows of speech codes: the mixture of their phones' rows, a little of their code vector, a little noise."""
@@ -269,7 +288,6 @@ class Trainer:
         if vectors and len(vectors[0]) == high - low:
             rows = rows + 0.3 * _project(vectors[0], self.config.hidden_size, 5)
         self._set_rows(low, high, rows + 0.2 * INIT_STD * torch.randn(rows.shape, generator=torch.Generator().manual_seed(6)))
-        self.adopted.add("speech")
 
     def _set_rows(self, low: int, high: int, rows: Tensor) -> None:
         weight = self.model.model.embed_tokens.weight
@@ -279,10 +297,8 @@ class Trainer:
             if moment in self.optimizer.state.get(weight, {}):
                 self.optimizer.state[weight][moment][low:high] = 0.0
 
-    def step(self, documents: Sequence[Document], factor: float) -> tuple[int, dict[str, tuple[float, float]]]:
-        """One update at `factor` of the learning rate. Returns the ids read and the losses by kind of token."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * factor * min(1.0, (self.steps + 1) / 60)
+    def step(self, documents: Sequence[Document], factor: float, going: bool = True) -> tuple[int, dict[str, tuple[float, float]], bool]:
+        """One update at `factor` of the learning rate. Returns the ids read, the losses by kind of token, and whether all are going."""
         batch = collate(documents)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = hidden_states(self.model, self.prefix, batch.ids)
@@ -293,10 +309,15 @@ class Trainer:
             figures["ctc"] = (float(heard.detach()), 1.0)
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_([*self.model.parameters(), *self.listening.parameters()], 1.0)
+        parameters = [*self.model.parameters(), *self.listening.parameters()]
+        factor, going = self.team.average(parameters, factor, going)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * factor * min(1.0, (self.steps + 1) / 60)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
         self.steps += 1
-        return batch.tokens, figures
+        self.team.share(self.steps, parameters)
+        return batch.tokens, figures, going
 
     def export(self) -> None:
         """Write the `llm` of the family."""
@@ -336,33 +357,62 @@ class _Means:
 def train(settings: Settings) -> None:
     """Train, evaluate and export until the budget (or the wall option) is spent."""
     run = Run("llm", settings)
-    trainer = Trainer(settings)
+    team = Team(int(settings.options.get("rank", 0)), int(settings.options.get("team", 1)), int(settings.options.get("port", 29511)))
+    trainer = Trainer(settings, team)
     state = run.resume()
     if state is not None:
         trainer.load(state)
     _loop(run, trainer)
+    if team.leads:
+        _publish(run, trainer)
+
+
+def _publish(run: Run, trainer: Trainer) -> None:
+    """Save, export, then measure."""
     run.save(trainer.state())
-    _evaluate(run, trainer)
     trainer.export()
+    _evaluate(run, trainer)
     run.plot()
 
 
 def _stream(trainer: Trainer, library: Library) -> Stream:
-    """Documents from here on; a resumed run does not repeat those it has seen."""
-    seed = random.Random(f"{trainer.settings.seed} {trainer.steps}").getrandbits(32)
+    """Documents from here on; a resumed run does not repeat those it has seen, and no member of a team sees another's."""
+    seed = random.Random(f"{trainer.settings.seed} {trainer.steps} {trainer.team.rank}").getrandbits(32)
     return Stream(trainer.vocabulary, library, trainer.settings.data, seed)
+
+
+@dataclass
+class _Session:
+    """The clock of one session: every session has a schedule of its own, so a longer budget is a warm restart."""
+
+    run: Run
+    wall: float  # seconds
+    began: float
+    first_s: float
+
+    @property
+    def progress(self) -> float:
+        """Share of this session's CPU budget or wall time, whichever is further."""
+        spent = (self.run.used_s - self.first_s) / max(1.0, self.run.settings.budget_s - self.first_s)
+        return max(spent, (time.monotonic() - self.began) / self.wall)
+
+    @property
+    def going(self) -> bool:
+        """Whether this member wants another step."""
+        return self.run.going and time.monotonic() - self.began < self.wall
 
 
 def _loop(run: Run, trainer: Trainer) -> None:
     settings, options = run.settings, run.settings.options
-    wall, dedup, keep = float(options.get("wall", "inf")), float(options.get("dedup", 0.6)), options.get("keep") == "1"
-    began = scanned = logged = time.monotonic()
-    first_s = run.used_s  # every session has a schedule of its own: a longer budget is a warm restart
+    dedup, keep = float(options.get("dedup", 0.6)), options.get("keep") == "1"
+    session = _Session(run, float(options.get("wall", "inf")), time.monotonic(), run.used_s)
+    scanned = logged = session.began
     library = Library(settings.runs, settings.seed)
     trainer.adopt(library)
     stream = _stream(trainer, library)
     means, tokens, next_check, speed = _Means(), 0, run.used_s + EVALUATE_S, run.used_s
-    while run.going and time.monotonic() - began < wall:
+    going = session.going
+    while going:
         if time.monotonic() - scanned > RESCAN_S:
             scanned = time.monotonic()
             fresh = Library(settings.runs, settings.seed)
@@ -370,26 +420,24 @@ def _loop(run: Run, trainer: Trainer) -> None:
                 library = fresh
                 trainer.adopt(library)
                 stream = _stream(trainer, library)
-        progress = max((run.used_s - first_s) / max(1.0, settings.budget_s - first_s), (time.monotonic() - began) / wall)
-        view = View(repeats=repeats(progress, dedup))
+        view = View(repeats=repeats(session.progress, dedup))
         for documents in stream.batches(view, int(options.get("tokens", 1000))):
-            count, figures = trainer.step(documents, schedule(progress, keep))
+            count, figures, going = trainer.step(documents, schedule(session.progress, keep), session.going)
             tokens += count
             means.add(figures)
-            if not run.going:
+            if not going:
                 break
+        if not trainer.team.leads:
+            continue
         if time.monotonic() - logged > 30:
-            logged = time.monotonic()
-            rate = tokens / max(1e-9, run.used_s - speed)
-            run.log(step=trainer.steps, **means.values, tokens_per_s=rate, progress=progress)
-            tokens, speed = 0, run.used_s
+            rate = tokens / max(1.0, time.monotonic() - logged) * trainer.team.size
+            run.log(step=trainer.steps, **means.values, tokens_per_s=rate, tokens_per_cpu_s=tokens / max(1e-9, run.used_s - speed))
+            logged, tokens, speed = time.monotonic(), 0, run.used_s
         if run.due():
             run.save(trainer.state())
-        if run.used_s > next_check:
+        if run.used_s > next_check and going:
             next_check = run.used_s + EVALUATE_S
-            _evaluate(run, trainer)
-            trainer.export()
-            run.plot()
+            _publish(run, trainer)
 
 
 def _evaluate(run: Run, trainer: Trainer) -> None:

@@ -172,10 +172,11 @@ class Library:
         return ClipSet(folder, SPEECH_SETS)
 
     @property
-    def stamp(self) -> tuple[int, int, int, bool]:
+    def stamp(self) -> tuple[int, int, int, bool, float]:
         """Changes when there is more to learn from."""
         pictures, pieces = len(self.pictures.codes) if self.pictures else 0, len(self.music.codes) if self.music else 0
-        return pictures, pieces, len(self.clips.clips), self.clips.coded
+        path = self.runs / "data" / "codes" / "pictures" / f"{self.prefix}codes.u16"
+        return pictures, pieces, len(self.clips.clips), self.clips.coded, path.stat().st_mtime if path.is_file() else 0.0
 
     def picture(self, rng: random.Random, want: Want) -> PicturePart:
         """See Source.picture(); unencoded scenes until pictures are encoded."""
