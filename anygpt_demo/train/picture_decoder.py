@@ -1,10 +1,10 @@
 """Stage picture-decoder: codes -> picture, by a condition network and a small flow UNet (models/flow.py).
 
 Two phases share one budget. "truth": the Canvas alone learns to paint the coarse picture from the true contents of a
-scene (half of the pictures are crowded, which gives six things per picture in place of two); a step costs a third of a
+scene (most of the pictures are crowded, which gives six things per picture in place of two); a step costs a third of a
 full one. "codes": the heads of the finished tokenizer become the Reader, and Canvas and UNet learn to paint from what
-it finds in the codes of the stock of scenes. Without a trained tokenizer in the family only the first phase runs, and
-the second one follows when the stage is run again.
+it finds in the codes of the stock of scenes; every third step still paints a crowd from the truth. Without a trained
+tokenizer in the family only the first phase runs, and the second one follows when the stage is run again.
 
 Options: truth=SHARE (of the budget for the first phase).
 """
@@ -38,6 +38,7 @@ RATE = 2e-3
 TRUTH_SHARE = 0.45
 RING = 2400  # pictures kept for reuse
 FRESH = 5  # new pictures per step of 16: each is used about three times
+CROWDED_SHARE = 0.8  # of the first phase
 EMA = 0.995
 SCENE = (len(PLACES), len(TIMES), len(STYLES))
 
@@ -165,14 +166,13 @@ def true_condition(truth: Truth, config: FlowConfig) -> Condition:
 
 
 def forced(condition: Condition, truth: Truth, config: FlowConfig) -> Condition:
-    """What the Reader found, corrected by the truth where it is wrong, so that the painter is never taught a wrong thing."""
+    """What the Reader found, with the true classes where it is wrong and the true boxes: nothing wrong is taught to be painted."""
     perfect = true_condition(truth, config)
     wrong = (condition.things.argmax(2) != truth.nouns)[..., None]
-    boxes = torch.where(torch.rand(len(truth.nouns), 1, 1) < 0.5, perfect.boxes, condition.boxes)
     return replace(
         condition,
         things=torch.where(wrong, perfect.things, condition.things),
-        boxes=torch.cat([boxes[..., :3], perfect.boxes[..., 3:]], 2),
+        boxes=perfect.boxes,
         colours=torch.where(wrong, perfect.colours, condition.colours),
     )
 
@@ -259,12 +259,12 @@ class Trainer:
         return {"coarse": coarse.item()}
 
     def codes_step(self, truth: Truth, factor: float) -> dict[str, float]:
-        """Paint from the codes; every other step leaves the UNet out, which is half as dear."""
+        """Paint from the codes; half of these steps leave the UNet out, which is half as dear."""
         with torch.no_grad():
             condition = self.model.reader(*conditioning(self.tokenizer, truth.codes))
         right = (condition.things.argmax(2) == truth.nouns)[truth.nouns < self.config.nouns].float().mean()
         condition = forced(condition, truth, self.config)
-        if self.steps % 2:
+        if self.steps % 3:
             with torch.autocast("cpu", torch.bfloat16):
                 maps = self.model.canvas(condition)
             coarse = picture_loss(maps.coarse, truth)
@@ -293,25 +293,24 @@ def train(settings: Settings) -> None:
     if state := run.resume():
         trainer.restore(state)
     share = float(settings.options.get("truth", TRUTH_SHARE)) if tokenizer is not None else 1.0
-    source: Ring | Stock | None = None
-    codes = False
+    crowd, stock = Ring(settings.seed + trainer.steps, CROWDED_SHARE), None
     means: dict[str, float] = {}
     while run.going:
-        if source is None or codes != (run.progress >= share):
-            codes = run.progress >= share
-            source = Stock(settings.runs, trainer.steps) if codes else Ring(settings.seed + trainer.steps, 0.5)
-            if codes:
-                trainer.take_reader(settings.runs)
-        step = trainer.codes_step if codes else trainer.truth_step
-        for key, value in step(source.sample(BATCH), cosine(run.progress)).items():
+        if stock is None and run.progress >= share:
+            stock = Stock(settings.runs, trainer.steps)
+            trainer.take_reader(settings.runs)
+        from_truth = stock is None or trainer.steps % 3 == 2
+        factor = cosine(run.progress)
+        found = trainer.truth_step(crowd.sample(BATCH), factor) if from_truth else trainer.codes_step(stock.sample(BATCH), factor)
+        for key, value in found.items():
             means[key] = means.get(key, value) * 0.98 + 0.02 * value
         if trainer.steps % 50 == 0:
             run.log(step=trainer.steps, **means)
         if run.due():
             run.save(trainer.state())
-            if codes:
+            if stock is not None:
                 trainer.export(settings)
     run.save(trainer.state())
-    if codes:
+    if stock is not None:
         trainer.export(settings)
     run.plot()
