@@ -75,7 +75,7 @@ class SpeechCodec:
             load_strict(soundstorm, part.state(device), "soundstorm")
             soundstorm.to(device)
             clean, steps = bool(part.config.get("clean", family.name == "mini")), int(part.config.get("steps", 8))
-        return cls(tokenizer.to(device), soundstorm, steps=steps, clean=clean, device=device)
+        return cls(tokenizer.to(device).fold(), soundstorm, steps=steps, clean=clean, device=device)
 
     def encode_all(self, audio: Audio) -> np.ndarray:
         """All levels of 16 kHz speech. Returns int64 (8, T), T = samples / 320 rounded up."""

@@ -112,6 +112,25 @@ class Feeder:
         heard, clean, phones = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         return Batch(heard[:, None], clean[:, None], phones)
 
+    def coded_batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Crops with their codes: int64 (8, B, FRAMES) and float (B, 1, n)."""
+        codes, waves = [], []
+        for _ in range(1000 * size):
+            clip = self.clip()
+            home = self.sets[clip.set]
+            if home.codes is not None and home.coded(clip) and clip.frames > FRAMES:
+                first = int(self.rng.integers(0, clip.frames - FRAMES))
+                codes.append(np.asarray(home.codes[clip.frames_start + first : clip.frames_start + first + FRAMES], np.int64))
+                waves.append(home.wave(clip, first, FRAMES))
+            if len(codes) == size:
+                break
+        return torch.from_numpy(np.stack(codes)).permute(2, 0, 1), torch.from_numpy(np.stack(waves))[:, None]
+
+    @property
+    def coded(self) -> bool:
+        """Whether there are codes to train the decoder from."""
+        return any(home.coded(clip) for home in self.sets.values() for clip in home.clips[:1])
+
 
 class Student(nn.Module):
     """The codec with what only training needs: phone heads on the latent and on level 1."""
@@ -194,13 +213,19 @@ class Trainer:
             return 0.75 * RATE * cosine((self.run.progress - ENDS[2]) / (1 - ENDS[2]))
         return RATE * cosine(self.run.progress / ENDS[2])
 
+    def decoder_losses(self) -> dict[str, Tensor]:
+        """Frozen codes to waves, now and then from the first levels alone: from the codes on disk, else encoded here."""
+        levels = int(torch.randint(1, 8, (1,))) if torch.rand(1) < 0.2 else 8
+        if self.feeder.coded:
+            codes, clean = self.feeder.coded_batch(SIZES["decoder"])
+            return self.wave_losses(self.codec.decode(codes[:levels]), clean)
+        batch = self.feeder.batch(SIZES["decoder"])
+        with torch.no_grad():
+            total = self.books(self.codec.encoder(batch.heard), levels, learn=False).total
+        return self.wave_losses(self.codec.decoder(total), batch.clean)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the loss, already weighted."""
-        if self.phase == "decoder":
-            with torch.no_grad():
-                levels = int(torch.randint(1, 8, (1,))) if torch.rand(1) < 0.2 else None
-                total = self.books(self.codec.encoder(batch.heard), levels, learn=False).total
-            return self.wave_losses(self.codec.decoder(total), batch.clean)
+        """The terms of the loss while the encoder learns, already weighted."""
         latent = self.codec.encoder(batch.heard)
         terms = {"phones": 0.5 * phone_loss(self.student.on_latent, latent, batch.phones)}
         first = int(torch.randint(0, FRAMES - SPOKEN + 1, (1,)))
@@ -223,7 +248,7 @@ class Trainer:
         """One update. Returns the terms."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        terms = self.losses(self.feeder.batch(SIZES[self.phase]))
+        terms = self.decoder_losses() if self.phase == "decoder" else self.losses(self.feeder.batch(SIZES[self.phase]))
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
@@ -310,7 +335,7 @@ def train(settings: Settings) -> None:
             run.save(trainer.state())
             trainer.feeder = trainer.new_feeder()
     run.save(trainer.state())
-    if trainer.phase in ("quantized", "decoder"):
+    if trainer.phase in ("quantized", "decoder") and not run.stopping:
         run.log(**trainer.evaluate(24))
         trainer.export()
     run.plot()

@@ -17,13 +17,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from anygpt_demo.checkpoints import Family
 from anygpt_demo.codecs.speech import SpeechCodec
-from anygpt_demo.media import Audio
-from anygpt_demo.train.speech_data import RATE_HZ, Clip, SpeechSet
+from anygpt_demo.train.speech_data import Clip, SpeechSet
 
 LEVELS = 8
+WINDOW = 200  # clips per piece
 
 
 def disturbed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -35,14 +36,25 @@ def disturbed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (wave + rng.normal(0, 10 ** rng.uniform(-3.5, -2.0), len(wave))).astype(np.float32)
 
 
-def clip_codes(codec: SpeechCodec, home: SpeechSet, clip: Clip, augmented: int) -> np.ndarray:
-    """uint16 (frames, levels) of one clip."""
-    wave = home.wave(clip)
-    if augmented:
-        wave = disturbed(wave, np.random.default_rng([augmented, clip.start]))
-    codes = codec.encode_all(Audio(wave, RATE_HZ)).T
-    codes = codes[: clip.frames, : 1 if augmented else LEVELS]
-    return np.pad(codes, ((0, clip.frames - len(codes)), (0, 0)), mode="edge").astype(np.uint16)
+def window_codes(codec: SpeechCodec, home: SpeechSet, clips: list[Clip], augmented: int) -> bytes:
+    """Codes of some clips, one after another, uint16 (frames, levels). Clips of one length go through the encoder together."""
+    levels = 1 if augmented else LEVELS
+    found: list[np.ndarray] = [np.empty(0)] * len(clips)
+    by_length: dict[int, list[int]] = {}
+    for number, clip in enumerate(clips):
+        by_length.setdefault(clip.samples, []).append(number)
+    for numbers in by_length.values():
+        for start in range(0, len(numbers), 4):
+            part = numbers[start : start + 4]
+            waves = [home.wave(clips[number]) for number in part]
+            if augmented:
+                waves = [disturbed(wave, np.random.default_rng([augmented, clips[n].start])) for n, wave in zip(part, waves, strict=True)]
+            with torch.inference_mode():
+                codes = codec.tokenizer.encode(torch.from_numpy(np.stack(waves))[:, None], levels).permute(1, 2, 0)
+            for number, rows in zip(part, codes.numpy(), strict=True):
+                rows = rows[: clips[number].frames]
+                found[number] = np.pad(rows, ((0, clips[number].frames - len(rows)), (0, 0)), mode="edge").astype("<u2")
+    return b"".join(rows.tobytes() for rows in found)
 
 
 def encode_set(folder: Path, codec: SpeechCodec, augmented: int = 0) -> int:
@@ -59,16 +71,13 @@ def encode_set(folder: Path, codec: SpeechCodec, augmented: int = 0) -> int:
     with part.open("r+b" if part.is_file() else "wb") as file:
         file.truncate(done * levels * 2)
         file.seek(0, 2)
-        for number, clip in enumerate(home.clips):
-            if clip.frames_start < done:
-                continue
-            file.write(clip_codes(codec, home, clip, augmented).tobytes())
-            done += clip.frames
-            if number % 200 == 0:
-                file.flush()
-                print(f"{folder.name}: {number + 1} of {len(home.clips)} clips", file=sys.stderr, flush=True)
+        waiting = [clip for clip in home.clips if clip.frames_start >= done]
+        for number in range(0, len(waiting), WINDOW):
+            file.write(window_codes(codec, home, waiting[number : number + WINDOW], augmented))
+            file.flush()
+            print(f"{folder.name}: {len(waiting) - number} clips to go", file=sys.stderr, flush=True)
     part.replace(path)
-    return done
+    return starts[-1]
 
 
 def main() -> None:
@@ -78,8 +87,6 @@ def main() -> None:
     parser.add_argument("--family", type=Path, default=Path("runs/family/mini"))
     parser.add_argument("--augmented", type=int, default=0, help="number of the disturbed copy; 0: the clips as they are")
     arguments = parser.parse_args()
-    import torch
-
     torch.set_num_threads(1)
     codec = SpeechCodec.load(Family.open(arguments.family))
     for folder in arguments.set:

@@ -46,7 +46,13 @@ class SpeechSet:
         self.phones = np.memmap(folder / "phones.u8", np.uint8, "r")
         clips = [Clip(set=folder.name, **{key: row[key] for key in keys}) for row in rows]
         complete = (len(self.audio), len(self.phones))  # a set may still be growing
+        path = folder / "codes.u16"
+        self.codes = np.memmap(path, "<u2", "r", shape=(path.stat().st_size // 16, 8)) if path.is_file() and path.stat().st_size else None
         self.clips = [c for c in clips if c.start + c.samples <= complete[0] and c.frames_start + c.frames <= complete[1]]
+
+    def coded(self, clip: Clip) -> bool:
+        """Whether the codes of a clip are there."""
+        return self.codes is not None and clip.frames_start + clip.frames <= len(self.codes)
 
     def wave(self, clip: Clip, first: int = 0, frames: int | None = None) -> np.ndarray:
         """float32 samples in [-1, 1] from frame `first` on, `frames` frames or to the end of the clip."""
