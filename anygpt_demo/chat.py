@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anygpt_demo.checkpoints import Family
     from anygpt_demo.codecs.base import Codec
     from anygpt_demo.engine import Engine
+    from anygpt_demo.memory import Shelf
 
 Media = Audio | Picture
 TEXT_LIMIT = 20_000  # characters of one message
@@ -140,32 +141,54 @@ def write_file(media: Media) -> tuple[bytes, str]:
 
 
 class Chat:
-    """A loaded family. Codecs are loaded on first use."""
+    """A loaded family. Codecs are loaded on first use, and kept, or put on a shelf with a budget of bytes."""
 
-    def __init__(self, vocabulary: Vocabulary, engine: Engine, load: Callable[[str], Codec]) -> None:
+    def __init__(self, vocabulary: Vocabulary, engine: Engine, load: Callable[[str], Codec], shelf: Shelf | None = None) -> None:
         self.vocabulary = vocabulary
         self.engine = engine
         self._load = load
+        self._shelf = shelf
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, family: Family | Path | str | None = None, device: str = "cpu", quantize: str = "none") -> Chat:
-        """Load the vocabulary and language model of a family (default: the shipped one). Raises BadCheckpoint."""
+    def open(
+        cls, family: Family | Path | str | None = None, device: str = "cpu", quantize: str | None = None, vram: int | None = None
+    ) -> Chat:
+        """Load the vocabulary and language model of a family (default: the shipped one). Raises UserError, BadCheckpoint.
+
+        quantize: none, 8bit or 4bit; None: as the card's preset says. vram: a preset of memory.PRESETS; None: the card's own.
+        """
+        from anygpt_demo import memory
         from anygpt_demo.checkpoints import MINI, Family
         from anygpt_demo.engine import LocalEngine
 
         home = family if isinstance(family, Family) else Family.open(family or MINI)
         vocabulary = Vocabulary.of(home)
-        return cls(vocabulary, LocalEngine.load(home, device, quantize), lambda name: registry.load_codec(name, home, device))
+        large = home.name != "mini"
+        preset = memory.preset(vram, device) if large or vram is not None else None
+        if quantize is None:
+            quantize = preset.quantize if preset is not None and large else "none"
+        shelf = None
+        if preset is not None:
+            shelf = memory.Shelf(
+                lambda name, purpose: registry.load_codec(name, home, device, purpose=purpose),
+                lambda name, purpose: memory.estimate(home, name, purpose),
+                preset.media,
+            )
+        return cls(vocabulary, LocalEngine.load(home, device, quantize), lambda name: registry.load_codec(name, home, device), shelf)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of what can be sent and made, besides words."""
         return tuple(self.vocabulary.ranges)
 
-    def codec(self, name: str) -> Codec:
-        """The codec of one modality."""
+    def codec(self, name: str, purpose: str = "both") -> Codec:
+        """The codec of one modality. purpose: encode or decode, if only that is wanted."""
+        if self._shelf is not None:
+            from anygpt_demo.memory import SPLIT
+
+            return self._shelf.get(name, purpose if name in SPLIT else "both")
         with self._lock:
             if name not in self._codecs:
                 self._codecs[name] = self._load(name)
@@ -180,7 +203,7 @@ class Chat:
             raise BadText("This message is empty.", "It has neither words nor a file.", "Write, say or attach something.")
         parts: list[Part] = []
         for name, media in message.media:
-            codes = self.codec(name).encode(media)[: self.vocabulary.ranges[name].modality.frames.stop - 1]
+            codes = self.codec(name, "encode").encode(media)[: self.vocabulary.ranges[name].modality.frames.stop - 1]
             parts.append(MediaPart(name, codes, _keep(conversation, name, media)))
         return Turn("human", (*parts, TextPart(text)) if text else tuple(parts))
 
@@ -360,7 +383,7 @@ class _Reply:
         yield Stage("drawing", name)
         start = time.perf_counter()
         try:
-            media = self.chat.codec(name).decode(event.codes, voice=self.voice, seed=self.seed + len(self.parts))
+            media = self.chat.codec(name, "decode").decode(event.codes, voice=self.voice, seed=self.seed + len(self.parts))
             file = _keep(self.conversation, name, media)
         except UserError as error:
             failure = error

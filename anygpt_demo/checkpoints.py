@@ -171,6 +171,11 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], role
     """Load tensors into a module and switch it to evaluation. Raises BadCheckpoint naming the first key that does not fit."""
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     refuse_misfit(role, shapes, {key: tuple(tensor.shape) for key, tensor in state.items()})
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point() != state[key].is_floating_point():
+            kind = str(state[key].dtype).removeprefix("torch.")
+            problem = f"{role}: the tensor {key} is of type {kind}."
+            raise BadCheckpoint(problem, "The file does not fit this model.", "Fetch the family again.")
     module.load_state_dict(dict(state))
     return module.eval()
 
@@ -229,7 +234,9 @@ def write_shards(home: Path, groups: Iterable[Mapping[str, torch.Tensor]], limit
 def enter(folder: Path, role: str, config: Mapping[str, Any], family: str = "mini", source: Mapping[str, Any] | None = None) -> None:
     """(Re)write a role's manifest entry from the files that lie in its folder. source: what it was made from, if that is kept."""
     path = folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"family": family, "components": {}}
+    manifest: dict[str, Any] = {"family": family, "components": {}}
+    if path.is_file():
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     home = folder / role
     files = sorted(item for item in home.rglob("*") if item.is_file() and not item.name.endswith(".part"))
     manifest["components"][role] = {

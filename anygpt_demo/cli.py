@@ -178,13 +178,51 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def fetch(options: argparse.Namespace) -> int:
+    """Download or take the official weights, and convert them."""
+    target = options.out or HOME / "checkpoints" / options.name
+    manifest = call("anygpt_demo.fetch:fetch")(
+        options.name, target, say, source=options.source, keep=options.keep_downloads, skip=tuple(options.skip or ())
+    )
+    say(f"{target}: {len(manifest['components'])} components, {manifest['vocabulary']['size']} tokens")
+    return 0
+
+
+def task(options: argparse.Namespace) -> int:
+    """One task of the base model: text or a media file in, text or a media file out."""
+    from anygpt_demo.chat import read_file, write_file
+    from anygpt_demo.tasks import TASKS, run
+    from anygpt_demo.terminal import open_chat, read_bytes, read_voice
+
+    loaded = open_chat(options)
+    given: Any = options.text
+    source = TASKS[options.name].source
+    path = getattr(options, source, None)
+    if source != "text" and path is not None:
+        given, notes = read_file(loaded.vocabulary, source, read_bytes(path))
+        for note in notes:
+            print(note, file=sys.stderr)
+    voice = read_voice(loaded, options.voice)
+    answer = run(loaded, options.name, given, voice=voice, seed=options.seed, instruction=options.instruction, preset=options.preset)
+    if answer.media is None:
+        say(answer.text)
+        return 0
+    data, suffix = write_file(answer.media)
+    out = (options.out or Path(f"{options.name}{suffix}")).with_suffix(suffix)
+    out.write_bytes(data)
+    say(str(out))
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
-    """Whether everything is there."""
+    """Whether everything is there, and what the official models need of a card."""
     from anygpt_demo import doctor as check
 
     rows = [*check.machine(), *check.family_rows(options.family)]
     for row in rows:
         say(f"{row.state:8} {row.what:26} {row.detail}")
+    for line in check.memory_lines():
+        say(line)
     return 1 if any(row.state == "missing" for row in rows) else 0
 
 
@@ -202,6 +240,8 @@ def _family(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal results")
+    parser.add_argument("--quantize", choices=["4bit", "8bit", "none"], help="bits of the language model (default: as the card needs it)")
+    parser.add_argument("--vram", type=int, choices=[8, 12, 16, 24], help="GB of graphics memory to stay within (default: the card's)")
 
 
 def _work(parser: argparse.ArgumentParser) -> None:
@@ -228,7 +268,9 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """All commands."""
+    from anygpt_demo.fetch import FAMILIES
     from anygpt_demo.synth.make import KINDS
+    from anygpt_demo.tasks import TASKS
     from anygpt_demo.train import STAGES
 
     parser = argparse.ArgumentParser(prog="python -m anygpt_demo", description="An any-to-any chat: text, pictures, speech and music.")
@@ -249,6 +291,22 @@ def arguments() -> argparse.ArgumentParser:
     added.add_argument("file", type=Path, nargs="?", default=Path("-"), help="JSON of tokenize (default: standard input)")
     added.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice to speak in")
     added.add_argument("--out", type=Path, metavar="FILE")
+    added = command("task", task, "one task of the base model, e.g. text-to-image or asr")
+    added.add_argument("name", choices=list(TASKS), metavar="NAME", help=", ".join(TASKS))
+    added.add_argument("--text", default="", help="the input of text tasks")
+    for name in codecs.CODECS:
+        added.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"the input of {name} tasks")
+    added.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice that tts speaks in")
+    added.add_argument("--instruction", help="instead of one from the pool")
+    added.add_argument("--preset", choices=["chat", "paper", "greedy"], default="chat", help="how words are drawn")
+    added.add_argument("--out", type=Path, metavar="FILE")
+    added = commands.add_parser("fetch", help="get the official weights", description="Download the official weights and convert them.")
+    added.set_defaults(function=fetch)
+    added.add_argument("name", choices=list(FAMILIES), metavar="NAME", help=", ".join(FAMILIES))
+    added.add_argument("--from", dest="source", type=Path, metavar="DIR", help="a folder with the official files, instead of the internet")
+    added.add_argument("--out", type=Path, metavar="DIR", help="the new family (default: checkpoints/NAME)")
+    added.add_argument("--skip", action="append", metavar="ROLE", help="a component to leave out, e.g. unclip")
+    added.add_argument("--keep-downloads", action="store_true", help="do not delete what was downloaded")
     command("doctor", doctor, "check programs, packages and model files")
     for name, function, table, about in (
         ("synth", synth, [*KINDS, "all"], "make training data"),

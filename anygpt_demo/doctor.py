@@ -87,3 +87,10 @@ def family_rows(folder: Path) -> Iterator[Row]:
         yield Row(f"{family.name}/vocabulary", "ok", f"{vocabulary.size} ids: text 0..{vocabulary.text_size - 1}, {spans}")
     except UserError as error:
         yield Row(f"{family.name}/vocabulary", "missing", str(error))
+
+
+def memory_lines() -> Iterator[str]:
+    """What the official models weigh and what cards of several sizes keep of them, from the configs alone."""
+    from anygpt_demo import memory
+
+    yield from memory.table()

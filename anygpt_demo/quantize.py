@@ -9,6 +9,7 @@ the copy alone. bitsandbytes never reaches for the network: the package it would
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -53,6 +54,12 @@ def backend() -> ModuleType:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # LLM.int8 warns once per layer and pass
     warnings.filterwarnings("ignore", module=r"bitsandbytes")
     return sys.modules["bitsandbytes"]
+
+
+def hush() -> None:
+    """Import bitsandbytes quietly if it is installed, before a package that would import it aloud."""
+    with contextlib.suppress(MissingProgram):
+        backend()
 
 
 def linears(model: Llama) -> dict[str, nn.Linear]:

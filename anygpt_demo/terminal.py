@@ -50,7 +50,7 @@ def open_chat(options: argparse.Namespace) -> Chat:
     import torch
 
     torch.set_num_threads(options.threads)
-    return Chat.open(options.family, options.device)
+    return Chat.open(options.family, options.device, getattr(options, "quantize", None), getattr(options, "vram", None))
 
 
 def read_voice(chat: Chat, path: Path | None) -> Voice | None:

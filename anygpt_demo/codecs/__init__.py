@@ -45,10 +45,15 @@ def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS)
     return tuple(found)
 
 
-def load_codec(name: str, family: Family, device: str = "cpu", codecs: Mapping[str, str] = CODECS) -> Codec:
-    """Load the codec of one modality from a family. Raises BadCheckpoint if it is unknown or its files are bad."""
+def load_codec(name: str, family: Family, device: str = "cpu", codecs: Mapping[str, str] = CODECS, purpose: str = "both") -> Codec:
+    """Load the codec of one modality from a family. Raises BadCheckpoint if it is unknown or its files are bad.
+
+    purpose: "encode" or "decode" leaves out what the other direction needs, where a codec can (its class has SPLITS).
+    """
     if name not in codecs:
         raise BadCheckpoint(f"There is no codec named {name}.", "It is not registered.", f"Use one of: {', '.join(codecs)}.")
     module, _, attribute = codecs[name].partition(":")
-    codec: Codec = getattr(import_module(module), attribute).load(family, device)
+    kind = getattr(import_module(module), attribute)
+    options = {"purpose": purpose} if getattr(kind, "SPLITS", False) else {}
+    codec: Codec = kind.load(family, device, **options)
     return codec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -49,14 +49,18 @@ def _picture(pixels: torch.Tensor) -> Picture:
 class ImageCodec:
     """SEED tokenizer, and a decoder: the small family's flow network, or Stable unCLIP where the family has it."""
 
+    SPLITS: ClassVar[bool] = True  # load() can leave one direction out
     tokenizer: SeedTokenizer
     decoder: FlowDecoder | UnclipDecoder | None
     modality: Modality = MODALITY
     device: str = "cpu"
 
     @classmethod
-    def load(cls, family: Family, device: str = "cpu") -> ImageCodec:
-        """Load the tokenizer and whichever decoder the family has. Raises BadCheckpoint."""
+    def load(cls, family: Family, device: str = "cpu", purpose: str = "both") -> ImageCodec:
+        """Load the tokenizer and whichever decoder the family has; the official one runs in half precision on a GPU.
+
+        purpose: "encode" leaves the decoder out, "decode" the reading half of the tokenizer. Raises BadCheckpoint.
+        """
         from anygpt_demo.checkpoints import load_strict
         from anygpt_demo.models.flow import FlowConfig, FlowDecoder
         from anygpt_demo.models.seed import SeedConfig, SeedTokenizer
@@ -66,9 +70,15 @@ class ImageCodec:
         config = SeedConfig.from_json(part.config)
         tokenizer = SeedTokenizer(config)
         load_strict(tokenizer, part.state(device), "image_tokenizer")
+        if purpose == "decode":
+            del tokenizer.visual_encoder, tokenizer.Qformer
+        if family.has("unclip") and device != "cpu":
+            tokenizer.half()
         tokenizer.requires_grad_(False).to(device)
         decoder: FlowDecoder | UnclipDecoder | None = None
-        if family.has("unclip"):
+        if purpose == "encode":
+            pass
+        elif family.has("unclip"):
             component = family.component("unclip")
             component.verify()
             decoder = UnclipDecoder.load(component.folder, device)
@@ -83,7 +93,7 @@ class ImageCodec:
         """A picture of any size -> codes int64 (32, 1). It is squashed to a square, as the official code does."""
         from anygpt_demo.models.seed import preprocess
 
-        pixels = preprocess(media.rgb, self.tokenizer.config.image_size)[None].to(self.device)
+        pixels = preprocess(media.rgb, self.tokenizer.config.image_size)[None].to(self.device, self.tokenizer.query_tokens.dtype)
         return self.tokenizer.encode(pixels)[0, :, None].cpu().numpy()
 
     def _condition(self, codes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

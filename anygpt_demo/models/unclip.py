@@ -6,13 +6,18 @@ still mixes a little noise into the embedding, drawn from the generator, so a se
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from anygpt_demo.checkpoints import refuse_misfit, shapes_of
+from anygpt_demo.errors import BadCheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +26,76 @@ if TYPE_CHECKING:
 
 STEPS = 20
 GUIDANCE = 10.0
+PARTS = ("unet", "vae", "image_normalizer")  # the networks that stay in memory
+EMPTY_PROMPT = "empty_prompt.safetensors"  # a converted folder holds the text encoder's one answer instead of the text encoder
+OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def modern(key: str) -> str:
+    """A key of a diffusers file under today's name of the attention layers."""
+    if ".attentions." in key:
+        for old, new in OLD_ATTENTION.items():
+            key = key.replace(old, new)
+    return key
+
+
+def part_shapes(part: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of one of PARTS, from its config.json."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "image_normalizer": StableUnCLIPImageNormalizer}
+    return shapes_of(lambda: kinds[part].from_config(dict(config)))
+
+
+def check(folder: Path) -> None:
+    """Raise BadCheckpoint naming the first tensor of a converted folder that is missing, unknown or of another shape."""
+    from safetensors import SafetensorError, safe_open
+
+    name = "diffusion_pytorch_model.safetensors"
+    for part in PARTS:
+        try:
+            with safe_open(folder / part / name, framework="pt") as file:
+                found = {modern(key): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
+            own = part_shapes(part, json.loads((folder / part / "config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            raise BadCheckpoint(f"unclip: {part}/{name} cannot be read.", "It is damaged.", "Fetch it again.") from error
+        refuse_misfit(f"unclip {part}", own, found)
+
+
+def cached_prompt(folder: Path) -> Tensor | None:
+    """The embedding of the empty prompt, float (1, tokens, width), if the folder holds it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / EMPTY_PROMPT
+    if not path.is_file():
+        return None
+    try:
+        (prompt,) = load_file(path).values()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BadCheckpoint(f"unclip: {EMPTY_PROMPT} cannot be read.", "It is damaged.", "Fetch it again.") from error
+    if prompt.ndim != 3 or len(prompt) != 1:
+        raise BadCheckpoint(f"unclip: {EMPTY_PROMPT} is {tuple(prompt.shape)}.", "It is not one embedded prompt.", "Fetch it again.")
+    return prompt
+
+
+class _Absent(torch.nn.Module):
+    """Stands for the picture encoder, which the pipeline asks for nothing but its device and dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.one.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its precision."""
+        return self.one.dtype
 
 
 @dataclass(frozen=True)
@@ -32,14 +107,30 @@ class UnclipDecoder:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> UnclipDecoder:
-        """Read a diffusers folder; half precision on a GPU."""
-        from diffusers import StableUnCLIPImg2ImgPipeline
+        """Read a diffusers folder; half precision on a GPU. The picture encoder is never loaded, the text encoder never kept.
 
+        Raises BadCheckpoint if a converted folder does not fit.
+        """
+        from anygpt_demo.quantize import hush
+
+        hush()
+        from diffusers import StableUnCLIPImg2ImgPipeline
+        from diffusers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         dtype = torch.float32 if device == "cpu" else torch.float16
-        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True).to(device)
+        found = cached_prompt(folder)
+        absent: dict[str, None] = {"image_encoder": None, "feature_extractor": None}
+        if found is not None:
+            check(folder)
+            absent |= {"text_encoder": None, "tokenizer": None}
+        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True, **absent).to(device)
         pipeline.set_progress_bar_config(disable=True)
-        prompt, _ = pipeline.encode_prompt("", torch.device(device), 1, False)
-        return cls(pipeline, prompt.detach())
+        if found is None:
+            found, _ = pipeline.encode_prompt("", torch.device(device), 1, False)
+            pipeline.text_encoder = None
+        pipeline.image_encoder = _Absent().to(device=device, dtype=dtype)
+        return cls(pipeline, found.detach().to(device=device, dtype=dtype))
 
     def conditioning(self, embedding: Tensor, noise_level: int = 0, noise: Tensor | None = None) -> Tensor:
         """Embedding (B, E) -> what the UNet receives (B, 2E): the noised embedding and the embedded noise level."""

@@ -1,0 +1,175 @@
+"""Official files to a working family: conversion, resuming, the restricted reader, downloads, one turn per modality."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anygpt_demo import convert, fetch, unpickle
+from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Settings
+from anygpt_demo.checkpoints import Family
+from anygpt_demo.conversation import Conversation
+from anygpt_demo.errors import BadCheckpoint, UserError
+from anygpt_demo.media import Audio, Picture
+
+
+def here(job: dict, say: convert.Say) -> dict:
+    return unpickle.work(job)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def test_the_manifest_tells_what_was_read(converted: Path):
+    manifest = Family.open(converted).manifest
+    assert manifest["family"] == "anygpt" and manifest["kind"] == "chat"
+    assert set(manifest["components"]) == set(convert.PLANS)
+    assert set(manifest["vocabulary"]["ranges"]) == {"image", "speech", "music"}
+    assert len(manifest["licences"]) == 6
+    source = manifest["components"]["soundstorm"]["source"]["files"]
+    assert set(source) == {"speechtokenizer_soundstorm_mls.pt"}
+    assert not list(converted.rglob("*.bin")) and not list(converted.rglob("*.pt"))
+
+
+def test_weights_are_the_same_numbers(converted: Path, official: Path):
+    state = Family.open(converted).component("llm").state()
+    for path in (official / "anygpt" / "chat").glob("*.bin"):
+        for key, tensor in torch.load(path).items():
+            if "inv_freq" not in key:
+                torch.testing.assert_close(state[key], tensor.bfloat16().float(), rtol=0, atol=0)
+    state = Family.open(converted).component("speech_tokenizer").state()
+    for key, tensor in torch.load(official / "speechtokenizer" / "ckpt.dev").items():
+        assert torch.equal(state[key], tensor)
+
+
+@pytest.fixture(scope="module")
+def chat(converted: Path) -> Chat:
+    return Chat.open(converted)
+
+
+@pytest.mark.parametrize("name", ["image", "speech", "music"])
+def test_one_turn_in_and_out(chat: Chat, name: str):
+    rate = {"speech": 16_000, "music": 32_000}
+    noise = np.random.default_rng(0)
+    media = Picture(noise.integers(0, 256, (40, 30, 3), np.uint8)) if name == "image" else Audio(np.zeros(3200, np.float32), rate[name])
+    settings = Settings(output=name, max_new=400, limits={"speech": 10, "music": 5})
+    updates = list(chat.reply(Conversation(), Message("hello", ((name, media),)), settings=settings))
+    assert not [update for update in updates if isinstance(update, Card)]
+    assert [update for update in updates if isinstance(update, Made)]
+    last = updates[-1]
+    assert isinstance(last, Finished) and last.turn is not None
+
+
+def test_an_interrupted_conversion_goes_on_and_leaves_nothing_half_done(official: Path, tmp_path: Path):
+    source, out, said = tmp_path / "source", tmp_path / "family", []
+    shutil.copytree(official, source)
+    file = source / "soundstorm" / "speechtokenizer_soundstorm_mls.pt"
+    good = file.read_bytes()
+    file.write_bytes(good[:1000])
+    skip = ("unclip",)
+    with pytest.raises(BadCheckpoint, match="speechtokenizer_soundstorm_mls"):
+        fetch.fetch("anygpt-chat", out, quiet, source=source, skip=skip, read=here)
+    assert not out.exists()
+    file.write_bytes(good)
+    fetch.fetch("anygpt-chat", out, said.append, source=source, skip=skip, read=here)
+    assert [line for line in said if line.endswith("kept")] == [f"{role}: kept" for role in list(convert.PLANS)[:4]]
+    assert Family.open(out).has("soundstorm") and not Family.open(out).has("unclip")
+    assert not out.with_name("family.part").exists()
+
+
+def test_a_foreign_vocabulary_is_refused(official: Path, tmp_path: Path):
+    source = tmp_path / "source"
+    shutil.copytree(official, source)
+    file = source / "anygpt" / "chat" / "added_tokens.json"
+    table = json.loads(file.read_text(encoding="utf-8"))
+    table["<one more>"] = max(table.values()) + 1
+    file.write_text(json.dumps(table), encoding="utf-8")
+    skip = ("unclip", "soundstorm", "music_codec")
+    with pytest.raises(BadCheckpoint, match="does not belong"):
+        fetch.fetch("anygpt-chat", tmp_path / "family", quiet, source=source, skip=skip, read=here)
+    assert not (tmp_path / "family").exists()
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_the_reader_is_a_process_of_its_own_and_runs_nothing(official: Path, tmp_path: Path):
+    files = {"weights": [str(official / "soundstorm" / "speechtokenizer_soundstorm_mls.pt")]}
+    config = convert.settings("soundstorm", "anygpt-chat", official)
+    job = {"role": "soundstorm", "files": files, "config": config, "out": str(tmp_path / "out")}
+    assert convert.in_child(job, quiet)["steps"] == 3
+    assert list((tmp_path / "out").glob("*.safetensors"))
+    bad = tmp_path / "bad.pt"
+    torch.save({"a": Bomb(tmp_path / "harm")}, bad)
+    with pytest.raises(BadCheckpoint, match=r"bad\.pt"):
+        convert.in_child({**job, "files": {"weights": [str(bad)]}}, quiet)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_what_is_missing_is_named(tmp_path: Path):
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.model"):
+        convert.convert("anygpt-chat", tmp_path, tmp_path / "out", quiet)
+    with pytest.raises(UserError, match="anygpt-huge"):
+        fetch.fetch("anygpt-huge", tmp_path / "out", quiet)
+    with pytest.raises(UserError, match="llm"):
+        convert.convert("anygpt-chat", tmp_path, tmp_path / "out", quiet, skip=("llm",))
+
+
+class Server(BaseHTTPRequestHandler):
+    data = bytes(range(256)) * 5000
+    cut = 0  # bytes after which the connection ends; 0: never
+    page = False
+
+    def do_GET(self) -> None:
+        begin = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Type", "text/html" if self.page else "application/octet-stream")
+        self.send_header("Content-Length", str(len(self.data) - begin))
+        self.send_header("ETag", '"x"')
+        self.end_headers()
+        self.wfile.write(self.data[begin : begin + type(self).cut or None])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    Server.cut, Server.page = 0, False
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/file.pth"
+        server.shutdown()
+
+
+def test_a_cut_download_is_resumed(address: str, tmp_path: Path):
+    Server.cut = 100_000
+    for _ in range(3):
+        with pytest.raises(UserError, match="goes on where it stopped"):
+            fetch.from_url(address, tmp_path, quiet)
+    assert (tmp_path / "file.pth.part").stat().st_size == 300_000 and not (tmp_path / "file.pth").exists()
+    Server.cut = 0
+    assert fetch.from_url(address, tmp_path, quiet) == '"x"'
+    assert (tmp_path / "file.pth").read_bytes() == Server.data
+
+
+def test_a_page_instead_of_the_file_is_refused(address: str, tmp_path: Path):
+    Server.page = True
+    with pytest.raises(UserError, match="page"):
+        fetch.from_url(address, tmp_path, quiet)
+    assert not list(tmp_path.iterdir())
