@@ -27,6 +27,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--public", action="store_true", default="SPACE_ID" in os.environ, help="serve strangers: smaller limits, no voice cloning"
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quantize", choices=["4bit", "8bit", "none"], help="bits of the language model (default: as the card needs it)")
+    parser.add_argument("--vram", type=int, choices=[8, 12, 16, 24], help="GB of graphics memory to stay within (default: the card's)")
     options = parser.parse_args(argv)
     if (options.share or options.host not in LOOPBACK) and not (options.auth or options.public):
         parser.error("a page that others can reach needs --auth NAME:PASSWORD, or --public to say that it is meant so")
@@ -44,7 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from anygpt_demo.errors import UserError
 
     try:
-        ui.serve(options.family, host=options.host, port=options.port, share=options.share, auth=options.auth, public=options.public)
+        ui.serve(
+            options.family,
+            host=options.host,
+            port=options.port,
+            share=options.share,
+            auth=options.auth,
+            public=options.public,
+            device=options.device,
+            quantize=options.quantize,
+            vram=options.vram,
+        )
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1

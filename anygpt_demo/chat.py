@@ -183,6 +183,11 @@ class Chat:
         """Names of what can be sent and made, besides words."""
         return tuple(self.vocabulary.ranges)
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether codecs are put away to stay within a budget of memory."""
+        return self._shelf is not None
+
     def codec(self, name: str, purpose: str = "both") -> Codec:
         """The codec of one modality. purpose: encode or decode, if only that is wanted."""
         if self._shelf is not None:

@@ -561,12 +561,23 @@ def launch_options(public: bool) -> dict[str, Any]:
     }
 
 
-def serve(family: Path, *, host: str, port: int | None, share: bool, auth: str | None, public: bool) -> None:
+def serve(
+    family: Path,
+    *,
+    host: str,
+    port: int | None,
+    share: bool,
+    auth: str | None,
+    public: bool,
+    device: str = "cpu",
+    quantize: str | None = None,
+    vram: int | None = None,
+) -> None:
     """Load a family and serve the page until the process is stopped. Raises UserError."""
     from anygpt_demo.checkpoints import Family
 
     home = Family.open(family)
-    chat = Chat.open(home)
+    chat = Chat.open(home, device, quantize, vram)
     threading.Thread(target=_warm, args=(chat,), daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="anygpt-") as scratch:
         page = build(chat, home.name, root=Path(scratch) if public else SESSIONS, public=public)
@@ -590,8 +601,8 @@ def serve(family: Path, *, host: str, port: int | None, share: bool, auth: str |
 
 
 def _warm(chat: Chat) -> None:
-    """Load the codecs while the visitor reads the page."""
-    for name in chat.modalities:
+    """Load the codecs while the visitor reads the page, unless they share a budget."""
+    for name in () if chat.budgeted else chat.modalities:
         try:
             chat.codec(name)
         except UserError as error:
