@@ -29,7 +29,22 @@ from anygpt_demo.train.picture_tokenizer import (
     thumbnails,
 )
 
-TINY = replace(MINI, stem=(4, 4, 8), vit_width=24, vit_heads=2, vit_depth=1, width=32, heads=2, intermediate=32, codebook=64, code_dim=8, embedding=24, decode_depth=1, decode_heads=2, image_down=(16, 8, 4))  # fmt: skip
+TINY = replace(
+    MINI,
+    stem=(4, 4, 8),
+    vit_width=24,
+    vit_heads=2,
+    vit_depth=1,
+    width=32,
+    heads=2,
+    intermediate=32,
+    codebook=64,
+    code_dim=8,
+    embedding=24,
+    decode_depth=1,
+    decode_heads=2,
+    image_down=(16, 8, 4),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +95,11 @@ def test_the_loss_comes_down_and_every_part_learns() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.85 * losses[0]
     frozen = ("visual_encoder", "ln_vision")
-    silent = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None and not any(part in name for part in frozen)]
+    silent = [
+        name
+        for name, value in model.named_parameters()
+        if value.requires_grad and value.grad is None and not any(part in name for part in frozen)
+    ]
     assert silent == []
 
 

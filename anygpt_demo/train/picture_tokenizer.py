@@ -120,7 +120,9 @@ def load_stem(runs: Path, tokenizer: SeedTokenizer) -> None:
     saved = torch.load(runs / "picture-stem" / "state.pt", map_location="cpu", weights_only=True)
     stem.load_state_dict(saved["state"]["model"])
     for part in ("visual_encoder", "ln_vision"):
-        state = {key: value.bfloat16().float() if value.is_floating_point() else value for key, value in getattr(stem, part).state_dict().items()}
+        state = {
+            key: value.bfloat16().float() if value.is_floating_point() else value for key, value in getattr(stem, part).state_dict().items()
+        }
         getattr(tokenizer, part).load_state_dict(state)
         getattr(tokenizer, part).requires_grad_(False)
     tokenizer.visual_encoder.to(memory_format=torch.channels_last)
@@ -290,7 +292,12 @@ def spread(model: Trainee, features: Tensor) -> None:
     """Scale the layers around the bottleneck so that their outputs differ between pictures with unit deviation."""
     tokenizer = model.tokenizer
     layers = [layer.crossattention.output.dense for layer in tokenizer.Qformer.bert.encoder.layer if layer.crosses]
-    layers += [tokenizer.encode_task_layer[0], tokenizer.encode_task_layer[2], tokenizer.decode_task_layer[0], tokenizer.decode_task_layer[2]]
+    layers += [
+        tokenizer.encode_task_layer[0],
+        tokenizer.encode_task_layer[2],
+        tokenizer.decode_task_layer[0],
+        tokenizer.decode_task_layer[2],
+    ]
     seen: list[Tensor] = []
     for layer in [*layers, model.heads.grid.mix]:
         seen.clear()
