@@ -39,6 +39,7 @@ TRUTH_SHARE = 0.45
 RING = 2400  # pictures kept for reuse
 FRESH = 5  # new pictures per step of 16: each is used about three times
 CROWDED_SHARE = 0.8  # of the first phase
+FLOW_FROM = 0.5  # share of the budget after which every step from codes trains the UNet too
 EMA = 0.995
 SCENE = (len(PLACES), len(TIMES), len(STYLES))
 
@@ -258,21 +259,21 @@ class Trainer:
         self._update(coarse, factor)
         return {"coarse": coarse.item()}
 
-    def codes_step(self, truth: Truth, factor: float) -> dict[str, float]:
-        """Paint from the codes; half of these steps leave the UNet out, which is half as dear."""
+    def codes_step(self, truth: Truth, factor: float, flow: bool) -> dict[str, float]:
+        """Paint from the codes. `flow` False leaves the UNet out, which is half as dear."""
         with torch.no_grad():
             condition = self.model.reader(*conditioning(self.tokenizer, truth.codes))
         right = (condition.things.argmax(2) == truth.nouns)[truth.nouns < self.config.nouns].float().mean()
         condition = forced(condition, truth, self.config)
-        if self.steps % 3:
+        if not flow:
             with torch.autocast("cpu", torch.bfloat16):
                 maps = self.model.canvas(condition)
             coarse = picture_loss(maps.coarse, truth)
             self._update(coarse, factor)
             return {"painted": coarse.item(), "right": right.item()}
-        flow, coarse = self._paint(condition, truth)
-        self._update(flow + coarse, factor)
-        return {"flow": flow.item(), "painted": coarse.item(), "right": right.item()}
+        clean, coarse = self._paint(condition, truth)
+        self._update(clean + coarse, factor)
+        return {"flow": clean.item(), "painted": coarse.item(), "right": right.item()}
 
     def export(self, settings: Settings) -> None:
         """The averaged weights as role image_decoder."""
@@ -301,7 +302,10 @@ def train(settings: Settings) -> None:
             trainer.take_reader(settings.runs)
         from_truth = stock is None or trainer.steps % 3 == 2
         factor = cosine(run.progress)
-        found = trainer.truth_step(crowd.sample(BATCH), factor) if from_truth else trainer.codes_step(stock.sample(BATCH), factor)
+        if from_truth:
+            found = trainer.truth_step(crowd.sample(BATCH), factor)
+        else:
+            found = trainer.codes_step(stock.sample(BATCH), factor, trainer.steps % 3 == 0 or run.progress > FLOW_FROM)
         for key, value in found.items():
             means[key] = means.get(key, value) * 0.98 + 0.02 * value
         if trainer.steps % 50 == 0:
