@@ -88,6 +88,7 @@ class Stem(nn.Module):
         return self.ln_vision(self.visual_encoder(pixels))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The heads' logits for pixels (B, 3, 128, 128)."""
         return self.heads(self.features(pixels))
 
 
