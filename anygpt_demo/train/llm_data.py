@@ -327,7 +327,10 @@ class Writer:
                 masked += width
 
 
-BOOST = {"s-t": 1.8, "t-s": 1.3}  # patterns that carry most of listening and speaking
+BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
+    "s-t": 2.2, "t-s": 1.5, "t-p": 2.0, "p-t": 1.6, "t-m": 0.55, "m-t": 0.35, "m-t questions": 0.3, "m-m": 0.2, "p-m": 0.4, "m-p": 0.4,
+    "s-m": 0.4, "sm-t": 0.4, "sp-m": 0.5, "sm-p": 0.5, "m-s": 0.35, "t-p then m": 0.4, "t-m then p": 0.4, "t-m now": 0.25, "t-m then t": 0.4,
+}  # fmt: skip
 
 
 class Stream:
@@ -341,7 +344,7 @@ class Stream:
         self.weights = [chats.PATTERNS[name][0] * BOOST.get(name, 1.0) for name in self.names]
         if self.public:
             self.names.append("public")
-            self.weights.append(3.0)
+            self.weights.append(2.0)
 
     def _possible(self, name: str, needs: str) -> bool:
         """Whether a pattern can be written: its inputs are encoded; an output that is not yet is cut off."""
