@@ -223,7 +223,7 @@ class View:
     """How media are shown. repeats: share of chats with the official 50 Hz repeats; the others show each run of codes once."""
 
     repeats: float = 0.0
-    noise: float = 0.08  # share of spoken input frames that are masked or changed
+    noise: float = 0.03  # share of spoken input frames that are masked or changed
 
 
 class Writer:
@@ -329,7 +329,8 @@ class Writer:
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
     "s-t": 2.2, "t-s": 1.5, "t-p": 2.0, "p-t": 1.6, "t-m": 0.55, "m-t": 0.35, "m-t questions": 0.3, "m-m": 0.2, "p-m": 0.4, "m-p": 0.4,
-    "s-m": 0.4, "sm-t": 0.4, "sp-m": 0.5, "sm-p": 0.5, "m-s": 0.35, "t-p then m": 0.4, "t-m then p": 0.4, "t-m now": 0.25, "t-m then t": 0.4,
+    "s-m": 0.4, "sm-t": 0.4, "sp-m": 0.5, "sm-p": 0.5, "m-s": 0.35, "t-p then m": 0.4, "t-m then p": 0.4, "t-m now": 0.25,
+    "t-m then t": 0.4,
 }  # fmt: skip
 
 
