@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from anygpt_demo.codecs.speech import SpeechCodec, built_in_voice
+from anygpt_demo.errors import ModelFault
+from anygpt_demo.eval.metrics import figure, word_error_rates, word_errors
 from anygpt_demo.media import Audio
 from anygpt_demo.models.speechtokenizer import NormedConv1d, SpeechTokenizer
 from anygpt_demo.train.quantizer import CodebookStack, kmeans, lsuv, nearest
 from anygpt_demo.train.spectra import LogMel, MelLoss, mel_filters
+from anygpt_demo.train.speech_codec import Feeder
+from anygpt_demo.train.speech_codes import encode_set
 from anygpt_demo.train.speech_data import SpeechSet
 
 TINY = {
@@ -87,7 +91,8 @@ def test_residual_stack_learns_and_passes_the_gradient() -> None:
     assert all(not torch.equal(a, book.embed) for a, book in zip(before, model.quantizer.codebooks, strict=True))
     still = books(latent, learn=False)
     np.testing.assert_array_equal(still.codes.numpy(), model.quantizer.quantize(latent, 8)[0].numpy())
-    assert float((still.total - latent).pow(2).mean()) < float((still.first - latent).pow(2).mean())
+    exact = latent.detach()
+    assert float((still.total.detach() - exact).pow(2).mean()) < float((still.first.detach() - exact).pow(2).mean())
 
 
 def test_dead_codes_move_to_live_data() -> None:
@@ -128,3 +133,67 @@ def test_a_growing_set_shows_only_finished_clips(tmp_path: Path) -> None:
     assert len(home.clips) == 2
     np.testing.assert_array_equal(home.labels(home.clips[1]), [-1])
     np.testing.assert_allclose(home.wave(home.clips[1])[:2], [320 / 32768, 321 / 32768])
+
+
+def make_set(folder: Path, clips: int = 5) -> SpeechSet:
+    """A set of noise clips of 60 to 64 frames, two of one length."""
+    rng = np.random.default_rng(1)
+    frames = [60 + max(0, number - 1) for number in range(clips)]
+    folder.mkdir(parents=True)
+    (rng.normal(0, 3000, sum(frames) * 320)).astype(np.int16).tofile(folder / "audio.i16")
+    rng.integers(0, 41, sum(frames)).astype(np.uint8).tofile(folder / "phones.u8")
+    starts = np.concatenate([[0], np.cumsum(frames)[:-1]]).tolist()
+    rows = [
+        {"start": s * 320, "samples": n * 320, "frames_start": s, "frames": n, "text": "a", "voice": "v", "source": "s", "split": "train"}
+        for s, n in zip(starts, frames, strict=True)
+    ]
+    (folder / "index.json").write_text(json.dumps(rows))
+    return SpeechSet(folder)
+
+
+def test_codes_of_a_set_are_those_of_its_clips_and_a_cut_file_is_completed(codec: SpeechCodec, tmp_path: Path) -> None:
+    home = make_set(tmp_path / "set")
+    assert encode_set(home.folder, codec) == sum(clip.frames for clip in home.clips)
+    whole = (home.folder / "codes.u16").read_bytes()
+    for clip in SpeechSet(home.folder).clips:
+        codes = np.frombuffer(whole, "<u2").reshape(-1, 8)[clip.frames_start : clip.frames_start + clip.frames]
+        np.testing.assert_array_equal(codes.T, codec.encode_all(Audio(home.wave(clip), 16_000)))
+    (home.folder / "codes.u16").rename(home.folder / "codes.u16.part")
+    (home.folder / "codes.u16.part").write_bytes(whole[:2000])
+    encode_set(home.folder, codec)
+    assert (home.folder / "codes.u16").read_bytes() == whole
+    encode_set(home.folder, codec, augmented=1)
+    assert (home.folder / "codes_aug1.u16").stat().st_size == len(whole) // 8
+
+
+def test_training_crops(codec: SpeechCodec, tmp_path: Path) -> None:
+    home = make_set(tmp_path / "set")
+    encode_set(home.folder, codec)
+    feeder = Feeder({"set": SpeechSet(home.folder)}, seed=0)
+    batch = feeder.batch(3)
+    assert batch.heard.shape == batch.clean.shape == (3, 1, 16_000)
+    assert batch.phones.shape == (3, 50)
+    assert not torch.equal(batch.heard, batch.clean)
+    codes, waves = feeder.coded_batch(2)
+    assert codes.shape == (8, 2, 50)
+    assert waves.shape == (2, 1, 16_000)
+    with pytest.raises(ModelFault):
+        Feeder({}, seed=0)
+
+
+def test_folded_weights_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = SpeechTokenizer(TINY).eval()
+    wav = torch.randn(1, 1, 1600)
+    with torch.inference_mode():
+        plain = model.decode(model.encode(wav))
+        torch.testing.assert_close(model.fold().decode(model.encode(wav)), plain, rtol=0, atol=0)
+
+
+def test_word_errors_and_figures() -> None:
+    assert word_errors("Draw a red car.", "draw the red car now") == (2, 4)
+    rates, weights = word_error_rates(["a b c d", "x"], ["a b c", "x"])
+    report = figure(rates, weights, ceiling=0, floor=1)
+    assert report["value"] == pytest.approx(0.2)
+    assert report["ci95"][0] <= 0.2 <= report["ci95"][1]
+    assert report["n"] == 2
