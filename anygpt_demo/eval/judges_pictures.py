@@ -2,7 +2,7 @@
 
 It is trained on true drawings only (own seed, own widths), never against a generator, and kept out of the family.
 
-    python -m anygpt_demo.eval.judges_pictures --budget 5m        # trains or continues runs/judge
+    python -m anygpt_demo.eval.judges_pictures --budget 8m        # trains or continues runs/judge
 """
 
 from __future__ import annotations
@@ -114,11 +114,13 @@ def load(path: Path = PATH) -> Judge:
 
 
 def _augment(pixels: Tensor, rng: random.Random) -> Tensor:
-    """Brightness, a slight blur or grain: a judge should not fall for the texture of a decoder."""
+    """Brightness, blur, half the resolution or grain: what is shown counts, not how sharply."""
     if rng.random() < 0.4:
         pixels = pixels * rng.uniform(0.85, 1.15) + rng.uniform(-0.1, 0.1)
     if rng.random() < 0.25:
         pixels = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    if rng.random() < 0.2:
+        pixels = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear", align_corners=False)
     if rng.random() < 0.25:
         pixels = pixels + torch.randn_like(pixels) * rng.uniform(0.02, 0.1)
     return pixels
@@ -138,7 +140,7 @@ def _loss(judge: Judge, batch: Batch, flip: bool, crowded: bool, rng: random.Ran
     loss = loss + 0.2 * sum(F.cross_entropy(logits, torch.from_numpy(t)) for logits, t in zip((place, time, style), truth, strict=True))
     if not crowded:
         layouts = torch.tensor([layout(scene) for scene in batch.scenes])
-        loss = loss + 0.15 * (F.cross_entropy(count, torch.from_numpy(batch.count)) + F.cross_entropy(arrangement, layouts))
+        loss = loss + 0.4 * (F.cross_entropy(count, torch.from_numpy(batch.count)) + F.cross_entropy(arrangement, layouts))
     return loss
 
 
@@ -184,7 +186,7 @@ def train(settings: Settings) -> None:
 def main() -> None:
     """Command line of the judge's training."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", default="5m")
+    parser.add_argument("--budget", default="8m")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     train(Settings(parse_budget(arguments.budget), arguments.runs))
