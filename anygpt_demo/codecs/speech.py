@@ -111,7 +111,8 @@ class SpeechCodec:
         prompt = torch.from_numpy(self.encode_all(voice.audio)[:, :PROMPT_FRAMES].T.copy()).to(self.device)[None]
         generator = torch.Generator(self.device).manual_seed(seed)
         if self.clean:
-            full = soundstorm.generate_clean(semantic, prompt, self.steps, generator=generator)
+            vectors = torch.stack([book.embed for book in self.tokenizer.quantizer.codebooks[1 : soundstorm.levels + 1]])
+            full = soundstorm.generate_clean(semantic, prompt, self.steps, generator=generator, vectors=vectors)
         else:
             full = soundstorm.generate(semantic, prompt, self.steps, noise=gumbel(generator))
         return full.permute(2, 0, 1)

@@ -30,6 +30,8 @@ from anygpt_demo.train.loop import Run, Settings, cosine
 CONFIG: dict[str, Any] = {
     "codebook_size": 1024,
     "num_quantizers": 7,
+    "clean": True,  # generate as it was trained, each choice the code nearest to the expected vector
+    "steps": 2,
     "conformer": {
         "dim": 256,
         "depth": 4,
