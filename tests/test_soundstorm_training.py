@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from anygpt_demo.models.soundstorm import SoundStorm
-from anygpt_demo.train.soundstorm import FRAMES, LEVEL_SHARES, SOURCE_SHARES, Clip, Feeder, masked_loss
+from anygpt_demo.train.soundstorm import FRAMES, LEVEL_SHARES, SOURCE_SHARES, Clip, Feeder, code_loss, masked_loss
 
 TINY = {"codebook_size": 16, "num_quantizers": 7, "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "conv_kernel_size": 5}}
 
@@ -34,8 +34,8 @@ def test_the_network_never_sees_what_it_must_predict() -> None:
 
 def test_one_mask_at_least() -> None:
     model = SoundStorm(TINY).eval()
-    total, loss, _ = masked_loss(model, torch.randint(0, 16, (2, 12, 8)), 4, 0, torch.full((2,), 1e-6), 0.5)
-    assert torch.isfinite(loss) and float(total) > float(loss)
+    total, loss, _ = masked_loss(model, torch.randint(0, 16, (2, 12, 8)), 4, 0, torch.full((2,), 1e-6), higher=0.5)
+    assert torch.isfinite(loss) and bool(total.detach() > loss)
 
 
 def test_examples_join_clips_of_one_voice_only() -> None:
@@ -50,3 +50,13 @@ def test_examples_join_clips_of_one_voice_only() -> None:
     assert all(found <= {1, 2} or found <= {7, 8} or found in ({11}, {12}) for found in together)
     assert {1, 2} in together
     assert feeder.batch().shape[1:] == (FRAMES, 8)
+
+
+def test_the_expected_vector_counts_near_misses_as_small() -> None:
+    table = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0]])
+    truth = torch.tensor([0])
+    near, far = torch.tensor([[-9.0, 9.0, -9.0]]), torch.tensor([[-9.0, -9.0, 9.0]])
+    (near_entropy, near_total), (far_entropy, far_total) = code_loss(near, truth, table), code_loss(far, truth, table)
+    assert torch.allclose(near_entropy, far_entropy)
+    assert bool(near_total < far_total)
+    assert torch.equal(*code_loss(near, truth, None))

@@ -45,6 +45,7 @@ CONFIG: dict[str, Any] = {
 FRAMES = 250  # of one example: 5 s
 BATCH = 4
 RATE = 1.5e-3
+EXPECTED = 3.0  # weight of the distance between expected and true code vector, as a share of the vectors' power
 HIGHER = 0.5  # weight of the loss on the levels above the drawn one, which are wholly masked
 LEVEL_SHARES = (0.40, 0.20, 0.13, 0.10, 0.07, 0.05, 0.05)  # the first acoustic levels carry most of the timbre
 SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 0.10, "pico_wake": 0.04, "synthetic": 0.40}
@@ -137,13 +138,35 @@ class Feeder:
         return torch.from_numpy(np.stack([self.example() for _ in range(BATCH)]))
 
 
+def code_loss(logits: Tensor, truth: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy, and what is trained on: with the code vectors (V, d) also the error of the expected vector.
+
+    Codes of speech are close to a tie between many neighbours; the expected vector says how far off the guess sounds.
+    logits: (M, V), truth: int64 (M,).
+    """
+    logits = logits.float()
+    entropy = F.cross_entropy(logits, truth)
+    if table is None:
+        return entropy, entropy
+    goal = table[truth]
+    error = (logits.softmax(-1) @ table - goal).square().mean() / goal.square().mean().clamp(min=1e-8)
+    return entropy, entropy + EXPECTED * error
+
+
 def masked_loss(
-    model: SoundStorm, codes: Tensor, prompt: int, level: int, shares: Tensor, higher: float = 0.0
+    model: SoundStorm,
+    codes: Tensor,
+    prompt: int,
+    level: int,
+    shares: Tensor,
+    *,
+    higher: float = 0.0,
+    vectors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total loss, and the cross-entropy and accuracy on the masked codes of the drawn level.
 
     codes: int64 (B, N, 1 + Q), semantic first. prompt: frames left as they are. shares: (B,) in (0, 1], masked behind it.
-    higher: weight of the mean cross-entropy of the levels above.
+    higher: weight of the mean loss of the levels above. vectors: the codec's acoustic code vectors (Q, V, d), or None.
     """
     acoustic = codes[..., 1:].clone()
     frames = acoustic.shape[1] - prompt
@@ -157,12 +180,14 @@ def masked_loss(
         hidden = model.net.hidden(acoustic, model.condition(codes[..., 0]))[:, prompt:]
         drawn = model.net.level_logits(hidden[masked[:, prompt:]], level)
         above = [model.net.level_logits(hidden.flatten(0, 1), other) for other in range(level + 1, model.levels) if higher]
-    loss = F.cross_entropy(drawn.float(), truth[..., level][masked])
-    total = loss
+    tables: list[Tensor | None] = [None] * model.levels if vectors is None else list(vectors)
+    entropy, total = code_loss(drawn, truth[..., level][masked], tables[level])
     if above:
-        rest = [F.cross_entropy(logits.float(), truth[:, prompt:, level + 1 + n].flatten()) for n, logits in enumerate(above)]
-        total = loss + higher * torch.stack(rest).mean()
-    return total, loss.detach(), (drawn.argmax(-1) == truth[..., level][masked]).float().mean()
+        rest = [
+            code_loss(logits, truth[:, prompt:, other].flatten(), tables[other])[1] for other, logits in enumerate(above, level + 1)
+        ]
+        total = total + higher * torch.stack(rest).mean()
+    return total, entropy.detach(), (drawn.argmax(-1) == truth[..., level][masked]).float().mean()
 
 
 @torch.no_grad()
@@ -257,6 +282,7 @@ def train(settings: Settings) -> None:
         start_from_codebooks(model, tokenizer, [clip for clips in sources.values() for clip in clips], settings.seed)
     feeder = Feeder(sources, [settings.seed, steps])
     torch.manual_seed(settings.seed + steps)
+    vectors = torch.stack([book.embed for book in tokenizer.quantizer.codebooks[1:]])
     model.train()
     recent: list[float] = []
 
@@ -270,7 +296,8 @@ def train(settings: Settings) -> None:
             group["lr"] = RATE * cosine(run.progress)
         level = int(feeder.rng.choice(len(LEVEL_SHARES), p=LEVEL_SHARES))
         prompt = 0 if feeder.rng.random() < 0.05 else int(feeder.rng.integers(40, FRAMES - 60))
-        loss, drawn, _ = masked_loss(model, feeder.batch(), prompt, level, torch.cos(torch.rand(BATCH) * math.pi / 2), HIGHER)
+        shares = torch.cos(torch.rand(BATCH) * math.pi / 2)
+        loss, drawn, _ = masked_loss(model, feeder.batch(), prompt, level, shares, higher=HIGHER, vectors=vectors)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
