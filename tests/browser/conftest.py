@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.stage import Stage
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 LOCAL = ("127.0.0.1", "localhost")
+WAIT_MS = 120_000  # a machine that trains at the same time is slow
+expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +63,7 @@ def page(browser: Browser, stage: Stage) -> Iterator[Page]:
     """A fresh visitor. Fails on any request to another host, on any error in the console and on any dialog."""
     context = browser.new_context(viewport={"width": 1200, "height": 800}, permissions=["microphone"])
     page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
     faults: list[str] = []
 
     def local(url: str) -> bool:
