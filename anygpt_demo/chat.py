@@ -135,9 +135,11 @@ def read_file(vocabulary: Vocabulary, modality: str, data: bytes) -> tuple[Media
     return read_audio(data, rate_hz=facts.sample_rate_hz, limit_s=limit_s, crop=modality != "speech")
 
 
-def write_file(media: Media) -> tuple[bytes, str]:
-    """Generated media as a marked file: bytes and suffix."""
-    return (write_png(media), ".png") if isinstance(media, Picture) else (write_wav(media), ".wav")
+def write_file(media: Media, generated: bool = True) -> tuple[bytes, str]:
+    """Media as a file, marked if generated: bytes and suffix."""
+    if isinstance(media, Picture):
+        return write_png(media, ai_generated=generated), ".png"
+    return write_wav(media, ai_generated=generated), ".wav"
 
 
 class Chat:
@@ -209,7 +211,7 @@ class Chat:
         parts: list[Part] = []
         for name, media in message.media:
             codes = self.codec(name, "encode").encode(media)[: self.vocabulary.ranges[name].modality.frames.stop - 1]
-            parts.append(MediaPart(name, codes, _keep(conversation, name, media)))
+            parts.append(MediaPart(name, codes, _keep(conversation, name, media, generated=False)))
         return Turn("human", (*parts, TextPart(text)) if text else tuple(parts))
 
     def reply(
@@ -229,11 +231,11 @@ class Chat:
         return _Reply(self, conversation, voice, seed, settings, stop or threading.Event()).run(message)
 
 
-def _keep(conversation: Conversation, label: str, media: Media) -> str | None:
+def _keep(conversation: Conversation, label: str, media: Media, generated: bool = True) -> str | None:
     """Write media into the session folder, if there is one."""
     if conversation.journal is None:
         return None
-    data, suffix = write_file(media)
+    data, suffix = write_file(media, generated)
     return conversation.journal.save(label, suffix, data)
 
 

@@ -42,10 +42,10 @@ VOICE_LIMIT_S = 30.0  # of a voice prompt are read
 NAMES = {"image": "Picture", "speech": "Speech", "music": "Music"}
 DOING = {"image": "Drawing", "speech": "Speaking", "music": "Composing"}
 EXAMPLES: tuple[tuple[str, str, str, str | None], ...] = (  # words on the card, message, modality of the file, file in assets/examples
-    ("Draw a picture", "Draw a red car on the beach.", "", None),
-    ("Compose music", "Play a calm piano piece.", "", None),
-    ("Describe a picture", "What is in this picture?", "image", "picture.png"),
-    ("Answer out loud", "", "speech", "question.wav"),
+    ("Draw a dog in a meadow.", "Draw a dog in a meadow.", "", None),
+    ("Play some slow classical music.", "Play some slow classical music.", "", None),
+    ("What is in this picture?", "What is in this picture?", "image", "picture.png"),
+    ("A spoken request", "", "speech", "request.wav"),
 )
 IDLE = "() => { document.querySelector('.composer').api.idle(); }"
 BUSY = "() => { document.querySelector('.composer').api.busy(); }"
@@ -237,13 +237,9 @@ def preview(found: Sequence[tuple[str, Any]], text: str) -> list[Any]:
     """The person's message before the model has read it."""
     content: list[Any] = []
     for name, medium in found:
-        data = (
-            media.write_png(medium, ai_generated=False)
-            if isinstance(medium, media.Picture)
-            else media.write_wav(medium, ai_generated=False)
-        )
+        data, suffix = dialogue.write_file(medium, generated=False)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / ("sent.png" if isinstance(medium, media.Picture) else "sent.wav")
+            path = Path(folder) / f"sent{suffix}"
             path.write_bytes(data)
             content += [shown_file(path, "What you sent"), under(name, "from you")]
     return [*content, words(text)] if text else content
@@ -490,7 +486,7 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
             feedback_options=None,
             allow_file_downloads=False,
             placeholder=WELCOME,
-            examples=[{"text": text or label, "display_text": text or label} for label, text, *_ in cards],
+            examples=[{"text": label, **({"icon": str(file)} if kind == "image" else {})} for label, _, kind, file in cards],
         )
         status = gr.HTML(status_line(""), elem_id="status")
         composer = gr.HTML(
