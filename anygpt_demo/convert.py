@@ -123,16 +123,16 @@ def in_child(job: Mapping[str, Any], say: Say) -> dict[str, Any]:
         command, env=environment, cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as child:
         try:
-            text, shown = json.dumps(dict(job)), time.monotonic()
+            text, shown, before = json.dumps(dict(job)), time.monotonic(), 0
             while True:
                 try:
                     output, _ = child.communicate(text, timeout=1)
                     break
                 except subprocess.TimeoutExpired:
                     text = None  # type: ignore[assignment]  # it was sent
-                if time.monotonic() - shown > 10:
-                    shown = time.monotonic()
-                    say(f"{job['role']}: {_written(Path(job['out'])) / 1e6:.0f} MB written")
+                if time.monotonic() - shown > 10 and (now := _written(Path(job["out"]))) > before:
+                    shown, before = time.monotonic(), now
+                    say(f"{job['role']}: {now / 1e6:.1f} MB written")
         except BaseException:
             child.kill()
             raise

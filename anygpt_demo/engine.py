@@ -106,7 +106,7 @@ class LocalEngine:
     @classmethod
     def load(cls, family: Family, device: str = "cpu", quantize: str = "none") -> LocalEngine:
         """Build the `llm` of a family, in fewer bits if asked (quantize.KINDS). Raises UserError, BadCheckpoint if files do not fit."""
-        if quantize != "none" or device != "cpu":
+        if quantize != "none" or device != "cpu" or family.name != "mini":  # read file by file, never twice in memory
             from anygpt_demo.quantize import load_llama
 
             return cls(load_llama(family, device, quantize), device)

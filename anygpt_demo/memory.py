@@ -70,7 +70,7 @@ class Preset:
 
 
 PRESETS: Mapping[int, Preset] = {  # GB of the card
-    8: Preset("4bit", 2.15 * GB),
+    8: Preset("4bit", 2.2 * GB),
     12: Preset("4bit", 6.0 * GB),
     16: Preset("8bit", 6.4 * GB),
     24: Preset("none", 8.0 * GB),

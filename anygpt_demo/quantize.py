@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from anygpt_demo.checkpoints import Component, Family, enter, refuse_misfit, write_json, write_shards
-from anygpt_demo.errors import MissingProgram, UserError
+from anygpt_demo.errors import BadCheckpoint, MissingProgram, UserError
 from anygpt_demo.models.llama import Llama, LlamaConfig
 
 KINDS = ("none", "4bit", "8bit")
@@ -146,6 +146,9 @@ def from_full(component: Component, device: str, kind: str) -> Llama:
     dtype = torch.float32 if kind == "none" and device == "cpu" else torch.bfloat16
     for tensors in component.stream():
         for key, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                problem = f"{component.role}: the tensor {key} is of type {str(tensor.dtype).removeprefix('torch.')}."
+                raise BadCheckpoint(problem, "The file does not fit this model.", "Fetch the family again.")
             layer = replaced.get(key.removesuffix(".weight"))
             _put(model, key, _plain(tensor, dtype, device) if layer is None else _quantized(layer, tensor, kind, device))
     return model.eval()

@@ -142,7 +142,7 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(self.data) - begin))
         self.send_header("ETag", '"x"')
         self.end_headers()
-        self.wfile.write(self.data[begin : begin + type(self).cut or None])
+        self.wfile.write(self.data[begin : begin + self.cut if self.cut else None])
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -48,7 +48,11 @@ def test_errors_are_small_and_the_copy_is_the_same(family: Family, kind: str, bo
     assert again.has(f"llm_{kind}")
     monkeypatch.setattr(quantize, "from_full", lambda *_: pytest.fail("the copy was not used"))
     torch.testing.assert_close(logits(quantize.load_llama(again, kind=kind)), found, rtol=0, atol=1e-3)
-    assert not [record for record in caplog.records if "bitsandbytes" in record.name] and capfd.readouterr() == ("", "") and "kernels" not in sys.modules
+    assert (
+        not [record for record in caplog.records if "bitsandbytes" in record.name]
+        and capfd.readouterr() == ("", "")
+        and "kernels" not in sys.modules
+    )
 
 
 def test_a_copy_of_other_weights_is_not_used_and_a_damaged_one_is_refused(tmp_path: Path):

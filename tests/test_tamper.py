@@ -194,6 +194,7 @@ KINDS: dict[str, Callable[[Family, str, Path], None]] = {
     "renamed key": trusted(renamed),
     "extra key": trusted(lambda tensors: tensors | {"another.weight": torch.ones(2)}),
     "wrong shape": trusted(reshaped),
+    "integers": trusted(whole),
     "a web page": replaced(HTML),
     "a pickle": replaced(pickled()),
 }

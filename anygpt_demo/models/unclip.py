@@ -56,11 +56,15 @@ def check(folder: Path) -> None:
     for part in PARTS:
         try:
             with safe_open(folder / part / name, framework="pt") as file:
-                found = {modern(key): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
+                slices = {modern(key): file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                found = {key: tuple(item.get_shape()) for key, item in slices.items()}
+                odd = [key for key, item in slices.items() if item.get_dtype() not in ("F32", "F16", "BF16")]
             own = part_shapes(part, json.loads((folder / part / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise BadCheckpoint(f"unclip: {part}/{name} cannot be read.", "It is damaged.", "Fetch it again.") from error
         refuse_misfit(f"unclip {part}", own, found)
+        if odd:
+            raise BadCheckpoint(f"unclip {part}: the tensor {odd[0]} is not made of fractions.", "It is damaged.", "Fetch it again.")
 
 
 def cached_prompt(folder: Path) -> Tensor | None:
