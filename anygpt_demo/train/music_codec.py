@@ -112,6 +112,25 @@ class PitchLoss(nn.Module):
         return F.l1_loss(self.spectrum(wav), self.spectrum(target))
 
 
+class PeakLoss(nn.Module):
+    """Relative distance of magnitudes (spectral convergence, Arik et al. 2018, arXiv 1808.06719): loud partials count most."""
+
+    def __init__(self, sizes: tuple[int, ...] = (1024, 4096)) -> None:
+        super().__init__()
+        self.sizes = sizes
+        for size in sizes:
+            self.register_buffer(f"window{size}", torch.hann_window(size))
+
+    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
+        """wav, target: (B, n). Returns a scalar."""
+        terms = []
+        for size in self.sizes:
+            window = self.get_buffer(f"window{size}")
+            made, true = (torch.stft(x, size, size // 4, window=window, return_complex=True).abs() for x in (wav, target))
+            terms.append(((made - true).square().sum((1, 2)) / (true.square().sum((1, 2)) + 1e-3)).clamp(min=1e-6).sqrt().mean())
+        return torch.stack(terms).sum()
+
+
 class Student(nn.Module):
     """The codec with what only training needs: linear heads that read the score from frames."""
 
@@ -161,7 +180,7 @@ class Trainer:
         self.codec = self.student.codec
         self.books = CodebookStack([layer.codebook for layer in self.codec.quantizer.layers], expiry=0.1 * CROPS[2] * FRAMES / 2048)
         self.mel = MelLoss(RATE_HZ, ((512, 32), (1024, 64), (2048, 96), (4096, 128)))
-        self.pitch = PitchLoss()
+        self.pitch, self.peaks = PitchLoss(), PeakLoss()
         state = self.run.resume()
         self.feeder = Feeder(self.data, settings.seed + len(self.run.rows))
         self.phase = "heads" if state is None else str(state["phase"])
@@ -191,7 +210,7 @@ class Trainer:
     def rate(self) -> float:
         """Learning rate: one cosine until the freeze, a second one for the decoder alone."""
         if self.phase == "decoder":
-            return 0.8 * RATE * cosine((self.run.progress - ENDS[2]) / (1 - ENDS[2]))
+            return 0.8 * RATE * cosine(max(0.02, (self.run.progress - ENDS[2]) / (1 - ENDS[2])))
         return RATE * cosine(self.run.progress / ENDS[2], floor=0.1)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -212,9 +231,9 @@ class Trainer:
         return terms if self.phase == "heads" else terms | self.wave_losses(self.codec.decoder(latent), batch.wav)
 
     def wave_losses(self, wav: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Spectral and sample-wise distance."""
-        wav = wav[..., : target.shape[-1]]
-        return {"mel": self.mel(wav[:, 0], target[:, 0]), "pitch": self.pitch(wav[:, 0], target[:, 0]), "wave": 5 * F.l1_loss(wav, target)}
+        """Spectral distances. No sample-wise one: phases cannot be known from codes, and fear of a wrong phase makes the bass quiet."""
+        made, true = wav[:, 0, : target.shape[-1]], target[:, 0]
+        return {"mel": self.mel(made, true), "pitch": 1.5 * self.pitch(made, true), "peaks": self.peaks(made, true)}
 
     def step(self) -> dict[str, float]:
         """One update. Returns the terms."""
