@@ -24,7 +24,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 train-mini:
-	tools/setup test
+	tools/setup train
 	$(BIN)/python -m anygpt_demo synth all
 	set -e; for stage in $$($(BIN)/python -c "from anygpt_demo.train import STAGES; print(*STAGES)"); do \
 		$(BIN)/python -m anygpt_demo train $$stage; done

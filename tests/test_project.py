@@ -84,7 +84,7 @@ def test_no_host_is_named(path: Path) -> None:
 
 
 def test_requirements_are_pinned_and_name_no_registry() -> None:
-    for name in ("requirements.txt", "requirements-gpu.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-gpu.txt", "requirements-dev.txt", "requirements-train.txt"):
         for line in (HOME / name).read_text(encoding="utf-8").splitlines():
             assert "://" not in line and "--index" not in line
             if line and not line.startswith(("#", "-r ")) and "<" not in line.split("#")[0].split(";")[0]:
