@@ -83,7 +83,9 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(_block(BANDS, 96, 2), _block(96, 128, 2), _block(128, 128), _block(128, 128, 1, 2), _block(128, 128, 1, 4), nn.Dropout(0.2))
+        self.trunk = nn.Sequential(
+            _block(BANDS, 96, 2), _block(96, 128, 2), _block(128, 128), _block(128, 128, 1, 2), _block(128, 128, 1, 4), nn.Dropout(0.2)
+        )  # fmt: skip
         self.pulse = nn.Sequential(nn.Linear(2 * len(LAGS), 64), nn.GELU())
         self.heads = nn.Linear(3 * 128 + 64, sum(map(len, CLASSES.values())))
         self.key = nn.Sequential(nn.Linear(2 * NOTES, 64), nn.GELU(), nn.Dropout(0.1), nn.Linear(64, len(MODES)))  # shared by all tonics

@@ -50,7 +50,9 @@ def is_heldout(piece: music.Piece) -> bool:
     return (piece.lead, piece.genre) in MUSIC_PAIRS
 
 
-def text_to_music(made: Sequence[Audio], asked: Sequence[Facts], pieces: Sequence[music.Piece], listener: Listener) -> dict[str, dict[str, Any]]:
+def text_to_music(
+    made: Sequence[Audio], asked: Sequence[Facts], pieces: Sequence[music.Piece], listener: Listener
+) -> dict[str, dict[str, Any]]:
     """Generated sounds against what was asked (facts as music.facts() reads them). pieces: their specifications.
 
     The ceiling is the judge on FluidSynth's rendering of the same pieces, cut to the same lengths.

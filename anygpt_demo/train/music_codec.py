@@ -36,7 +36,10 @@ RATE = 6e-4
 WIDTH = int(encodec.SMALL["hidden_size"])
 BITS = 5
 BANDS = 64
-HEADS = {"mel": BANDS, "bits": BITS, "chords": 12, "lead": 13, "bass": 13, "family": len(FAMILIES), "tempo": len(TEMPOS), "genre": len(music.GENRES), "drums": 1}
+HEADS = {
+    "mel": BANDS, "bits": BITS, "chords": 12, "lead": 13, "bass": 13,
+    "family": len(FAMILIES), "tempo": len(TEMPOS), "genre": len(music.GENRES), "drums": 1,
+}  # fmt: skip
 WEIGHTS = {"mel": 2.0, "bits": 0.6, "chords": 0.8, "lead": 0.4, "bass": 0.25, "family": 0.25, "tempo": 0.25, "genre": 0.15, "drums": 0.3}
 
 
@@ -70,7 +73,8 @@ class Feeder:
         """Crops with their labels. wav: (B, 1, FRAMES * HOP)."""
         spans = starts[:, None] + np.arange(FRAMES)
         labels = self.data.labels
-        bits, chords, lead, bass = (torch.from_numpy(array[rows[:, None], spans].astype(np.int64)) for array in (labels.bits, labels.chords, labels.lead, labels.bass))
+        arrays = (labels.bits, labels.chords, labels.lead, labels.bass)
+        bits, chords, lead, bass = (torch.from_numpy(array[rows[:, None], spans].astype(np.int64)) for array in arrays)
         pieces = [self.data.pieces[row] for row in rows]
         clip = {
             "family": torch.tensor([FAMILIES.index(piece.family) for piece in pieces]),
@@ -313,7 +317,8 @@ class Trainer:
         figures = self.evaluate(count)
         self.run.log(**figures)
         if figures.get("swap", 1.0) < 0.25 and self.run.progress > ENDS[0] + 0.08:
-            raise ModelFault("The music codec has died.", f"Its output hardly depends on its input (swap test {figures['swap']:.2f}).", "Lower the learning rate or change the seed.")
+            cause = f"Its output hardly depends on its input (swap test {figures['swap']:.2f})."
+            raise ModelFault("The music codec has died.", cause, "Lower the learning rate or change the seed.")
 
 
 def chroma_correlation(pitch: PitchLoss, made: Tensor, true: Tensor) -> float:
