@@ -53,7 +53,8 @@ def test_cached_reading_equals_reading_at_once(pair):
 def test_greedy_ids_equal_the_reference_over_1000_tokens(pair):
     ours, theirs = pair
     prompt = list(range(5, 15))
-    reference = theirs.generate(torch.tensor([prompt]), max_new_tokens=1000, min_new_tokens=1000, do_sample=False, pad_token_id=0, eos_token_id=None)
+    options = {"max_new_tokens": 1000, "min_new_tokens": 1000, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    reference = theirs.generate(torch.tensor([prompt]), **options)
     cache = Cache(ours.config, 1010, torch.float32, "cpu")
     fresh, written = prompt, list(prompt)
     for _ in range(1000):

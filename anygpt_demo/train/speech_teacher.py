@@ -51,7 +51,9 @@ class Block(nn.Module):
     def __init__(self, width: int, kernel: int = 9, dropout: float = 0.1) -> None:
         super().__init__()
         self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width), nn.Dropout(dropout))
+        self.mix = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width), nn.Dropout(dropout)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, frames, width) -> the same shape."""
@@ -292,8 +294,11 @@ class Teacher:
 
     def state(self, rounds: int, steps: int) -> dict[str, object]:
         """What resuming needs."""
-        labels = torch.from_numpy(np.concatenate(self.texted.labels)) if self.aligned and self.texted is not None else torch.zeros(0, dtype=torch.uint8)
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "labels": labels, "aligned": self.aligned, "rounds": rounds, "steps": steps}
+        labels = torch.zeros(0, dtype=torch.uint8)
+        if self.aligned and self.texted is not None:
+            labels = torch.from_numpy(np.concatenate(self.texted.labels))
+        nets = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**nets, "labels": labels, "aligned": self.aligned, "rounds": rounds, "steps": steps}
 
     def restore(self, state: dict[str, object]) -> tuple[int, int]:
         """Continue from a saved state; returns (alignment rounds, steps) done."""
