@@ -9,7 +9,6 @@ the copy alone. bitsandbytes never reaches for the network: the package it would
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -33,33 +32,31 @@ FILE_BYTES = 1_000_000_000
 log = logging.getLogger(__name__)
 
 
+def hush() -> None:
+    """Keep bitsandbytes from asking a hub for a kernel and from warning that it got none, whoever imports it later.
+
+    diffusers imports it if it is installed. The package that would do the asking is made impossible to import.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    if "bitsandbytes" not in sys.modules and "kernels" not in sys.modules:
+        sys.modules["kernels"] = None  # type: ignore[assignment]
+
+
 def backend() -> ModuleType:
-    """bitsandbytes, imported quietly and without its hub look-up. Raises MissingProgram if it is not installed."""
-    if "bitsandbytes" not in sys.modules:
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # the import resets its parent's level
-        hidden = "kernels" not in sys.modules
-        if hidden:
-            sys.modules["kernels"] = None  # type: ignore[assignment]  # an import of it now fails instead of asking a hub
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError as error:
-            raise MissingProgram(
-                "The model cannot be loaded in fewer bits.",
-                "The package bitsandbytes is not installed.",
-                "Run: pip install -r requirements-gpu.txt, or leave --quantize out.",
-            ) from error
-        finally:
-            if hidden:
-                del sys.modules["kernels"]
+    """bitsandbytes, imported quietly. Raises MissingProgram if it is not installed."""
+    hush()
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise MissingProgram(
+            "The model cannot be loaded in fewer bits.",
+            "The package bitsandbytes is not installed.",
+            "Run: pip install -r requirements-gpu.txt, or leave --quantize out.",
+        ) from error
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # LLM.int8 warns once per layer and pass
     warnings.filterwarnings("ignore", module=r"bitsandbytes")
-    return sys.modules["bitsandbytes"]
-
-
-def hush() -> None:
-    """Import bitsandbytes quietly if it is installed, before a package that would import it aloud."""
-    with contextlib.suppress(MissingProgram):
-        backend()
+    found: ModuleType = bitsandbytes
+    return found
 
 
 def linears(model: Llama) -> dict[str, nn.Linear]:

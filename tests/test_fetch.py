@@ -173,3 +173,35 @@ def test_a_page_instead_of_the_file_is_refused(address: str, tmp_path: Path):
     with pytest.raises(UserError, match="page"):
         fetch.from_url(address, tmp_path, quiet)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_commit_that_was_read_is_asked_for_and_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import huggingface_hub
+
+    asked = []
+
+    class Info:
+        sha = "c0ffee"
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo, revision: Info())
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: asked.append((repo, options)))
+    monkeypatch.setattr(fetch, "from_url", lambda url, home, say: "tag")
+    said: list[str] = []
+    revisions = fetch.download("anygpt-base", tmp_path, said.append)
+    assert revisions["fnlp/AnyGPT-base"] == "c0ffee" and len(revisions) == 6
+    assert {options["revision"] for _, options in asked} == {"c0ffee"}
+    folders = {repo: options["local_dir"].relative_to(tmp_path).as_posix() for repo, options in asked}
+    assert folders["fnlp/AnyGPT-base"] == "anygpt/base" and folders["fnlp/AnyGPT-speech-modules"] == "."
+    assert all("licence" in line for line in said)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: (_ for _ in ()).throw(OSError("no route")))
+    with pytest.raises(UserError, match="goes on where it stopped"):
+        fetch.download("anygpt-base", tmp_path, quiet)
+
+
+def test_a_base_family_is_converted_too(official: Path, tmp_path: Path):
+    source = tmp_path / "source"
+    shutil.copytree(official, source)
+    (source / "anygpt" / "chat").rename(source / "anygpt" / "base")
+    skip = ("unclip", "soundstorm", "music_codec", "image_tokenizer")
+    manifest = fetch.fetch("anygpt-base", tmp_path / "base", quiet, source=source, skip=skip, read=here)
+    assert manifest["kind"] == "base" and set(manifest["components"]) == {"tokenizer", "llm", "speech_tokenizer"}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from anygpt_demo.checkpoints import refuse_misfit, shapes_of
 from anygpt_demo.errors import BadCheckpoint
+from anygpt_demo.quantize import hush
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ def modern(key: str) -> str:
 
 def part_shapes(part: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of one of PARTS, from its config.json."""
+    hush()
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 
@@ -115,8 +117,6 @@ class UnclipDecoder:
 
         Raises BadCheckpoint if a converted folder does not fit.
         """
-        from anygpt_demo.quantize import hush
-
         hush()
         from diffusers import StableUnCLIPImg2ImgPipeline
         from diffusers.utils.logging import disable_progress_bar
