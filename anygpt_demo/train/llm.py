@@ -10,6 +10,7 @@
 
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
+speech, pictures, music (factors on the share of chats with that modality), cut (share of chats without their codes),
 team and rank (several processes with the same options and ranks 0, 1, ... train together).
 """
 
@@ -146,7 +147,7 @@ class RestrictedLoss:
             rows = torch.cat([pieces[number] for number in self.parts[index]])
             losses = F.cross_entropy(F.linear(flat[chosen], rows).float(), self.place[targets[chosen]], reduction="none")
             total = total + (losses * weights[chosen]).sum()
-            learnt = weights[chosen] >= 0.3
+            learnt = weights[chosen] >= 0.2
             before = figures.get(self.names[index], (0.0, 0.0))
             figures[self.names[index]] = (before[0] + float(losses.detach()[learnt].sum()), before[1] + float(learnt.sum()))
         return total / weights.sum().clamp(min=1.0), figures
@@ -378,7 +379,9 @@ def _publish(run: Run, trainer: Trainer) -> None:
 def _stream(trainer: Trainer, library: Library) -> Stream:
     """Documents from here on; a resumed run does not repeat those it has seen, and no member of a team sees another's."""
     seed = random.Random(f"{trainer.settings.seed} {trainer.steps} {trainer.team.rank}").getrandbits(32)
-    return Stream(trainer.vocabulary, library, trainer.settings.data, seed)
+    options = trainer.settings.options
+    scale = {letter: float(options[name]) for letter, name in (("s", "speech"), ("p", "pictures"), ("m", "music")) if name in options}
+    return Stream(trainer.vocabulary, library, trainer.settings.data, seed, scale)
 
 
 @dataclass
@@ -420,7 +423,7 @@ def _loop(run: Run, trainer: Trainer) -> None:
                 library = fresh
                 trainer.adopt(library)
                 stream = _stream(trainer, library)
-        view = View(repeats=repeats(session.progress, dedup))
+        view = View(repeats=repeats(session.progress, dedup), cut=float(options.get("cut", 0.0)))
         for documents in stream.batches(view, int(options.get("tokens", 1000))):
             count, figures, going = trainer.step(documents, schedule(session.progress, keep), session.going)
             tokens += count

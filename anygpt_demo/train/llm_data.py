@@ -31,7 +31,7 @@ SPEECH_SETS = ("synth1", "synth0", "human")
 LONGEST_CLIP = 300  # frames
 LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" is blank
 MUSIC_FRAMES = {"": 125, "test_": 250}  # of an encoded piece, by set
-WEIGHTS = {"text": 1.0, "image": 1.0, "speech": 0.8, "music": 0.5}  # of predicted tokens in replies
+WEIGHTS = {"text": 3.0, "image": 1.0, "speech": 0.6, "music": 0.3}  # of predicted tokens in replies: words decide what the codes must show
 READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.0}  # of tokens in a person's message
 
 
@@ -223,6 +223,7 @@ class View:
     """How media are shown. repeats: share of chats with the official 50 Hz repeats; the others show each run of codes once."""
 
     repeats: float = 0.0
+    cut: float = 0.0  # share of chats that end where their first picture or music would begin: more words for the same time
     noise: float = 0.03  # share of spoken input frames that are masked or changed
 
 
@@ -262,10 +263,11 @@ class Writer:
         ids, mask = protocol.training_ids(self.vocabulary, turns)
         ids, mask = ids[len(self.prefix) :], mask[len(self.prefix) :]
         weights = np.where(mask, self.reply_weight[ids], self.read_weight[ids]).astype(np.float32)
-        if truncated:
-            starts = [self.vocabulary.ranges[name].start for name in self.missing]
-            cut = int(np.flatnonzero(np.isin(ids, starts))[0]) + 1
-            ids, weights = ids[:cut], weights[:cut]
+        if truncated or rng.random() < view.cut:
+            starts = [self.vocabulary.ranges[name].start for name in (self.missing if truncated else ("image", "music"))]
+            cuts = np.flatnonzero(np.isin(ids, starts) & mask)
+            cut = int(cuts[0]) + 1 if len(cuts) else len(ids)
+            ids, weights, mask = ids[:cut], weights[:cut], mask[:cut]
         ids = ids.astype(np.int64)
         spans = self._heard(ids, mask, letters)
         self._damage(ids, spans, rng, view)
@@ -337,12 +339,19 @@ BOOST = {  # listening and speaking need most examples; music is long (500 ids f
 class Stream:
     """Endless documents in the mixture of the chats; modalities come in as their codes appear."""
 
-    def __init__(self, vocabulary: Vocabulary, library: Library, data: Path | None, seed: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, library: Library, data: Path | None, seed: int, scale: Mapping[str, float] | None = None
+    ) -> None:
         self.writer = Writer(vocabulary, library)
         self.rng = random.Random(f"documents {seed}")
         self.public = pairs(data)
         self.names = [name for name, (_, needs, _) in chats.PATTERNS.items() if self._possible(name, needs)]
         self.weights = [chats.PATTERNS[name][0] * BOOST.get(name, 1.0) for name in self.names]
+        for letter, factor in (scale or {}).items():  # by modality: s speech, p pictures, m music
+            self.weights = [
+                weight * (factor if letter in chats.PATTERNS[name][1] else 1.0)
+                for name, weight in zip(self.names, self.weights, strict=True)
+            ]
         if self.public:
             self.names.append("public")
             self.weights.append(2.0)
