@@ -80,6 +80,8 @@ def test_no_host_is_named(path: Path) -> None:
     """Nothing is fetched behind the person's back: hosts stand only where the official weights are named."""
     hosts = set(re.findall(r"https?://([\w.-]+)", path.read_text(encoding="utf-8")))
     allowed = {"127.0.0.1", "localhost", "evil.example", "arxiv.org", "huggingface.co", "github.com", "www.w3.org", "creativecommons.org"}
+    if path.name == "fetch.py":  # the place of a published file, and only when a person asks to fetch it
+        allowed.add("storage.googleapis.com")
     assert hosts <= allowed, hosts - allowed
 
 
