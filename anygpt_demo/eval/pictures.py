@@ -24,7 +24,7 @@ from PIL import Image
 
 from anygpt_demo.checkpoints import Family
 from anygpt_demo.codecs.image import ImageCodec
-from anygpt_demo.eval.judges_pictures import LAYOUTS, PATH, Judge, Verdict, layout, load, look
+from anygpt_demo.eval.judges_pictures import PATH, Judge, Verdict, load, look
 from anygpt_demo.eval.metrics import figure, words
 from anygpt_demo.media import Picture
 from anygpt_demo.synth.pictures import PLACE_INDEX, SMALL, STYLE_INDEX, TIME_INDEX, Scene, evaluation_scenes, render
@@ -45,12 +45,18 @@ def small(pictures: Sequence[Picture]) -> np.ndarray:
 
 
 def _related(verdict: Verdict, row: int, scene: Scene) -> bool:
-    """Whether the first two things stand as the scene says."""
+    """Whether the first two things stand as the scene says, by the centres of where the judge sees them."""
     first, second = (verdict.centres[row, noun_index(thing.noun)] for thing in scene.things[:2])
-    right = LAYOUTS[verdict.layout[row]] == LAYOUTS[layout(scene)]
     across, down = second - first
-    order = {"left of": across > 0, "right of": across < 0, "above": down > 0, "behind": down > 0}
-    return bool(right and order.get(scene.relation, True))
+    level = abs(down) < 0.2 and abs(across) > 0.12
+    holds = {
+        "left of": level and across > 0,
+        "right of": level and across < 0,
+        "next to": level,
+        "above": down > 0.33,
+        "behind": 0.06 < down < 0.42,
+    }
+    return bool(holds[scene.relation])
 
 
 def marks(verdict: Verdict, scenes: Sequence[Scene]) -> Marks:
