@@ -88,3 +88,27 @@ def test_every_style_draws_at_both_sizes(style: str) -> None:
 
     scene = with_changes(evaluation_scenes(1, seed=9)[0], style=style)
     assert render_rgb(scene).shape == (256, 256, 3) and render_rgb(scene, 64).shape == (64, 64, 3)
+
+
+def test_codes_without_any_thing_are_drawn_as_a_backdrop():
+    import torch
+
+    from anygpt_demo.models.flow import Canvas, Condition, FlowConfig
+
+    torch.manual_seed(0)
+    config = FlowConfig(nouns=5)
+    background = torch.zeros(1, 3, config.nouns + 1)
+    background[..., -1] = 1
+    condition = Condition(
+        things=background,
+        boxes=torch.rand(1, 3, 4),
+        colours=torch.rand(1, 3, config.colours),
+        scene=torch.rand(1, sum(config.scene)),
+        thumbnail=torch.rand(1, 3, 8, 8),
+        cells=torch.rand(1, config.cells, 8, 8),
+        vectors=torch.rand(1, 32, config.vector),
+        embedding=torch.rand(1, config.embedding),
+    )
+    with torch.inference_mode():
+        coarse = Canvas(config).eval()(condition).coarse
+    assert coarse.shape == (1, 3, 128, 128) and torch.isfinite(coarse).all()

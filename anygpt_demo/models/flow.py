@@ -236,6 +236,8 @@ class Canvas(nn.Module):
         config = self.config
         side = config.side // config.fold
         row, slot = (condition.things.argmax(2) < config.nouns).nonzero(as_tuple=True)
+        if not len(row):  # codes in which no thing is seen: the backdrop alone
+            return condition.things.new_zeros(len(condition.things), config.patch_channels, side, side)
         things, box = condition.things[row, slot], condition.boxes[row, slot]
         patch = self.patch(4 * things).view(-1, config.patch_channels, config.patch, config.patch)
         scale, shift = self.modulate(torch.cat([condition.colours[row, slot], condition.scene[row], self.thing(4 * things)], 1)).chunk(2, 1)
