@@ -28,7 +28,6 @@ from anygpt_demo.train.loop import Settings
 
 Figures = Iterator[tuple[str, dict[str, Any]]]
 SPEECH_KEYS = {"stoi": "stoi", "pesq": "pesq_wb", "wer minus original": "wer_closed_delta"}
-SECONDS = 2.5  # of music that is asked for
 
 
 class Subject:
@@ -136,8 +135,9 @@ def text_to_music(subject: Subject) -> Figures:
     made = []
     for number, piece in enumerate(pieces):
         codes = subject.make(f"Play {dialogues.piece_words(piece)}.", "music", number)
-        silence = Audio(np.zeros(int(SECONDS * music.RATE_HZ), np.float32), music.RATE_HZ)
-        made.append(codec.decode(codes, seed=number) if codes is not None else silence)
+        audio = codec.decode(codes, seed=number).samples if codes is not None else np.zeros(0, np.float32)
+        short = max(0, music.RATE_HZ - len(audio))  # the judge needs half a second: what is missing is silence
+        made.append(Audio(np.pad(audio, (0, short)), music.RATE_HZ))
     asked = [music.truth(piece) for piece in pieces]
     for name, value in music.text_to_music(made, asked, pieces, listener).items():
         yield f"text_to_music.{name}", value
