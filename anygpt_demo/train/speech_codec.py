@@ -210,7 +210,7 @@ class Trainer:
     def rate(self) -> float:
         """Learning rate: one cosine until the freeze, a second one for the decoder alone."""
         if self.phase == "decoder":
-            return 0.75 * RATE * cosine((self.run.progress - ENDS[2]) / (1 - ENDS[2]))
+            return 0.75 * RATE * cosine(max(0.02, (self.run.progress - ENDS[2]) / (1 - ENDS[2])))  # 0.02: after the warm-up, if the budget has grown
         return RATE * cosine(self.run.progress / ENDS[2])
 
     def decoder_losses(self) -> dict[str, Tensor]:
@@ -258,7 +258,7 @@ class Trainer:
     def advance(self) -> None:
         """Enter the phase that the clock asks for."""
         due = next(name for name, end in zip(PHASES, ENDS, strict=True) if self.run.progress <= end)
-        if due == self.phase:
+        if PHASES.index(due) <= PHASES.index(self.phase):  # a larger budget never thaws the encoder: codes are in use elsewhere
             return
         if PHASES.index(self.phase) < 2 <= PHASES.index(due):
             self.start_codebooks()
