@@ -210,7 +210,8 @@ class Trainer:
     def rate(self) -> float:
         """Learning rate: one cosine until the freeze, a second one for the decoder alone."""
         if self.phase == "decoder":
-            return 0.75 * RATE * cosine(max(0.02, (self.run.progress - ENDS[2]) / (1 - ENDS[2])))  # 0.02: after the warm-up, if the budget has grown
+            share = (self.run.progress - ENDS[2]) / (1 - ENDS[2])  # negative if the budget has grown: then at the full rate
+            return 0.75 * RATE * cosine(max(0.02, share))
         return RATE * cosine(self.run.progress / ENDS[2])
 
     def decoder_losses(self) -> dict[str, Tensor]:
