@@ -180,14 +180,13 @@ def read_limit(repeats: int) -> float:
 
 
 def resources(bench: Bench) -> dict[str, Any]:
-    """Peak memory of this process, and the share of the memory bandwidth that decoding one word reaches."""
+    """Peak memory of this process, and the share of the memory bandwidth that writing one code of music reaches."""
     import resource
 
-    stream = iter(bench.engine.generate(bench.prompt(0)[:16], bench.grammar("text", 600), seed=0, max_new=600))
-    take(stream, 4)
-    start = time.perf_counter()
-    rate = take(stream, 100) / (time.perf_counter() - start)
-    read = sum(parameter.nbytes for parameter in bench.engine.model.parameters()) * rate
+    rate = writing_rate(bench, "music", 100, seed=0)
+    layers = sum(parameter.nbytes for parameter in bench.engine.model.model.layers.parameters())
+    rows = bench.vocabulary.ranges["music"].modality.codebook
+    read = (layers + rows * bench.engine.model.head[0].nbytes) * rate
     return {
         "peak_rss_mb": figure([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024], "MB"),
         "bandwidth_share": figure([read / read_limit(bench.repeats)], "share of one thread's read limit"),
