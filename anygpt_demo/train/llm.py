@@ -10,7 +10,7 @@
 
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
-speech, pictures, music (factors on the share of chats with that modality), cut (share of chats without their codes),
+from (a family whose exported `llm` is where a new run begins), speech, pictures, music (factors on the share of chats with that modality), cut (share of chats without their codes),
 team and rank (several processes with the same options and ranks 0, 1, ... train together).
 """
 
@@ -256,6 +256,12 @@ class Trainer:
         self.steps = int(state["steps"])  # type: ignore[call-overload]
         self.adopted = set(state["adopted"])  # type: ignore[call-overload]
 
+    def begin_from(self, family: Path) -> None:
+        """Start from exported weights; the embeddings of codecs that are still the same are kept."""
+        checkpoints.load_strict(self.model, checkpoints.Family.open(family).component("llm").state(), "llm")
+        marks = ((name, codec_mark(family, name)) for name in ROLES)
+        self.adopted = {f"{name} {mark}" for name, mark in marks if mark and mark == codec_mark(self.settings.family, name)}
+
     def adopt(self, library: Library) -> None:
         """Start the embeddings of modalities whose codes have appeared, or appeared anew from another codec."""
         there = {
@@ -363,6 +369,8 @@ def train(settings: Settings) -> None:
     state = run.resume()
     if state is not None:
         trainer.load(state)
+    elif "from" in settings.options:
+        trainer.begin_from(Path(settings.options["from"]))
     _loop(run, trainer)
     if team.leads:
         _publish(run, trainer)

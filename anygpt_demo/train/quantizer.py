@@ -58,17 +58,21 @@ def kmeans(vectors: Tensor, size: int, rounds: int = 8) -> tuple[Tensor, Tensor]
 class CodebookStack:
     """Trains the codebooks in place; the modules stay plain inference modules."""
 
-    def __init__(self, books: Sequence[Any], decay: float = 0.99, expiry: float = 0.03) -> None:
-        """decay: of the moving averages, per batch. expiry: a code below this average number of uses per batch is moved to live data."""
+    def __init__(self, books: Sequence[Any], decay: float = 0.99, expiry: float = 0.03, live: Sequence[int] = ()) -> None:
+        """decay: of the moving averages, per batch. expiry: a code below this average number of uses per batch is moved to live data.
+
+        live: codes in use of the first levels, each a divisor of K; the rest of a table repeats them and is never chosen. All K elsewhere.
+        """
         self.books: list[Book] = list(books)
         self.decay, self.expiry = decay, expiry
+        self.live = [*live, *(len(book.embed) for book in self.books[len(live) :])]
 
     @torch.no_grad()
     def start(self, vectors: Tensor, frames_per_batch: int, rounds: int = 8) -> list[int]:
         """K-means of every level on a buffer of real latents (N, D), N >= 15k for K = 1024. Returns the codes in use per level."""
         residual, used = vectors, []
-        for book in self.books:
-            centres, counts = kmeans(residual, len(book.embed), rounds)
+        for book, live in zip(self.books, self.live, strict=True):
+            centres, counts = kmeans(residual, live, rounds)
             uses = (counts * frames_per_batch / len(vectors)).clamp(min=4 * self.expiry)
             self._set(book, centres, uses)
             used.append(int((counts > 0).sum()))
@@ -76,25 +80,27 @@ class CodebookStack:
         return used
 
     def _set(self, book: Book, centres: Tensor, uses: Tensor) -> None:
-        book.embed.copy_(centres)
-        book.cluster_size.copy_(uses)
-        book.embed_avg.copy_(centres * uses[:, None])
+        copies = len(book.embed) // len(centres)
+        book.embed.copy_(centres.repeat(copies, 1))
+        book.cluster_size.copy_(uses.repeat(copies))
+        book.embed_avg.copy_((centres * uses[:, None]).repeat(copies, 1))
         book.inited.fill_(1)
 
     @torch.no_grad()
-    def _learn(self, book: Book, vectors: Tensor, index: Tensor) -> None:
+    def _learn(self, book: Book, live: int, vectors: Tensor, index: Tensor) -> None:
         """One step of the moving averages, then dead codes jump to random vectors of this batch."""
-        size = len(book.embed)
-        counts = torch.bincount(index, minlength=size).to(vectors.dtype)
-        book.cluster_size.lerp_(counts, 1 - self.decay)
-        book.embed_avg.lerp_(torch.zeros_like(book.embed_avg).index_add_(0, index, vectors), 1 - self.decay)
-        book.embed.copy_(book.embed_avg / book.cluster_size.clamp(min=1e-5)[:, None])
-        dead = torch.nonzero(book.cluster_size < self.expiry)[:, 0]
+        table, uses, sums = book.embed[:live], book.cluster_size[:live], book.embed_avg[:live]
+        uses.lerp_(torch.bincount(index, minlength=live).to(vectors.dtype), 1 - self.decay)
+        sums.lerp_(torch.zeros_like(sums).index_add_(0, index, vectors), 1 - self.decay)
+        table.copy_(sums / uses.clamp(min=1e-5)[:, None])
+        dead = torch.nonzero(uses < self.expiry)[:, 0]
         if len(dead):
             fresh = vectors[torch.randint(len(vectors), (len(dead),))]
-            book.embed[dead] = fresh
-            book.cluster_size[dead] = 4 * self.expiry
-            book.embed_avg[dead] = fresh * (4 * self.expiry)
+            table[dead] = fresh
+            uses[dead] = 4 * self.expiry
+            sums[dead] = fresh * (4 * self.expiry)
+        if live < len(book.embed):
+            book.embed[live:] = table.repeat(len(book.embed) // live - 1, 1)
 
     def __call__(self, latent: Tensor, levels: int | None = None, learn: bool = True) -> Quantized:
         """Quantize latent (B, D, T) with the first `levels` codebooks (all by default); `learn` also moves the codebooks."""
@@ -102,13 +108,13 @@ class CodebookStack:
         flat = latent.transpose(1, 2).reshape(-1, width)
         residual, codes, parts = flat, [], []
         commitment = flat.new_zeros(())
-        for book in self.books[:levels]:
+        for book, live in zip(self.books[:levels], self.live, strict=False):
             vectors = residual.detach()
-            index = nearest(vectors, book.embed)
+            index = nearest(vectors, book.embed[:live])
             part = F.embedding(index, book.embed)
             commitment = commitment + F.mse_loss(residual, part)
             if learn:
-                self._learn(book, vectors, index)
+                self._learn(book, live, vectors, index)
             residual = residual - part
             codes.append(index.view(batch, frames))
             parts.append(part)

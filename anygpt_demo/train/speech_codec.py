@@ -5,7 +5,10 @@ Phases, as shares of the budget:
   2. encoder and decoder without quantizer;
   3. codebooks by k-means on a buffer of latents, then everything together: 4-scale mel, wave, commitment, phones on latent and level 1;
   4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on.
-Phone labels (of the synthesizers, or aligned) stand in the place of HuBERT features.
+Phone labels (of the synthesizers, or aligned) stand in the place of HuBERT features. While the encoder learns, latents of one phone are also
+drawn together, and level 1 uses LIVE of its codes: a code then stands for a sound and lasts as long as it, which is what a language model can read.
+
+Options: from=DIR begins with the exported weights of a family instead of scaled random ones.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 
 from anygpt_demo import checkpoints
 from anygpt_demo.errors import ModelFault
-from anygpt_demo.models.speechtokenizer import NormedConv1d, NormedConvTranspose1d, SpeechTokenizer, without_training_buffers
+from anygpt_demo.models.speechtokenizer import NormedConv1d, NormedConvTranspose1d, SpeechTokenizer, with_training_buffers, without_training_buffers
 from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
@@ -44,7 +47,9 @@ CONFIG = {
     "sample_rate": RATE_HZ,
 }
 PHASES = ("phones", "joint", "quantized", "decoder")
-ENDS = (0.2, 0.27, 0.52, 1.0)  # of the phases, as shares of the budget
+ENDS = (0.36, 0.42, 0.62, 1.0)  # of the phases, as shares of the budget
+LIVE = 256  # codes of level 1 in use
+GATHER = 0.15  # weight of the spread of latents within a phone
 FRAMES = 50  # per training crop: one second
 SPOKEN = 25  # of them that the decoder says while the encoder learns too: the encoder needs the longer exposure
 SIZES = {"phones": 8, "joint": 6, "quantized": 6, "decoder": 5}  # crops in a batch
@@ -86,9 +91,12 @@ def disturb(wave: np.ndarray, phones: np.ndarray, rng: np.random.Generator, fram
 class Feeder:
     """Draws training crops: a fixed share from recorded people, the rest from synthesizers."""
 
-    def __init__(self, sets: dict[str, SpeechSet], seed: int, human_share: float = 0.35) -> None:
+    def __init__(self, sets: dict[str, SpeechSet], seed: int, human_share: float = 0.35, labelled: bool = False) -> None:
+        """labelled: leave out clips without any known phone."""
         self.sets, self.rng, self.share = sets, np.random.default_rng(seed), human_share
         clips = [clip for item in sets.values() for clip in item.clips if clip.split == "train" and clip.frames > 10]
+        if labelled:
+            clips = [clip for clip in clips if (sets[clip.set].labels(clip) >= 0).any()]
         self.pools = [[clip for clip in clips if clip.set.startswith("human") == flag] for flag in (False, True)]
         if not clips:
             raise ModelFault("There is no speech to train on.", "No finished set lies in runs/data/speech.", "Make the speech data first.")
@@ -151,6 +159,17 @@ def phone_loss(head: nn.Module, latent: Tensor, phones: Tensor) -> Tensor:
     return F.cross_entropy(logits[known], phones.reshape(-1)[known], label_smoothing=0.02)
 
 
+def spread_loss(latent: Tensor, phones: Tensor) -> Tensor:
+    """Spread of the latents within a phone over the spread of the phones' means (Fisher's criterion). latent: (B, D, T), phones: (B, T)."""
+    known = phones.reshape(-1) >= 0
+    labels, vectors = phones.reshape(-1)[known], latent.transpose(1, 2).reshape(-1, latent.shape[1])[known]
+    if len(labels) < 2:
+        return latent.new_zeros(())
+    counts = torch.bincount(labels, minlength=PHONES).clamp(min=1)[:, None]
+    means = (latent.new_zeros(PHONES, vectors.shape[1]).index_add(0, labels, vectors) / counts)[labels]
+    return (vectors - means).pow(2).mean() / (means - vectors.mean(0)).pow(2).mean().clamp(min=1e-6)
+
+
 class Trainer:
     """One run of the stage: the student, its optimizer, its phase."""
 
@@ -161,7 +180,7 @@ class Trainer:
         self.run = Run("speech-codec", settings)
         self.student = Student()
         self.codec = self.student.codec
-        self.books = CodebookStack(self.codec.quantizer.codebooks)
+        self.books = CodebookStack(self.codec.quantizer.codebooks, live=(LIVE,))
         self.mel = MelLoss(RATE_HZ)
         self.phase = "start"
         state = self.run.resume()
@@ -177,7 +196,8 @@ class Trainer:
 
     def new_feeder(self) -> Feeder:
         """The sets that are there now; also called while they still grow."""
-        return Feeder(open_sets(self.settings.runs / "data" / "speech"), self.settings.seed + len(self.run.rows))
+        sets = open_sets(self.settings.runs / "data" / "speech")
+        return Feeder(sets, self.settings.seed + len(self.run.rows), labelled=self.phase in ("start", "phones"))
 
     def new_optimizer(self) -> torch.optim.AdamW:
         """AdamW over what the phase trains."""
@@ -185,11 +205,15 @@ class Trainer:
         return torch.optim.AdamW(part.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
 
     def initialise(self) -> None:
-        """Scale the untrained weights so that a signal passes; refuse to start if it does not."""
+        """Scale the untrained weights so that a signal passes, or load trained ones; refuse to start if no signal passes."""
         wave = self.feeder.batch(6).heard
-        kinds = (NormedConv1d, NormedConvTranspose1d)
-        latent = lsuv(self.codec.encoder, wave, kinds)
-        lsuv(self.codec.decoder, latent, kinds, last=float(wave.std()))
+        if "from" in self.settings.options:
+            part = checkpoints.Family.open(self.settings.options["from"]).component("speech_tokenizer")
+            checkpoints.load_strict(self.codec, with_training_buffers(part.state()), part.role)
+        else:
+            kinds = (NormedConv1d, NormedConvTranspose1d)
+            latent = lsuv(self.codec.encoder, wave, kinds)
+            lsuv(self.codec.decoder, latent, kinds, last=float(wave.std()))
         self.check_signal(wave)
         self.phase = "phones"
 
@@ -228,7 +252,7 @@ class Trainer:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss while the encoder learns, already weighted."""
         latent = self.codec.encoder(batch.heard)
-        terms = {"phones": 0.5 * phone_loss(self.student.on_latent, latent, batch.phones)}
+        terms = {"phones": 0.5 * phone_loss(self.student.on_latent, latent, batch.phones), "spread": GATHER * spread_loss(latent, batch.phones)}
         first = int(torch.randint(0, FRAMES - SPOKEN + 1, (1,)))
         spoken, clean = slice(first, first + SPOKEN), batch.clean[..., first * HOP : (first + SPOKEN) * HOP]
         if self.phase == "joint":
