@@ -92,6 +92,10 @@ def test_loading_from_a_family(codec: MusicCodec, tmp_path: Path):
     audio = sound(6400)
     assert np.array_equal(loaded.encode(audio), codec.encode(audio))
     assert np.array_equal(loaded.decode(some_codes(9)).samples, codec.decode(some_codes(9)).samples)
+    checkpoints.export(tmp_path, "music_codec", {**TINY, "heard_s": 0.1}, state, half=False)
+    family = checkpoints.Family.open(tmp_path)
+    assert len(MusicCodec.load(family).encode(audio)) == 5
+    assert len(MusicCodec.load(family, heard_s=5.0).encode(audio)) == 10
     shard = next((tmp_path / "music_codec").glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-8])
     with pytest.raises(BadCheckpoint, match="damaged"):

@@ -42,27 +42,28 @@ class MusicCodec:
     model: EncodecModel
     modality: Modality = MODALITY
     device: str = "cpu"
+    heard_s: float = 5.0  # of a piece that somebody plays to the language model
 
     @classmethod
-    def load(cls, family: Family, device: str = "cpu") -> MusicCodec:
-        """Load the codec of a family. Raises BadCheckpoint."""
+    def load(cls, family: Family, device: str = "cpu", heard_s: float | None = None) -> MusicCodec:
+        """Load the codec of a family. heard_s: instead of the length that the family's language model is given. Raises BadCheckpoint."""
         from anygpt_demo.checkpoints import load_strict
         from anygpt_demo.models import encodec
 
         part = family.component("music_codec")
         model = encodec.build(part.config)
         load_strict(model, encodec.with_training_buffers(part.state()), "music_codec")
-        return cls(model.to(device), device=device)
+        return cls(model.to(device), device=device, heard_s=heard_s or float(part.config.get("heard_s", 5.0)))
 
     def encode(self, media: Audio) -> np.ndarray:
-        """The first 5 s of mono music at 32 kHz. Returns int64 (T, 4), T = samples / 640 rounded up, at most 250."""
+        """The first `heard_s` of mono music at 32 kHz. Returns int64 (T, 4), T = samples / 640 rounded up."""
         import torch
 
         from anygpt_demo.models import encodec
 
         if media.rate_hz != self.modality.sample_rate_hz:
             raise ValueError(f"music must come at {self.modality.sample_rate_hz} Hz, not {media.rate_hz}")
-        samples = np.ascontiguousarray(media.samples[: self.modality.frames[-1] * HOP], np.float32)
+        samples = np.ascontiguousarray(media.samples[: int(self.heard_s * media.rate_hz)], np.float32)
         return encodec.encode(self.model, torch.from_numpy(samples)[None, None].to(self.device))[0].cpu().numpy()
 
     def decode(self, codes: np.ndarray, *, voice: Voice | None = None, seed: int = 0) -> Audio:

@@ -76,7 +76,7 @@ def round_trip(codec: MusicCodec, data: MusicSet, rows: Sequence[int], listener:
 
 def evaluate(family: Family, folder: Path, judge: Path, n: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ("music_recon.tempo", figure), ... for 5 s, 2.5 s and held-out pairs."""
-    codec, listener, data = MusicCodec.load(family), Listener.load(judge), MusicSet.open(folder)
+    codec, listener, data = MusicCodec.load(family, heard_s=5.0), Listener.load(judge), MusicSet.open(folder)
     rows = range(min(n, len(data.pieces)))
     unseen = [row for row, piece in enumerate(data.pieces) if is_heldout(piece)][:n]
     for prefix, chosen, frames in (("music_recon", rows, 250), ("music_recon_short", rows, 125), ("music_recon_unseen_pairs", unseen, 250)):

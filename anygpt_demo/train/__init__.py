@@ -9,5 +9,6 @@ STAGES: dict[str, str] = {  # name -> module:function(Settings); the order is th
     "music-codec": "anygpt_demo.train.music_codec:train",
     "soundstorm": "anygpt_demo.train.soundstorm:train",
     "text-tokenizer": "anygpt_demo.train.text_tokenizer:train",
+    "codes": "anygpt_demo.train.codes:train",
     "llm": "anygpt_demo.train.llm:train",
 }

@@ -10,7 +10,8 @@
 
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
-from (a family whose exported `llm` is where a new run begins), speech, pictures, music (factors on the share of chats with that modality), cut (share of chats without their codes),
+from (a family whose exported `llm` is where a new run begins), speech, pictures, music (factors on the share of chats with
+that modality), cut (share of chats without their codes),
 team and rank (several processes with the same options and ranks 0, 1, ... train together).
 """
 

@@ -33,6 +33,7 @@ ENDS = (0.09, 0.24, 0.6, 1.0)  # of the phases, as shares of the budget
 FRAMES = 50  # per training crop: one second
 CROPS = (6, 4, 4, 4)  # per step and phase
 RATE = 6e-4
+HEARD_S = 2.5  # of a person's music that the small language model is given: 500 ids, what fits beside a chat
 WIDTH = int(encodec.SMALL["hidden_size"])
 BITS = 5
 BANDS = 64
@@ -280,7 +281,8 @@ class Trainer:
 
     def export(self) -> None:
         """Write the role music_codec of the family."""
-        checkpoints.export(self.settings.family, "music_codec", encodec.SMALL, encodec.without_training_buffers(self.codec.state_dict()))
+        config = {**encodec.SMALL, "heard_s": HEARD_S}
+        checkpoints.export(self.settings.family, "music_codec", config, encodec.without_training_buffers(self.codec.state_dict()))
 
     @torch.inference_mode()
     def evaluate(self, count: int = 16) -> dict[str, float]:

@@ -28,7 +28,7 @@ from anygpt_demo.eval.music import is_heldout
 from anygpt_demo.media import Audio
 from anygpt_demo.synth import music
 from anygpt_demo.train.loop import Settings
-from anygpt_demo.train.music_data import HOP, RATE_HZ, MusicSet, draw, sets
+from anygpt_demo.train.music_data import HOP, RATE_HZ, SECONDS, MusicSet, draw, sets
 
 FRAMES = 125  # 2.5 s of each piece: 500 tokens, what fits beside a chat
 NEW_SEED = 52_001  # of the pieces beyond the codec's own training set
@@ -65,7 +65,7 @@ def _chunk(family: Path, rendered: Path, parts: Path, chunk: int, old: int, piec
     kept = parts / f"{chunk:04d}.npy"
     if kept.is_file():
         return np.load(kept)
-    codec, first = MusicCodec.load(Family.open(family)), chunk * CHUNK
+    codec, first = MusicCodec.load(Family.open(family), heard_s=SECONDS), chunk * CHUNK
     if first < old:
         codes = encode_set(codec, MusicSet.open(rendered), range(first, first + len(pieces)), FRAMES)
     else:
@@ -89,7 +89,7 @@ def make(settings: Settings, count: int = 6000) -> None:
     data, tests = sets(settings)
     home = settings.runs / "data" / "codes" / "music"
     home.mkdir(parents=True, exist_ok=True)
-    codec = MusicCodec.load(Family.open(settings.family))
+    codec = MusicCodec.load(Family.open(settings.family), heard_s=SECONDS)
     _write(home, "test_", encode_set(codec, tests, range(len(tests.pieces)), 250), tests.pieces)
     pieces = [*data.pieces, *draw(max(0, count - len(data.pieces)), NEW_SEED)][:count]
     chunks = [pieces[start : start + CHUNK] for start in range(0, count, CHUNK)]

@@ -1,8 +1,8 @@
 """Rendered pieces on disk with what their score says about every frame.
 
-    <folder>/pieces.jsonl   one Piece a line, captions beside it
-    <folder>/clips.npy      int16 (n, SAMPLES), mono, 32 kHz
-    <folder>/labels.npz     Labels, arrays (n, FRAMES)
+<folder>/pieces.jsonl   one Piece a line, captions beside it
+<folder>/clips.npy      int16 (n, SAMPLES), mono, 32 kHz
+<folder>/labels.npz     Labels, arrays (n, FRAMES)
 """
 
 from __future__ import annotations

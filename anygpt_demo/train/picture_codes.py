@@ -59,15 +59,18 @@ def make_test(model: SeedTokenizer, folder: Path) -> None:
             lines.write(json.dumps(row_of(scene, words) | {"heldout": number >= ORDINARY}, ensure_ascii=False) + "\n")
 
 
-def make_codes(settings: Settings, features: np.ndarray) -> None:
+def make_codes(settings: Settings, features: np.ndarray | None = None) -> None:
     """Encode the whole stock and the test pictures with the exported tokenizer.
 
-    features: of the stock, (n, 65, V).
+    features: of the stock, (n, 65, V), where they are at hand; they save a minute.
     """
     folder = settings.runs / "data" / "codes" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     model = load_tokenizer(settings.family)
-    codes = codes_of_features(model, features)
+    if features is None:
+        codes = codes_of_pixels(model, np.load(settings.runs / "data" / "pictures" / "pixels.npy", mmap_mode="r"))
+    else:
+        codes = codes_of_features(model, features)
     shutil.copyfile(settings.runs / "data" / "pictures" / "scenes.jsonl", folder / "scenes.jsonl")
     draft = folder / "codes.u16.part"
     codes.tofile(draft)

@@ -183,9 +183,7 @@ def masked_loss(
     tables: list[Tensor | None] = [None] * model.levels if vectors is None else list(vectors)
     entropy, total = code_loss(drawn, truth[..., level][masked], tables[level])
     if above:
-        rest = [
-            code_loss(logits, truth[:, prompt:, other].flatten(), tables[other])[1] for other, logits in enumerate(above, level + 1)
-        ]
+        rest = [code_loss(logits, truth[:, prompt:, other].flatten(), tables[other])[1] for other, logits in enumerate(above, level + 1)]
         total = total + higher * torch.stack(rest).mean()
     return total, entropy.detach(), (drawn.argmax(-1) == truth[..., level][masked]).float().mean()
 

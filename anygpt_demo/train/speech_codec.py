@@ -5,8 +5,9 @@ Phases, as shares of the budget:
   2. encoder and decoder without quantizer;
   3. codebooks by k-means on a buffer of latents, then everything together: 4-scale mel, wave, commitment, phones on latent and level 1;
   4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on.
-Phone labels (of the synthesizers, or aligned) stand in the place of HuBERT features. While the encoder learns, latents of one phone are also
-drawn together, and level 1 uses LIVE of its codes: a code then stands for a sound and lasts as long as it, which is what a language model can read.
+Phone labels (of the synthesizers, or aligned) stand in the place of HuBERT features. While the encoder learns,
+latents of one phone are also drawn together, and level 1 uses LIVE of its codes: a code then stands for a sound and lasts
+as long as it does, which is what a language model can read.
 
 Options: from=DIR begins with the exported weights of a family instead of scaled random ones.
 """
@@ -25,7 +26,13 @@ from torch import Tensor, nn
 
 from anygpt_demo import checkpoints
 from anygpt_demo.errors import ModelFault
-from anygpt_demo.models.speechtokenizer import NormedConv1d, NormedConvTranspose1d, SpeechTokenizer, with_training_buffers, without_training_buffers
+from anygpt_demo.models.speechtokenizer import (
+    NormedConv1d,
+    NormedConvTranspose1d,
+    SpeechTokenizer,
+    with_training_buffers,
+    without_training_buffers,
+)
 from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
@@ -252,7 +259,8 @@ class Trainer:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss while the encoder learns, already weighted."""
         latent = self.codec.encoder(batch.heard)
-        terms = {"phones": 0.5 * phone_loss(self.student.on_latent, latent, batch.phones), "spread": GATHER * spread_loss(latent, batch.phones)}
+        terms = {"phones": 0.5 * phone_loss(self.student.on_latent, latent, batch.phones)}
+        terms["spread"] = GATHER * spread_loss(latent, batch.phones)
         first = int(torch.randint(0, FRAMES - SPOKEN + 1, (1,)))
         spoken, clean = slice(first, first + SPOKEN), batch.clean[..., first * HOP : (first + SPOKEN) * HOP]
         if self.phase == "joint":
