@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anygpt_demo.eval.metrics import JUDGES, load_judge, save_judge
 from anygpt_demo.media import Audio
 from anygpt_demo.synth import music
 from anygpt_demo.train.loop import Run, Settings, cosine, parse_budget
 from anygpt_demo.train.music_data import FAMILIES, HOP, RATE_HZ, SAMPLES, TEMPOS, MusicSet, sets
 from anygpt_demo.train.spectra import LogMel
 
-PATH = Path("runs/judge/music.pt")
+PATH = JUDGES / "music.safetensors"
 BANDS = 64
 NOTES = 36  # 12 pitch classes in three registers
 REGISTERS_HZ = (55.0, 230.0, 900.0, 3600.0)
@@ -124,7 +125,7 @@ class Listener:
     def load(cls, path: Path = PATH) -> Listener:
         """A judge that was trained before."""
         judge = Judge()
-        judge.load_state_dict(torch.load(path, weights_only=True))
+        judge.load_state_dict(load_judge(path))
         return cls(judge)
 
     @torch.inference_mode()
@@ -172,8 +173,8 @@ def _accuracy(judge: Judge, known: _Known, frames: int) -> dict[str, float]:
     return found | {"mode": float(mode.float().mean())}
 
 
-def train(settings: Settings) -> None:
-    """Train or continue the judge within the budget (feature extraction counts) and save it."""
+def train(settings: Settings, path: Path = PATH) -> None:
+    """Train or continue the judge within the budget (feature extraction counts) and write it to `path`."""
     torch.manual_seed(settings.seed)
     run = Run("judge-music", settings)
     judge = Judge()
@@ -201,9 +202,8 @@ def train(settings: Settings) -> None:
             run.log(loss=float(loss.detach()), **_accuracy(judge, tests, 250))
     run.log(**{f"{name} 2.5 s": value for name, value in _accuracy(judge, tests, 125).items()})
     run.save({"judge": judge.state_dict(), "optimizer": optimizer.state_dict()})
-    path = settings.runs / "judge" / "music.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(judge.state_dict(), path)
+    if not run.stopping:
+        save_judge(judge, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

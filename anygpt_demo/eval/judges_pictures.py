@@ -2,7 +2,7 @@
 
 It is trained on true drawings only (own seed, own widths), never against a generator, and kept out of the family.
 
-    python -m anygpt_demo.eval.judges_pictures --budget 8m        # trains or continues runs/judge
+    python -m anygpt_demo.eval.judges_pictures --budget 10m        # trains or continues runs/judge, writes checkpoints/judges
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anygpt_demo.eval.metrics import JUDGES, load_judge, save_judge
 from anygpt_demo.synth.pictures import BACKGROUND, UNSURE, Batch, Scene, Studio
 from anygpt_demo.synth.world import NOUNS, PLACES, STYLES, TIMES
 from anygpt_demo.train.loop import Run, Settings, cosine, parse_budget
 
 SEED = 77_001  # training stream of the judge; models under test use other streams
 LAYOUTS = ("single", "side by side", "above", "behind")
-PATH = Path("runs/judge/judge.pt")
+PATH = JUDGES / "pictures.safetensors"
 WIDTHS = (24, 48, 104, 152)
 
 
@@ -109,7 +110,7 @@ def look(judge: Judge, pixels: np.ndarray, chunk: int = 64) -> Verdict:
 def load(path: Path = PATH) -> Judge:
     """The trained judge."""
     judge = Judge()
-    judge.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    judge.load_state_dict(load_judge(path))
     return judge.eval()
 
 
@@ -144,8 +145,8 @@ def _loss(judge: Judge, batch: Batch, flip: bool, crowded: bool, rng: random.Ran
     return loss
 
 
-def train(settings: Settings) -> None:
-    """Train within the budget, resumable; the result is runs/judge/judge.pt."""
+def train(settings: Settings, path: Path = PATH) -> None:
+    """Train within the budget, resumable; the result is written to `path`."""
     run = Run("judge", settings)
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
@@ -179,14 +180,15 @@ def train(settings: Settings) -> None:
         if run.due():
             run.save({"judge": judge.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
     run.save({"judge": judge.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
-    torch.save(judge.state_dict(), run.folder / "judge.pt")
+    if not run.stopping:
+        save_judge(judge, path)
     run.plot()
 
 
 def main() -> None:
     """Command line of the judge's training."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", default="8m")
+    parser.add_argument("--budget", default="10m")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     train(Settings(parse_budget(arguments.budget), arguments.runs))

@@ -1,12 +1,34 @@
-"""Figures with their uncertainty, and word errors."""
+"""Figures with their uncertainty, word errors, and where the trained judges lie."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+JUDGES = Path(__file__).resolve().parents[2] / "checkpoints" / "judges"  # small, in the repository: everybody measures alike
+
+
+def save_judge(judge: torch.nn.Module, path: Path) -> None:
+    """Write a judge's weights, floats as float16."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+
+
+def load_judge(path: Path) -> dict[str, torch.Tensor]:
+    """What save_judge() wrote, floats as float32."""
+    from safetensors.torch import load_file
+
+    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
 
 
 def figure(

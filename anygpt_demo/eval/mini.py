@@ -3,8 +3,9 @@
 {"figures": {KEY: {"value", "ci95": [low, high], "ceiling", "floor", "n"}}, "missing": {SECTION: why}}. Rates and
 accuracies are fractions; figures of pictures and music are shares of the judge's hit rate on true material.
 
-Held-out material is read from --runs (made by `synth`, never trained on); the judges of pictures and music are trained
-there on other seeds by `python -m anygpt_demo.eval.judges_pictures` and `...judges_music`.
+Held-out material is read from --runs (made by `synth`, never trained on). The judges of pictures and music lie in
+checkpoints/judges, trained on true pictures and pieces of other seeds by `python -m anygpt_demo.eval.judges_pictures` and
+ `...judges_music`.
 """
 
 from __future__ import annotations
@@ -73,13 +74,13 @@ def speech_codec(subject: Subject) -> Figures:
 
 def picture_recon(subject: Subject) -> Figures:
     """picture_recon.*: picture -> 32 codes -> picture."""
-    yield from pictures.evaluate(subject.family, subject.runs / judges_pictures.PATH.relative_to("runs"), subject.n)
+    yield from pictures.evaluate(subject.family, judges_pictures.PATH, subject.n)
 
 
 def text_to_picture(subject: Subject) -> Figures:
     """text_to_picture.*: a request that names everything judged -> picture, also for pairs that training never shows."""
     codec = pictures.ImageCodec.load(subject.family)
-    judge = pictures.load(subject.runs / judges_pictures.PATH.relative_to("runs"))
+    judge = pictures.load(judges_pictures.PATH)
 
     def draw(scene: pictures.Scene, number: int) -> pictures.Picture:
         codes = subject.make(f"Draw {dialogues.scene_words(scene)}.", "image", number)
@@ -123,14 +124,14 @@ def voice_clone(subject: Subject) -> Figures:
 
 def music_recon(subject: Subject) -> Figures:
     """music_recon.*: codec copies of held-out pieces."""
-    judge = subject.runs / judges_music.PATH.relative_to("runs")
+    judge = judges_music.PATH
     yield from music.evaluate(subject.family, subject.runs / "data" / "music" / "test", judge, subject.n)
 
 
 def text_to_music(subject: Subject) -> Figures:
     """text_to_music.*: a request that names everything judged -> 2.5 s of music."""
     codec = music.MusicCodec.load(subject.family)
-    listener = music.Listener.load(subject.runs / judges_music.PATH.relative_to("runs"))
+    listener = music.Listener.load(judges_music.PATH)
     pieces = music.MusicSet.open(subject.runs / "data" / "music" / "test").pieces[: subject.n]
     made = []
     for number, piece in enumerate(pieces):
