@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from anygpt_demo.media import Audio, Picture, Voice, read_audio, read_picture, w
 from anygpt_demo.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from anygpt_demo.checkpoints import Family
     from anygpt_demo.codecs.base import Codec
     from anygpt_demo.engine import Engine
@@ -45,7 +47,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to reply. output: a modality to force, "text" for words only, None for the model's own choice."""
+    """How to reply. output: a modality to force, "text" for words only, "heard" for a transcript, None for the model's own choice."""
 
     preset: str = "chat"
     output: str | None = None
@@ -53,6 +55,31 @@ class Settings:
     limits: Mapping[str, int] = field(default_factory=dict)  # most frames of one block, by modality
     max_new: int = 2048
     history: protocol.History = "clean"
+
+    def record(self) -> dict[str, Any]:
+        """These settings as plain JSON values."""
+        return {**asdict(self), "forbid": list(self.forbid), "limits": dict(self.limits)}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Settings:
+        """Inverse of record(). Raises TypeError for unknown fields."""
+        return cls(**{**record, "forbid": tuple(record.get("forbid", ()))})
+
+
+PRESETS: Mapping[str, Settings] = {
+    "chat": Settings(),
+    "paper": Settings(preset="paper"),
+    "fast": Settings(limits={"speech": 150, "music": 75}, max_new=640),
+    "best": Settings(preset="greedy"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """What of an earlier reply a new one begins with. ids: up to the end of a block; media: the parts that they stand for."""
+
+    ids: tuple[int, ...] = ()
+    media: tuple[MediaPart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,22 @@ class Made:
     path: Path | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A picture or sound of an earlier reply that this one begins with."""
+
+    part: MediaPart
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """A picture that is not finished yet. step: how many there were, this one included."""
+
+    modality: str
+    media: Picture
+    step: int
+
+
 @dataclass(frozen=True)
 class Card:
     """Something failed; the rest of the reply still comes."""
@@ -119,7 +162,7 @@ class Finished:
     human: Turn | None = None
 
 
-Update = Stage | Words | Progress | Made | Card | Note | Finished
+Update = Stage | Words | Progress | Preview | Made | Kept | Card | Note | Finished
 
 
 def read_file(vocabulary: Vocabulary, modality: str, data: bytes) -> tuple[Media, list[str]]:
@@ -145,10 +188,13 @@ def write_file(media: Media, generated: bool = True) -> tuple[bytes, str]:
 class Chat:
     """A loaded family. Codecs are loaded on first use, and kept, or put on a shelf with a budget of bytes."""
 
-    def __init__(self, vocabulary: Vocabulary, engine: Engine, load: Callable[[str], Codec], shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, engine: Engine, load: Callable[[str], Codec], shelf: Shelf | None = None, model: str = ""
+    ) -> None:
         self.vocabulary = vocabulary
         self.engine = engine
         self._load = load
+        self.model = model  # fingerprint of the family's files
         self._shelf = shelf
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
@@ -178,7 +224,8 @@ class Chat:
                 lambda name, purpose: memory.estimate(home, name, purpose),
                 preset.media,
             )
-        return cls(vocabulary, LocalEngine.load(home, device, quantize), lambda name: registry.load_codec(name, home, device), shelf)
+        engine = LocalEngine.load(home, device, quantize)
+        return cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -217,18 +264,56 @@ class Chat:
     def reply(
         self,
         conversation: Conversation,
-        message: Message,
+        message: Message | Turn,
+        *,
+        voice: Voice | None = None,
+        seed: int = 0,
+        settings: Settings = Settings(),  # noqa: B008 - frozen
+        stop: threading.Event | None = None,
+        opening: Opening | None = None,
+    ) -> Iterator[Update]:
+        """Answer one message (a Turn: one that was read before). Updates come in the model's order; both turns are
+        journalled before the last one. opening: how the reply begins.
+
+        Equal conversation, message, voice, seed, settings and opening give an equal reply.
+        """
+        return _Reply(self, conversation, voice, seed, settings, stop or threading.Event(), opening).run(message)
+
+    def opening(self, turn: Turn, parts: int) -> Opening:
+        """The first `parts` parts of a reply, as the beginning of another one. Raises UserError if it cannot be cut there."""
+        media = [part for part in turn.parts[:parts] if isinstance(part, MediaPart)]
+        spans = self._spans(turn)
+        if parts < len(turn.parts) and isinstance(turn.parts[parts], MediaPart):
+            return Opening(turn.ids[: spans[len(media)][0]], tuple(media))
+        if parts >= len(turn.parts):
+            return Opening(turn.ids, tuple(media))
+        return Opening(turn.ids[: spans[len(media) - 1][1]] if media else (), tuple(media))
+
+    def _spans(self, turn: Turn) -> list[tuple[int, int]]:
+        spans = protocol.blocks(self.vocabulary, turn.ids)
+        if len(spans) != sum(isinstance(part, MediaPart) for part in turn.parts):
+            raise BadText("This reply cannot be cut.", "It was not written by this model.", "Send your message again.")
+        return spans
+
+    def again(
+        self,
+        conversation: Conversation,
+        index: int,
+        number: int,
         *,
         voice: Voice | None = None,
         seed: int = 0,
         settings: Settings = Settings(),  # noqa: B008 - frozen
         stop: threading.Event | None = None,
     ) -> Iterator[Update]:
-        """Answer one message. Updates come in the model's order; both turns are journalled before the last one.
+        """Write the codes of one picture or sound (part `number` of turn `index`) anew; the rest of the reply stays."""
+        return _Reply(self, conversation, voice, seed, settings, stop or threading.Event()).again(index, number)
 
-        Equal conversation, message, voice, seed and settings give an equal reply.
-        """
-        return _Reply(self, conversation, voice, seed, settings, stop or threading.Event()).run(message)
+    def render(
+        self, conversation: Conversation, index: int, number: int, *, voice: Voice | None = None, seed: int = 0
+    ) -> Iterator[Update]:
+        """Decode the codes of one part once more: the same words in another voice, the same codes from other noise."""
+        return _Reply(self, conversation, voice, seed, Settings(), threading.Event()).render(index, number)
 
 
 def _keep(conversation: Conversation, label: str, media: Media, generated: bool = True) -> str | None:
@@ -243,9 +328,18 @@ class _Reply:
     """The state of one reply while it is being made."""
 
     def __init__(
-        self, chat: Chat, conversation: Conversation, voice: Voice | None, seed: int, settings: Settings, stop: threading.Event
+        self,
+        chat: Chat,
+        conversation: Conversation,
+        voice: Voice | None,
+        seed: int,
+        settings: Settings,
+        stop: threading.Event,
+        opening: Opening | None = None,
     ) -> None:
         self.chat, self.conversation, self.voice, self.seed, self.settings, self.stop = chat, conversation, voice, seed, settings, stop
+        self.opening = opening or Opening()
+        self.one_block = False  # end when a block closes
         self.parts: list[Part] = []
         self.words: list[str] = []
         self.heard: list[str] | None = None
@@ -254,15 +348,18 @@ class _Reply:
         self.reason = "fault"
         self.began = time.perf_counter()
 
-    def run(self, message: Message) -> Iterator[Update]:
+    def run(self, message: Message | Turn) -> Iterator[Update]:
         human: Turn | None = None
         try:
-            for name, _ in message.media:
-                yield Stage("listening", name)
-            human = self.chat.listen(message, self.conversation)
+            if isinstance(message, Turn):
+                human = message
+            else:
+                for name, _ in message.media:
+                    yield Stage("listening", name)
+                human = self.chat.listen(message, self.conversation)
             self.conversation.add(human)
             self.times["encode"] = self._since()
-            prompt, dropped = self._prompt()
+            prompt, dropped = self._prompt(self.conversation)
         except UserError as error:
             if human is not None:
                 self.conversation.undo()
@@ -271,8 +368,9 @@ class _Reply:
             return
         if dropped:
             yield Note(f"The oldest {dropped} messages no longer fit into the model's memory and were left out.")
-        yield Stage("thinking")
         parser = protocol.Parser(self.chat.vocabulary)
+        yield from self._open(parser)
+        yield Stage("thinking")
         try:
             yield from self._write(prompt, parser)
         except GeneratorExit:  # nobody listens any more: keep what was written
@@ -280,10 +378,66 @@ class _Reply:
             raise
         yield from self._end(human, parser)
 
+    def _open(self, parser: protocol.Parser) -> Iterator[Update]:
+        """Take over what the reply begins with."""
+        media = iter(self.opening.media)
+        for number in self.opening.ids:
+            for event in parser.feed(number):
+                if isinstance(event, protocol.BlockClosed):
+                    part = next(media)
+                    self.parts.append(part)
+                    yield Kept(part)
+                elif not isinstance(event, protocol.BlockProgress):
+                    yield from self._take(event)
+
+    def again(self, index: int, number: int) -> Iterator[Update]:
+        """One block written anew."""
+        turn = self.conversation.turns[index]
+        media = sum(isinstance(part, MediaPart) for part in turn.parts[:number])
+        self.one_block = True
+        try:
+            first, last = self.chat._spans(turn)[media]
+            prompt, _ = self._prompt(Conversation(self.conversation.turns[:index]))
+        except UserError as error:
+            yield Card(error)
+            yield self._finished("refused", None, None)
+            return
+        self.opening = Opening(turn.ids[: first + 1])
+        parser = protocol.Parser(self.chat.vocabulary)
+        for given in turn.ids[first : first + 1]:
+            parser.feed(given)
+        yield Progress(self.chat.vocabulary.starts[turn.ids[first]], 0, None)
+        yield from self._write(prompt, parser)
+        new = next((part for part in self.parts if isinstance(part, MediaPart)), None)
+        if new is None:
+            yield self._finished(self.reason, None, None)
+            return
+        ids = (*turn.ids[:first], *self.chat.vocabulary.block(new.modality, new.codes), *turn.ids[last:])
+        edits = [*turn.facts.get("edits", ()), {"part": number, "seed": self.seed, "settings": self.settings.record()}]
+        yield self._exchanged(index, number, new, ids, {**turn.facts, "edits": edits})
+
+    def render(self, index: int, number: int) -> Iterator[Update]:
+        """One part decoded once more."""
+        turn = self.conversation.turns[index]
+        part = turn.parts[number]
+        assert isinstance(part, MediaPart)
+        yield from self._decode(protocol.BlockClosed(part.modality, part.codes))
+        new = self.parts[0]
+        assert isinstance(new, MediaPart)
+        self.reason = "eos"
+        yield self._exchanged(index, number, new, turn.ids, turn.facts) if new.file else self._finished("fault", None, None)
+
+    def _exchanged(self, index: int, number: int, new: MediaPart, ids: tuple[int, ...], facts: Mapping[str, Any]) -> Finished:
+        """Put a new part in the place of an old one."""
+        turn = self.conversation.turns[index]
+        parts = (*turn.parts[:number], new, *turn.parts[number + 1 :])
+        self.conversation.replace(index, replace(turn, parts=parts, ids=ids, facts=facts))
+        return self._finished("stop" if self.reason == "stop" else "eos", self.conversation.turns[index], None)
+
     def _since(self) -> float:
         return time.perf_counter() - self.began
 
-    def _prompt(self) -> tuple[list[int], int]:
+    def _prompt(self, conversation: Conversation) -> tuple[list[int], int]:
         """The ids of the prompt, and how many turns were left out."""
         tokens, history = self.chat.vocabulary, self.settings.history
         context = self.chat.engine.context
@@ -292,16 +446,23 @@ class _Reply:
         def count(turns: Sequence[Turn]) -> int:
             return len(protocol.encode(tokens, turns, history=history))
 
-        turns, dropped = self.conversation.fit(count, room, context - SHORTEST_REPLY)
+        turns, dropped = conversation.fit(count, room, context - SHORTEST_REPLY - len(self.opening.ids))
         return protocol.encode(tokens, turns, history=history), dropped
 
     def _write(self, prompt: list[int], parser: protocol.Parser) -> Iterator[Update]:
         """Run the engine and turn what it writes into updates; a failure of it becomes a card."""
         wish = self.settings
-        budget = min(wish.max_new, self.chat.engine.context - len(prompt))
+        given = self.opening.ids
+        budget = min(wish.max_new, self.chat.engine.context - len(prompt) - len(given))
         grammar = Grammar(
-            self.chat.vocabulary, budget=budget, preset=wish.preset, limits=wish.limits, force=wish.output, forbid=wish.forbid
+            self.chat.vocabulary,
+            budget=budget + len(given),
+            preset=wish.preset,
+            limits=wish.limits,
+            force=None if self.one_block else wish.output,
+            forbid=() if self.one_block else wish.forbid,
         )
+        grammar.begin(given)
         options: dict[str, Any] = {}
         keep = getattr(self.chat.engine, "cache", None)
         if keep is not None:
@@ -309,12 +470,15 @@ class _Reply:
                 self.conversation.cache = keep()
             options["cache"] = self.conversation.cache
         try:
-            generation = self.chat.engine.generate(prompt, grammar, seed=self.seed, stop=self.stop, max_new=budget, **options)
+            generation = self.chat.engine.generate([*prompt, *given], grammar, seed=self.seed, stop=self.stop, max_new=budget, **options)
             for number in generation:
                 self.tokens += 1
                 self.times["first_token"] = self.times["first_token"] or self._since()
                 for event in parser.feed(number):
                     yield from self._take(event)
+                    if self.one_block and isinstance(event, protocol.BlockClosed):
+                        self.reason = "eos"
+                        return
             self.reason = str(generation.reason or "budget")
         except UserError as error:
             self.conversation.cache = None
@@ -341,7 +505,9 @@ class _Reply:
             self.conversation.undo()
             return None
         heard = "".join(self.heard) if self.heard is not None else None
-        turn = Turn("mmgpt", tuple(self.parts), heard, tuple(parser.kept))
+        facts = {"seed": self.seed, "settings": self.settings.record(), "voice": self.voice.name if self.voice is not None else None}
+        facts |= {"opening": len(self.opening.ids), "reason": self.reason, "model": self.chat.model}
+        turn = Turn("mmgpt", tuple(self.parts), heard, tuple(parser.kept), facts)
         self.conversation.add(turn)
         return turn
 
@@ -375,6 +541,18 @@ class _Reply:
         elif isinstance(event, protocol.BlockDropped):
             yield Note(f"An unfinished {event.modality} was left out.")
 
+    def _media(self, name: str, codes: np.ndarray) -> Iterator[Media]:
+        """A picture as it forms, anything else at once; the last one counts. A stopped picture stays as rough as it is."""
+        codec, seed = self.chat.codec(name, "decode"), self.seed + len(self.parts)
+        previews = getattr(codec, "previews", None)
+        if previews is None:
+            yield codec.decode(codes, voice=self.voice, seed=seed)
+            return
+        for picture in previews(codes, seed):
+            yield picture
+            if self.stop.is_set():
+                return
+
     def _total(self, name: str) -> int | None:
         facts = self.chat.vocabulary.ranges[name].modality
         return facts.frames.start * facts.layers if len(facts.frames) == 1 else None
@@ -390,8 +568,15 @@ class _Reply:
         yield Stage("drawing", name)
         start = time.perf_counter()
         try:
-            media = self.chat.codec(name, "decode").decode(event.codes, voice=self.voice, seed=self.seed + len(self.parts))
+            media: Media | None = None
+            for step, media in enumerate(self._media(name, event.codes), 1):
+                if isinstance(media, Picture):
+                    yield Preview(name, media, step)
+            assert media is not None
             file = _keep(self.conversation, name, media)
+        except GeneratorExit:  # nobody waits for the picture: its codes are kept
+            self.parts.append(MediaPart(name, event.codes))
+            raise
         except UserError as error:
             failure = error
         except Exception as error:  # the border to the codecs: the rest of the reply must still arrive

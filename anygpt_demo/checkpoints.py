@@ -132,6 +132,12 @@ class Family:
                 "Check out the repository again, or fetch the family.",
             ) from error
 
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all files' hashes: equal for equal families, whatever their folder is called."""
+        files = {role: {name: item["sha256"] for name, item in part["files"].items()} for role, part in self.manifest["components"].items()}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
     def has(self, role: str) -> bool:
         """Whether this family has a component of that role."""
         return role in self.manifest["components"]

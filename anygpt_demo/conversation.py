@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,13 +48,14 @@ class Turn:
     """What one side said. `heard`: the model's transcript of the person's speech (the first step of a speech reply).
 
     ids: what the model wrote, word for word, so that it is read again and never re-tokenized; empty for a
-    person's turn and for turns made by hand.
+    person's turn and for turns made by hand. facts: how it was made (seed, settings, model), so that it can be made again.
     """
 
     role: Literal["human", "mmgpt"]
     parts: tuple[Part, ...]
     heard: str | None = None
     ids: tuple[int, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -70,7 +71,7 @@ def to_record(turn: Turn) -> dict[str, Any]:
             parts.append({"type": "text", "text": part.text})
         else:
             parts.append({"type": part.modality, "codes": part.codes.tolist(), "file": part.file, "text": part.text})
-    return {"role": turn.role, "parts": parts, "heard": turn.heard, "ids": list(turn.ids)}
+    return {"role": turn.role, "parts": parts, "heard": turn.heard, "ids": list(turn.ids), "facts": dict(turn.facts)}
 
 
 def from_record(record: dict[str, Any]) -> Turn:
@@ -88,7 +89,8 @@ def from_record(record: dict[str, Any]) -> Turn:
             parts.append(MediaPart(item["type"], codes, item["file"], item["text"]))
     if record["role"] not in ("human", "mmgpt"):
         raise ValueError(f"no role {record['role']}")
-    return Turn(record["role"], tuple(parts), record["heard"], tuple(int(number) for number in record["ids"]))
+    ids = tuple(int(number) for number in record["ids"])
+    return Turn(record["role"], tuple(parts), record["heard"], ids, dict(record.get("facts", {})))
 
 
 @dataclass
@@ -119,6 +121,13 @@ class Conversation:
         taken = self.turns[-count:]
         del self.turns[-count:]
         return taken
+
+    def replace(self, index: int, turn: Turn) -> None:
+        """Put another turn in the place of one. Raises IndexError if there is none."""
+        old = self.turns[index]
+        if self.journal is not None:
+            self.journal.exchange(self.turns.index(old), turn)
+        self.turns[index] = turn
 
     def clear(self) -> None:
         """Forget all turns; the journal keeps them but starts anew."""
@@ -179,6 +188,10 @@ class Journal:
         """Write that turns were taken back (`undo`, count of them) or forgotten (`clear`)."""
         self._write({"event": event, "count": count})
 
+    def exchange(self, index: int, turn: Turn) -> None:
+        """Write that another turn takes the place of turn `index`."""
+        self._write({"event": "exchange", "count": index, "with": to_record(turn)})
+
     def save(self, label: str, suffix: str, data: bytes) -> str:
         """Write a media file whole and return its name, which holds nothing of what a person typed."""
         self._files += 1
@@ -229,6 +242,8 @@ class Journal:
                     turns.clear()
                 elif record["event"] == "undo":
                     del turns[len(turns) - min(len(turns), int(record["count"])) :]
-            except (ValueError, KeyError, TypeError):
+                elif record["event"] == "exchange":
+                    turns[int(record["count"])] = from_record(record["with"])
+            except (ValueError, KeyError, TypeError, IndexError):
                 continue
         return turns

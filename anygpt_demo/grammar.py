@@ -9,7 +9,7 @@ budget, and is closed when the budget says so: random logits cannot write a malf
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,8 +72,9 @@ class Grammar:
     """One reply's state. `allowed()` gives the legal ids, `advance(id)` takes one.
 
     budget: most ids of the reply, closing ids included. preset: how words are drawn. limits: most frames per block
-    by modality. force: a modality that the reply must contain, or "text" for none; it opens after at most
-    `force_after` words. forbid: modalities that must not appear. chain: whether <-Ins-> <-Res-> may be written.
+    by modality. force: a modality that the reply must contain, "text" for none, or "heard" for the transcript of what
+    was spoken and nothing else; a modality opens after at most `force_after` words. forbid: modalities that must not
+    appear. chain: whether <-Ins-> <-Res-> may be written.
     """
 
     def __init__(
@@ -88,18 +89,19 @@ class Grammar:
         forbid: Collection[str] = (),
         chain: bool = True,
     ) -> None:
-        if force is not None and force != "text" and force not in vocabulary.ranges:
+        if force is not None and force not in ("text", "heard") and force not in vocabulary.ranges:
             raise ValueError(f"no modality named {force}")
         self.vocabulary = vocabulary
         self.budget = budget
         self.words = PRESETS[preset]
         most = {name: item.modality.frames.stop - 1 for name, item in vocabulary.ranges.items()}
         self.limits = {name: min(longest, (limits or {}).get(name, longest)) for name, longest in most.items()}
-        forced = None if force == "text" else force
+        forced = None if force in ("text", "heard") else force
         self.open_to = tuple(name for name in vocabulary.ranges if name not in forbid and force in (None, name))
         self.forced = forced
         self.force_after = force_after
         self.chain = chain
+        self.transcribe = force == "heard"
         self.state: Literal["text", "block", "closing", "done"] = "text"
         self.phase: Literal["free", "heard", "said"] = "free"  # free: no chain; heard: after <-Ins->; said: after <-Res->
         self.used = 0
@@ -211,6 +213,8 @@ class Grammar:
         if self._must_open(openable):
             assert self.forced is not None
             return Slice((one(tokens.ranges[self.forced].start),), self.words)
+        if self.transcribe and self.phase != "heard":
+            return Slice((one(tokens.ins if self.phase == "free" else tokens.eos),), self.words)
         ranges = list(self._word_ranges)
         if self.phase == "heard":
             return Slice(merge([*([] if self._must_answer() else ranges), one(tokens.res)]), self.words)
@@ -225,6 +229,14 @@ class Grammar:
         """Take one id. Raises IllegalToken if allowed() does not contain it."""
         if not any(low <= number < high for low, high in self.allowed().ranges):
             raise IllegalToken(f"id {number} is not allowed in state {self.state}")
+        self._take(number)
+
+    def begin(self, ids: Iterable[int]) -> None:
+        """Take the ids of a reply that already stand, without asking whether these settings would allow them."""
+        for number in ids:
+            self._take(number)
+
+    def _take(self, number: int) -> None:
         self.used += 1
         tokens = self.vocabulary
         if number == tokens.stop:

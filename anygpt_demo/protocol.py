@@ -431,6 +431,18 @@ class Parser:
         return [BlockDropped(name, cause)]
 
 
+def blocks(vocabulary: Vocabulary, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Where the blocks of a reply's ids lie: half-open places from start mark to end mark, in order."""
+    found: list[tuple[int, int]] = []
+    start = 0
+    for place, number in enumerate(ids):
+        if number in vocabulary.starts:
+            start = place
+        elif number in vocabulary.ends:
+            found.append((start, place + 1))
+    return found
+
+
 def parse(vocabulary: Vocabulary, ids: Iterable[int], reason: Callable[[], str] = lambda: "budget") -> Iterable[Event]:
     """All events of a reply; `reason` is asked for the finish reason if the ids end without </s>."""
     parser = Parser(vocabulary)

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Note, Progress, Settings, Stage, Words, read_file
+from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Note, Preview, Progress, Settings, Stage, Words, read_file
 from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart
 from anygpt_demo.errors import BadAudio, UserError
 from anygpt_demo.media import Audio, Picture, Voice
@@ -294,3 +294,76 @@ def test_a_real_engine_with_random_weights(vocabulary, tmp_path):
 
     outputs = [None, "music"]
     assert talk(outputs) == talk(outputs)
+
+
+def test_a_reply_says_how_it_was_made_and_can_be_made_again(vocabulary, make, tmp_path):
+    reply = written(vocabulary, " look ", block(vocabulary, "image"), " bye")
+    chat = make(reply, reply)
+    conversation = Journal.create(tmp_path).conversation()
+    wish = Settings(limits={"music": 9}, forbid=("speech",))
+    list(chat.reply(conversation, Message("draw"), seed=7, settings=wish))
+    human, first = Journal(conversation.journal.folder).turns
+    assert first.facts["seed"] == 7 and Settings.of(first.facts["settings"]) == wish and first.facts["reason"] == "eos"
+    conversation.undo(2)
+    list(chat.reply(conversation, human, seed=8))
+    assert chat.engine.prompts[0] == chat.engine.prompts[1] and len(conversation.turns) == 2
+
+
+def test_a_reply_goes_on_from_any_of_its_parts(vocabulary, make):
+    image, music = block(vocabulary, "image"), block(vocabulary, "music")
+    first = written(vocabulary, " look ", image, " listen ", music)
+    chat = make(first, written(vocabulary, " no music"))
+    conversation = Conversation()
+    list(chat.reply(conversation, Message("go")))
+    human, turn = conversation.turns
+    assert [chat.opening(turn, number).ids for number in (0, 1, 2, 3, 4)] == [
+        (),
+        turn.ids[: turn.ids.index(image[0])],
+        turn.ids[: turn.ids.index(image[-1]) + 1],
+        turn.ids[: turn.ids.index(music[0])],
+        turn.ids,
+    ]
+    conversation.undo(2)
+    updates = list(chat.reply(conversation, human, opening=chat.opening(turn, 2)))
+    new = updates[-1].turn
+    assert chat.engine.prompts[1][-len(image) :] == image and new.parts[1] is turn.parts[1]
+    assert [getattr(part, "text", "") for part in new.parts] == ["look", "", "no music"]
+    assert list(new.ids) == first[: first.index(image[-1]) + 1] + vocabulary.encode_text(" no music")
+
+
+def test_one_part_is_written_anew(vocabulary, make, tmp_path):
+    image, music, other = block(vocabulary, "image"), block(vocabulary, "music"), block(vocabulary, "image", 9)
+    chat = make(written(vocabulary, " look ", image, " listen ", music), other[1:] + vocabulary.encode_text(" more"))
+    conversation = Journal.create(tmp_path).conversation()
+    list(chat.reply(conversation, Message("go")))
+    old = conversation.turns[1]
+    last = list(chat.again(conversation, 1, 1, seed=3))[-1]
+    assert last.turn is conversation.turns[1] and [type(part) for part in last.turn.parts] == [type(part) for part in old.parts]
+    assert last.turn.parts[1].codes[0, 0] == 9 and last.turn.parts[3] is old.parts[3] and last.turn.facts["edits"][0]["seed"] == 3
+    assert list(last.turn.ids) == written(vocabulary, " look ", other, " listen ", music)[:-2]
+    last = list(chat.render(conversation, 1, 3))[-1]
+    assert last.turn.parts[3].file != old.parts[3].file and (last.turn.parts[3].codes == old.parts[3].codes).all()
+    found = Journal(conversation.journal.folder).turns[1]
+    assert found.parts[3].file == last.turn.parts[3].file and found.ids == last.turn.ids
+
+
+def test_a_transcript_and_nothing_else(vocabulary, make):
+    chat = make([vocabulary.ins, *vocabulary.encode_text(" how are you"), vocabulary.res, vocabulary.eos, vocabulary.stop])
+    last = list(chat.reply(Conversation(), Message("", (("speech", sound()),)), settings=Settings(output="heard")))[-1]
+    assert last.turn.heard == "how are you" and last.turn.parts == () and last.reason == "eos"
+
+
+def test_a_picture_forms_and_stays_as_it_is_when_stopped(vocabulary, make):
+    chat = make(written(vocabulary, " a ", block(vocabulary, "image")), written(vocabulary, " a ", block(vocabulary, "image")))
+    codec = chat.codec("image")
+    codec.previews = lambda codes, seed: (picture(value) for value in (1, 2, 3))
+    updates = list(chat.reply(Conversation(), Message("draw")))
+    assert [update.media.rgb[0, 0, 0] for update in updates if isinstance(update, Preview | Made)] == [1, 2, 3, 3]
+    stop = threading.Event()
+    shown = []
+    for update in chat.reply(Conversation(), Message("draw"), stop=stop):
+        if isinstance(update, Preview):
+            stop.set()
+        if isinstance(update, Made):
+            shown.append(int(update.media.rgb[0, 0, 0]))
+    assert shown == [1]
