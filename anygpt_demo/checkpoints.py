@@ -15,13 +15,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anygpt_demo.errors import BadCheckpoint
 
 if TYPE_CHECKING:
     import torch
 
+Module = TypeVar("Module", bound="torch.nn.Module")
 SHARD_BYTES = 15_000_000  # below the 16 MB that code hosts show and diff comfortably
 MINI = Path(__file__).resolve().parent.parent / "checkpoints" / "mini"
 
@@ -67,10 +68,13 @@ class Component:
                     f"{self.role}: the file {name} is damaged.", "Its SHA-256 differs from the manifest.", "Fetch or unpack it again."
                 )
 
-    def state(self, device: str = "cpu") -> dict[str, torch.Tensor]:
-        """All tensors of the component, verified; bfloat16 and float16 are widened to float32 on the CPU.
+    def state(
+        self, device: str = "cpu", dtype: torch.dtype | None = None, keep: Callable[[str], bool] = lambda key: True
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of the component whose keys are to be kept, verified; floating ones in `dtype`.
 
-        Use load_strict() to put them into a module.
+        Without a dtype, bfloat16 and float16 are widened to float32 on the CPU. File by file, so that no more than one
+        file is in memory beside the result. Use load_strict() or assemble() to put them into a module.
         """
         import torch
         from safetensors.torch import load_file
@@ -79,9 +83,12 @@ class Component:
         self.shapes()
         tensors: dict[str, torch.Tensor] = {}
         for name in self.shards():
-            tensors.update(load_file(self.folder / name, device=device))
-        half = (torch.bfloat16, torch.float16)
-        return {key: tensor.float() if device == "cpu" and tensor.dtype in half else tensor for key, tensor in tensors.items()}
+            for key, tensor in load_file(self.folder / name, device=device).items():
+                if keep(key):
+                    widen = dtype is None and device == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
+                    wanted = torch.float32 if widen else dtype
+                    tensors[key] = tensor if wanted is None or not tensor.is_floating_point() else tensor.to(wanted)
+        return tensors
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors, from the headers alone. Raises BadCheckpoint for a file that is no safetensors file."""
@@ -175,15 +182,37 @@ def refuse_misfit(role: str, own: Mapping[str, Sequence[int]], found: Mapping[st
 
 def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], role: str) -> torch.nn.Module:
     """Load tensors into a module and switch it to evaluation. Raises BadCheckpoint naming the first key that does not fit."""
-    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    refuse_misfit(role, shapes, {key: tuple(tensor.shape) for key, tensor in state.items()})
-    for key, tensor in module.state_dict().items():
+    _refuse_unfit(role, module.state_dict(), state)
+    module.load_state_dict(dict(state))
+    return module.eval()
+
+
+def assemble(
+    build: Callable[[], Module], state: Mapping[str, torch.Tensor], role: str, absent: Callable[[str], bool] = lambda key: False
+) -> Module:
+    """A module in evaluation mode that consists of these very tensors: nothing is initialised, nothing is twice in memory.
+
+    build: makes the module, called on the meta device. absent: keys that are left empty on purpose, for parts that the
+    caller removes. Raises BadCheckpoint naming the first key that does not fit.
+    """
+    import torch
+
+    with torch.device("meta"):
+        module = build()
+    own = {key: tensor for key, tensor in module.state_dict().items() if not absent(key)}
+    _refuse_unfit(role, own, state)
+    module.load_state_dict(dict(state), strict=False, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _refuse_unfit(role: str, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Raise BadCheckpoint naming the first key whose shape, or kind of number, is another one."""
+    refuse_misfit(role, {key: tuple(tensor.shape) for key, tensor in own.items()}, {key: tuple(t.shape) for key, t in state.items()})
+    for key, tensor in own.items():
         if tensor.is_floating_point() != state[key].is_floating_point():
             kind = str(state[key].dtype).removeprefix("torch.")
             problem = f"{role}: the tensor {key} is of type {kind}."
             raise BadCheckpoint(problem, "The file does not fit this model.", "Fetch the family again.")
-    module.load_state_dict(dict(state))
-    return module.eval()
 
 
 def export(folder: Path, role: str, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], *, half: bool = True) -> None:

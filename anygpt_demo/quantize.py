@@ -15,7 +15,7 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 
 import torch
@@ -29,6 +29,7 @@ KINDS = ("none", "4bit", "8bit")
 BLOCK = 64  # weights that share a scale; layer widths must be multiples of it
 OUTLIERS = 6.0  # LLM.int8: activations above it are computed in 16 bit
 FILE_BYTES = 1_000_000_000
+Tick = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
 
@@ -103,10 +104,11 @@ def _restored(layer: nn.Linear, parts: Mapping[str, Tensor], kind: str, device: 
     bnb = backend()
     if kind == "4bit":
         rest = {name: tensor for name, tensor in parts.items() if name != "weight"}
-        four: nn.Parameter = bnb.nn.Params4bit.from_prequantized(parts["weight"], rest, device=device, module=layer)
+        rest = {name: tensor.clone() for name, tensor in rest.items()}
+        four: nn.Parameter = bnb.nn.Params4bit.from_prequantized(parts["weight"].clone(), rest, device=device, module=layer)
         return four
-    codes = parts["weight"].to(device)
-    eight: nn.Parameter = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=parts["SCB"].to(device))
+    codes, scales = parts["weight"].to(device, copy=True), parts["SCB"].to(device, copy=True)
+    eight: nn.Parameter = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
     return eight
 
 
@@ -117,7 +119,8 @@ def _put(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype, device: str) -> nn.Parameter:
-    return nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
+    """A parameter of its own memory: one that lies in a mapped file would keep the whole file in memory."""
+    return nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
 
 
 def _empty(component: Component, kind: str) -> tuple[Llama, dict[str, nn.Linear], dict[str, tuple[int, ...]]]:
@@ -135,13 +138,24 @@ def _empty(component: Component, kind: str) -> tuple[Llama, dict[str, nn.Linear]
     return model, replaced, shapes
 
 
-def from_full(component: Component, device: str, kind: str) -> Llama:
+def _watched(component: Component, tick: Tick | None) -> Iterator[dict[str, Tensor]]:
+    """component.stream(), telling tick the bytes of the files that are done."""
+    total = sum(int(component.files[name]["bytes"]) for name in component.shards())
+    done = 0
+    for name, tensors in zip(component.shards(), component.stream(), strict=True):
+        yield tensors
+        done += int(component.files[name]["bytes"])
+        if tick is not None:
+            tick(done, total)
+
+
+def from_full(component: Component, device: str, kind: str, tick: Tick | None = None) -> Llama:
     """Read a 16-bit checkpoint one file at a time, quantizing as it comes. Only one file is in memory beside the result."""
     model, replaced, shapes = _empty(component, kind)
     component.verify()
     refuse_misfit(component.role, shapes, component.shapes())
     dtype = torch.float32 if kind == "none" and device == "cpu" else torch.bfloat16
-    for tensors in component.stream():
+    for tensors in _watched(component, tick):
         for key, tensor in tensors.items():
             if not tensor.is_floating_point():
                 problem = f"{component.role}: the tensor {key} is of type {str(tensor.dtype).removeprefix('torch.')}."
@@ -151,7 +165,7 @@ def from_full(component: Component, device: str, kind: str) -> Llama:
     return model.eval()
 
 
-def from_copy(component: Component, device: str, kind: str) -> Llama:
+def from_copy(component: Component, device: str, kind: str, tick: Tick | None = None) -> Llama:
     """Read a copy that save() wrote. Raises BadCheckpoint if it is damaged or incomplete."""
     model, replaced, shapes = _empty(component, kind)
     component.verify()
@@ -161,7 +175,7 @@ def from_copy(component: Component, device: str, kind: str) -> Llama:
     absent = [name for name in replaced if f"{name}.weight" not in found]
     if absent:
         refuse_misfit(component.role, {f"{absent[0]}.weight": ()}, {})
-    for tensors in component.stream():
+    for tensors in _watched(component, tick):
         for key in plain.keys() & tensors.keys():
             _put(model, key, _plain(tensors[key], torch.bfloat16, device))
         for name, layer in replaced.items():
@@ -214,19 +228,19 @@ def _has_copy(family: Family, kind: str) -> bool:
     return family.has(role) and family.component(role).config.get("origin") == _origin(family)
 
 
-def load_llama(family: Family, device: str = "cpu", kind: str = "none") -> Llama:
+def load_llama(family: Family, device: str = "cpu", kind: str = "none", tick: Tick | None = None) -> Llama:
     """The language model of a family in 16, 8 or 4 bit; the small copy is read if there is one, else made and kept.
 
-    Raises UserError for an unknown kind or unfit widths, BadCheckpoint for bad files.
+    tick(done, total) is told the bytes read. Raises UserError for an unknown kind or unfit widths, BadCheckpoint for bad files.
     """
     if kind not in KINDS:
         raise UserError(f"There is no quantization called {kind}.", "It is not known.", f"Use one of: {', '.join(KINDS)}.")
     if kind == "none":
-        return from_full(family.component("llm"), device, kind)
+        return from_full(family.component("llm"), device, kind, tick)
     backend()
     if _has_copy(family, kind):
-        return from_copy(family.component(role_of(kind)), device, kind)
-    model = from_full(family.component("llm"), device, kind)
+        return from_copy(family.component(role_of(kind)), device, kind, tick)
+    model = from_full(family.component("llm"), device, kind, tick)
     try:
         save(model, family, kind)
     except OSError as error:

@@ -31,8 +31,8 @@ def _bad(path: Path, cause: str) -> BadCheckpoint:
     return BadCheckpoint(f"The file {path.name} cannot be used.", cause, REMEDY)
 
 
-def _load(path: Path) -> Any:
-    """What a file holds; tensors stay on disk until they are used."""
+def _load(path: Path, checked: bool = False) -> Any:
+    """What a file holds; tensors stay on disk until they are used. checked: its checksums were compared before."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -41,7 +41,7 @@ def _load(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         zipped = zipfile.is_zipfile(path)
-        if zipped:
+        if zipped and not checked:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
@@ -53,11 +53,11 @@ def _load(path: Path) -> Any:
         raise _bad(path, "It is cut off, damaged or not a weight file.") from error
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path, checked: bool = False) -> dict[str, Tensor]:
     """A flat table of tensors. The trainer's {"model": table, ...} is unwrapped. Raises BadCheckpoint."""
     import torch
 
-    table = _load(path)
+    table = _load(path, checked)
     if isinstance(table, Mapping) and isinstance(table.get("model"), Mapping):
         table = table["model"]
     if not isinstance(table, Mapping) or not table:
@@ -76,7 +76,7 @@ def sound(path: Path, key: str, tensor: Tensor, dtype: Any = None) -> Tensor:
         if tensor.dtype in (torch.bool, torch.uint8, torch.int32, torch.int64) and tensor.numel() == 1:
             return tensor.float()  # flags
         raise _bad(path, f"Its tensor {key} is of type {str(tensor.dtype).removeprefix('torch.')}.")
-    if not bool(torch.isfinite(tensor).all()):
+    if tensor.numel() and not all(bool(torch.isfinite(edge)) for edge in torch.aminmax(tensor)):  # a value that is no number is either
         raise _bad(path, f"Its tensor {key} holds values that are not numbers.")
     if dtype is not None:
         return tensor.to(dtype)
@@ -87,6 +87,19 @@ def _write(role: str, out: Path, path: Path, own: Mapping[str, tuple[int, ...]],
     """Compare with the module and write. path: the file to name in a refusal."""
     refuse_misfit(role, own, {key: tuple(tensor.shape) for key, tensor in state.items()}, path.name)
     write_shards(out, ({key: sound(path, key, state[key])} for key in sorted(state)), FILE_BYTES)
+
+
+def _runs(table: Mapping[str, Tensor]) -> list[list[str]]:
+    """The keys of a table in its order, in runs of about FILE_BYTES."""
+    runs: list[list[str]] = []
+    size = FILE_BYTES
+    for key, tensor in table.items():
+        if size >= FILE_BYTES:
+            runs.append([])
+            size = 0
+        runs[-1].append(key)
+        size += tensor.nbytes
+    return runs
 
 
 def llm(files: Mapping[str, list[Path]], config: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -108,8 +121,10 @@ def llm(files: Mapping[str, list[Path]], config: dict[str, Any], out: Path) -> d
 
     def groups() -> Iterator[dict[str, Tensor]]:
         for path in files["weights"]:
-            for key, tensor in useful(read(path)).items():
-                yield {key: sound(path, key, tensor, torch.bfloat16)}
+            for keys in _runs(useful(read(path, checked=True))):
+                table = read(path, checked=True)  # opened anew: what was read of the file before leaves the memory
+                for key in keys:
+                    yield {key: sound(path, key, table[key], torch.bfloat16)}
 
     write_shards(out, groups(), FILE_BYTES)
     return config

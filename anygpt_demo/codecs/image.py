@@ -61,20 +61,25 @@ class ImageCodec:
 
         purpose: "encode" leaves the decoder out, "decode" the reading half of the tokenizer. Raises BadCheckpoint.
         """
-        from anygpt_demo.checkpoints import load_strict
+        import torch
+
+        from anygpt_demo.checkpoints import assemble, load_strict
         from anygpt_demo.models.flow import FlowConfig, FlowDecoder
         from anygpt_demo.models.seed import SeedConfig, SeedTokenizer
         from anygpt_demo.models.unclip import UnclipDecoder
 
         part = family.component("image_tokenizer")
         config = SeedConfig.from_json(part.config)
-        tokenizer = SeedTokenizer(config)
-        load_strict(tokenizer, part.state(device), "image_tokenizer")
+        dtype = torch.float16 if family.has("unclip") and device != "cpu" else torch.float32
+
+        def unread(key: str) -> bool:
+            return purpose == "decode" and key.startswith(("visual_encoder.", "Qformer."))
+
+        state = part.state(device, dtype, lambda key: not unread(key))
+        tokenizer = assemble(lambda: SeedTokenizer(config), state, "image_tokenizer", unread)
         if purpose == "decode":
             del tokenizer.visual_encoder, tokenizer.Qformer
-        if family.has("unclip") and device != "cpu":
-            tokenizer.half()
-        tokenizer.requires_grad_(False).to(device)
+        tokenizer.to(device)
         decoder: FlowDecoder | UnclipDecoder | None = None
         if purpose == "encode":
             pass

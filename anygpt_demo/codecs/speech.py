@@ -60,20 +60,24 @@ class SpeechCodec:
 
     @classmethod
     def load(cls, family: Family, device: str = "cpu") -> SpeechCodec:
-        """Load both models of a family. Raises BadCheckpoint."""
-        from anygpt_demo.checkpoints import load_strict
+        """Load both models of a family. Raises BadCheckpoint.
+
+        On a GPU SoundStorm is kept in half precision; the tokenizer is not: its codes are nearest neighbours, and rounding flips some.
+        """
+        import torch
+
+        from anygpt_demo.checkpoints import assemble
         from anygpt_demo.models.soundstorm import SoundStorm
         from anygpt_demo.models.speechtokenizer import SpeechTokenizer, with_training_buffers
 
         part = family.component("speech_tokenizer")
-        tokenizer = SpeechTokenizer(part.config)
-        load_strict(tokenizer, with_training_buffers(part.state(device)), "speech_tokenizer")
+        state = with_training_buffers(part.state(device, torch.float32))
+        tokenizer = assemble(lambda: SpeechTokenizer(part.config), state, "speech_tokenizer")
         soundstorm, clean, steps = None, True, 8
         if family.has("soundstorm"):
             part = family.component("soundstorm")
-            soundstorm = SoundStorm(part.config)
-            load_strict(soundstorm, part.state(device), "soundstorm")
-            soundstorm.to(device)
+            config, dtype = part.config, torch.float32 if device == "cpu" else torch.float16
+            soundstorm = assemble(lambda: SoundStorm(config), part.state(device, dtype), "soundstorm")
             clean, steps = bool(part.config.get("clean", family.name == "mini")), int(part.config.get("steps", 8))
         return cls(tokenizer.to(device).fold(), soundstorm, steps=steps, clean=clean, device=device)
 

@@ -335,7 +335,8 @@ class SeedTokenizer(nn.Module):
         self.visual_encoder = VisionTransformer(config)
         self.ln_vision = nn.LayerNorm(config.vit_width, eps=1e-5)
         if config.feature_positions:
-            table = F.pad(sine_positions(config.grid, config.vit_width), (0, 0, 1, 0))  # the class token has no place
+            with torch.device("cpu"):  # computed, not loaded: it must be there even if the module is built without memory
+                table = F.pad(sine_positions(config.grid, config.vit_width), (0, 0, 1, 0))  # the class token has no place
             self.register_buffer("feature_positions", table, persistent=False)
         self.Qformer = QFormer(config)
         self.encode_task_layer = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, codes))

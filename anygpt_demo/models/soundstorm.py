@@ -333,7 +333,7 @@ class SoundStorm(nn.Module):
         def predict(step: int, last: bool) -> tuple[Tensor, Tensor]:
             if trace is not None:
                 trace.append(codes.flatten(1).clone())
-            logits = self.net(codes, condition)
+            logits = self.net(codes, condition).float()  # half precision cannot hold what the first pass divides by
             if greedy and last:
                 return logits.argmax(-1), logits
             logits = keep_best(logits, 1 - 0.7)

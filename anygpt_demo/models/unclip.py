@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anygpt_demo.checkpoints import refuse_misfit, shapes_of
+from anygpt_demo.checkpoints import assemble, refuse_misfit, shapes_of
 from anygpt_demo.errors import BadCheckpoint
 from anygpt_demo.quantize import hush
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STEPS = 20
 GUIDANCE = 10.0
 PARTS = ("unet", "vae", "image_normalizer")  # the networks that stay in memory
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 EMPTY_PROMPT = "empty_prompt.safetensors"  # a converted folder holds the text encoder's one answer instead of the text encoder
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -40,33 +41,57 @@ def modern(key: str) -> str:
     return key
 
 
-def part_shapes(part: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of one of PARTS, from its config.json."""
+def build_part(part: str, config: Mapping[str, Any]) -> torch.nn.Module:
+    """One of PARTS from its config.json, untrained."""
     hush()
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "image_normalizer": StableUnCLIPImageNormalizer}
-    return shapes_of(lambda: kinds[part].from_config(dict(config)))
+    model: torch.nn.Module = kinds[part].from_config(dict(config))
+    return model
+
+
+def part_shapes(part: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of one of PARTS, from its config.json."""
+    return shapes_of(lambda: build_part(part, config))
 
 
 def check(folder: Path) -> None:
     """Raise BadCheckpoint naming the first tensor of a converted folder that is missing, unknown or of another shape."""
     from safetensors import SafetensorError, safe_open
 
-    name = "diffusion_pytorch_model.safetensors"
     for part in PARTS:
         try:
-            with safe_open(folder / part / name, framework="pt") as file:
+            with safe_open(folder / part / WEIGHTS, framework="pt") as file:
                 slices = {modern(key): file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
                 found = {key: tuple(item.get_shape()) for key, item in slices.items()}
                 odd = [key for key, item in slices.items() if item.get_dtype() not in ("F32", "F16", "BF16")]
             own = part_shapes(part, json.loads((folder / part / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, SafetensorError) as error:
-            raise BadCheckpoint(f"unclip: {part}/{name} cannot be read.", "It is damaged.", "Fetch it again.") from error
+            raise BadCheckpoint(f"unclip: {part}/{WEIGHTS} cannot be read.", "It is damaged.", "Fetch it again.") from error
         refuse_misfit(f"unclip {part}", own, found)
         if odd:
             raise BadCheckpoint(f"unclip {part}: the tensor {odd[0]} is not made of fractions.", "It is damaged.", "Fetch it again.")
+
+
+def _components(folder: Path, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What the pipeline of a converted folder is made of. Weights go straight from the file into the networks."""
+    import diffusers
+    from safetensors.torch import load_file
+
+    check(folder)
+    found: dict[str, Any] = dict.fromkeys(("feature_extractor", "image_encoder", "tokenizer", "text_encoder"))
+    for part in PARTS:
+        config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / part / WEIGHTS)
+        state = {modern(key): tensor.to(device=device, dtype=dtype) for key, tensor in tensors.items()}
+        found[part] = assemble(lambda part=part, config=config: build_part(part, config), state, f"unclip {part}")  # type: ignore[misc]
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    for part in ("scheduler", "image_noising_scheduler"):
+        config = json.loads((folder / part / "scheduler_config.json").read_text(encoding="utf-8"))
+        found[part] = getattr(diffusers, index[part][1]).from_config(config)
+    return found
 
 
 def cached_prompt(folder: Path) -> Tensor | None:
@@ -124,15 +149,14 @@ class UnclipDecoder:
         disable_progress_bar()
         dtype = torch.float32 if device == "cpu" else torch.float16
         found = cached_prompt(folder)
-        absent: dict[str, None] = {"image_encoder": None, "feature_extractor": None}
         if found is not None:
-            check(folder)
-            absent |= {"text_encoder": None, "tokenizer": None}
-        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True, **absent).to(device)
-        pipeline.set_progress_bar_config(disable=True)
-        if found is None:
+            pipeline = StableUnCLIPImg2ImgPipeline(**_components(folder, device, dtype))
+        else:
+            absent: dict[str, None] = {"image_encoder": None, "feature_extractor": None}
+            pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True, **absent).to(device)
             found, _ = pipeline.encode_prompt("", torch.device(device), 1, False)
             pipeline.text_encoder = None
+        pipeline.set_progress_bar_config(disable=True)
         pipeline.image_encoder = _Absent().to(device=device, dtype=dtype)
         return cls(pipeline, found.detach().to(device=device, dtype=dtype))
 
