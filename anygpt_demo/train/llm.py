@@ -11,7 +11,7 @@
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
 from (a family whose exported `llm` is where a new run begins), speech, pictures, music (factors on the share of chats with
-that modality), cut (share of chats without their codes),
+that modality), cut (share of chats without their codes), compile=1 (a fifth faster after a minute; needs a C++ compiler),
 team and rank (several processes with the same options and ranks 0, 1, ... train together).
 """
 
@@ -238,6 +238,7 @@ class Trainer:
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.95), fused=True)
         self.loss = RestrictedLoss(self.vocabulary)
+        self.read = torch.compile(hidden_states, dynamic=True) if options.get("compile") == "1" else hidden_states
         self.prefix = torch.tensor([self.vocabulary.bos, *self.vocabulary.encode_text(_system())])
         self.steps = 0
         self.adopted: set[str] = set()  # modalities whose embeddings came from their codec
@@ -309,7 +310,7 @@ class Trainer:
         """One update at `factor` of the learning rate. Returns the ids read, the losses by kind of token, and whether all are going."""
         batch = collate(documents)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = hidden_states(self.model, self.prefix, batch.ids)
+            hidden = self.read(self.model, self.prefix, batch.ids)
             loss, figures = self.loss(self.model, hidden, batch)
             heard = listening_loss(self.listening, hidden, batch)
         if heard is not None:

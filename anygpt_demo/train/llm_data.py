@@ -255,7 +255,7 @@ class Writer:
                     letters.append(tuple(LETTERS.index(letter) for letter in part.item.text if letter in LETTERS[1:]))
                 if made is None:
                     truncated = True
-                    made = self._dummy(part)
+                    made = self._unencoded(part)
                 parts.append(made)
             turns.append(ChatTurn(turn.role, tuple(parts), turn.heard))
             if truncated:
@@ -296,7 +296,9 @@ class Writer:
         share = rng.random()
         if share < 0.08:
             return whole
-        return min(whole, rng.randint(75, 110) if read else rng.choice((100, 100, 125)))
+        if read:  # short stretches show most of a piece's facts for half the time
+            return min(whole, rng.randint(30, 60) if rng.random() < 0.6 else rng.randint(75, 125))
+        return min(whole, rng.choice((100, 100, 125)))
 
     def _stand_in(self, codes: np.ndarray, rng: random.Random, read: bool) -> np.ndarray:
         """Phone labels are too clean to stand in for codes: a few are changed or dropped."""
@@ -307,7 +309,8 @@ class Writer:
         kept = changed[state.random(len(codes)) > 0.03]
         return kept if len(kept) else codes
 
-    def _dummy(self, part: chats.Part) -> Part:
+    def _unencoded(self, part: chats.Part) -> Part:
+        """Stands where codes are missing; the chat is cut before it, so nothing is learnt from it."""
         name, layers = ("image", 1) if isinstance(part, PicturePart) else ("music", 4)
         return MediaPart(name, np.zeros((32 if name == "image" else 1, layers), np.int64))
 
@@ -330,8 +333,8 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 2.2, "t-s": 1.5, "t-p": 2.0, "p-t": 1.6, "t-m": 0.55, "m-t": 0.35, "m-t questions": 0.3, "m-m": 0.2, "p-m": 0.4, "m-p": 0.4,
-    "s-m": 0.4, "sm-t": 0.4, "sp-m": 0.5, "sm-p": 0.5, "m-s": 0.35, "t-p then m": 0.4, "t-m then p": 0.4, "t-m now": 0.25,
+    "s-t": 2.2, "t-s": 1.5, "t-p": 2.0, "p-t": 1.6, "t-m": 0.6, "m-t": 0.5, "m-t questions": 0.4, "m-m": 0.5, "p-m": 0.5, "m-p": 0.6,
+    "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
 }  # fmt: skip
 
@@ -381,7 +384,7 @@ class Stream:
         question, answer = self.rng.choice(self.public)
         return Dialogue("public", (chats.human(question), chats.mini(answer)))
 
-    def batches(self, view: View, tokens: int, pool: int = 48) -> Iterator[list[Document]]:
+    def batches(self, view: View, tokens: int, pool: int = 160) -> Iterator[list[Document]]:
         """Documents of similar length, at most `tokens` padded ids a batch, in random order; one pool of documents."""
         documents = sorted((self.next(view) for _ in range(pool)), key=lambda item: len(item.ids) + self.rng.random() * 8)
         batches: list[list[Document]] = [[]]
