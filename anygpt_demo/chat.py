@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from anygpt_demo import codecs as registry
 from anygpt_demo import protocol
+from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadText, ModelFault, UserError
 from anygpt_demo.grammar import Grammar
@@ -55,6 +56,8 @@ class Settings:
     limits: Mapping[str, int] = field(default_factory=dict)  # most frames of one block, by modality
     max_new: int = 2048
     history: protocol.History = "clean"
+    lead: int = 48  # most words before a forced modality begins
+    rendering: Rendering = Rendering()
 
     def record(self) -> dict[str, Any]:
         """These settings as plain JSON values."""
@@ -63,7 +66,8 @@ class Settings:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Settings:
         """Inverse of record(). Raises TypeError for unknown fields."""
-        return cls(**{**record, "forbid": tuple(record.get("forbid", ()))})
+        rendering = Rendering(**record.get("rendering", {}))
+        return cls(**{**record, "forbid": tuple(record.get("forbid", ())), "rendering": rendering})
 
 
 PRESETS: Mapping[str, Settings] = {
@@ -310,10 +314,17 @@ class Chat:
         return _Reply(self, conversation, voice, seed, settings, stop or threading.Event()).again(index, number)
 
     def render(
-        self, conversation: Conversation, index: int, number: int, *, voice: Voice | None = None, seed: int = 0
+        self,
+        conversation: Conversation,
+        index: int,
+        number: int,
+        *,
+        voice: Voice | None = None,
+        seed: int = 0,
+        rendering: Rendering = Rendering(),  # noqa: B008 - frozen
     ) -> Iterator[Update]:
         """Decode the codes of one part once more: the same words in another voice, the same codes from other noise."""
-        return _Reply(self, conversation, voice, seed, Settings(), threading.Event()).render(index, number)
+        return _Reply(self, conversation, voice, seed, Settings(rendering=rendering), threading.Event()).render(index, number)
 
 
 def _keep(conversation: Conversation, label: str, media: Media, generated: bool = True) -> str | None:
@@ -460,6 +471,7 @@ class _Reply:
             preset=wish.preset,
             limits=wish.limits,
             force=None if self.one_block else wish.output,
+            force_after=wish.lead,
             forbid=() if self.one_block else wish.forbid,
         )
         grammar.begin(given)
@@ -543,7 +555,9 @@ class _Reply:
 
     def _media(self, name: str, codes: np.ndarray) -> Iterator[Media]:
         """A picture as it forms, anything else at once; the last one counts. A stopped picture stays as rough as it is."""
-        codec, seed = self.chat.codec(name, "decode"), self.seed + len(self.parts)
+        rendering = self.settings.rendering
+        codec = registry.tune(self.chat.codec(name, "decode"), rendering)
+        seed = self.seed + len(self.parts) if rendering.seed is None else rendering.seed
         previews = getattr(codec, "previews", None)
         if previews is None:
             yield codec.decode(codes, voice=self.voice, seed=seed)

@@ -97,7 +97,7 @@ def detokenize(options: argparse.Namespace) -> int:
     import numpy as np
 
     from anygpt_demo.chat import write_file
-    from anygpt_demo.terminal import open_chat, read_bytes, read_voice
+    from anygpt_demo.terminal import open_chat, read_bytes, read_voice, rendering_of
 
     try:
         record = json.loads(sys.stdin.read() if str(options.file) == "-" else read_bytes(options.file))
@@ -116,7 +116,9 @@ def detokenize(options: argparse.Namespace) -> int:
         loaded.vocabulary.block(name, codes)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"These are not {name} codes.", "Their number or range is wrong.", "Give it the output of `tokenize`.") from error
-    media = loaded.codec(name).decode(codes, voice=read_voice(loaded, options.voice), seed=options.seed)
+    rendering = rendering_of(options)
+    seed = options.seed if rendering.seed is None else rendering.seed
+    media = codecs.tune(loaded.codec(name), rendering).decode(codes, voice=read_voice(loaded, options.voice), seed=seed)
     data, suffix = write_file(media)
     path = (options.out or Path(f"{name}{suffix}")).with_suffix(suffix)
     path.write_bytes(data)
@@ -192,7 +194,7 @@ def task(options: argparse.Namespace) -> int:
     """One task of the base model: text or a media file in, text or a media file out."""
     from anygpt_demo.chat import read_file, write_file
     from anygpt_demo.tasks import TASKS, run
-    from anygpt_demo.terminal import open_chat, read_bytes, read_voice
+    from anygpt_demo.terminal import open_chat, read_bytes, read_voice, rendering_of
 
     loaded = open_chat(options)
     given: Any = options.text
@@ -203,7 +205,8 @@ def task(options: argparse.Namespace) -> int:
         for note in notes:
             print(note, file=sys.stderr)
     voice = read_voice(loaded, options.voice)
-    answer = run(loaded, options.name, given, voice=voice, seed=options.seed, instruction=options.instruction, preset=options.preset)
+    wishes = {"instruction": options.instruction, "preset": options.preset, "rendering": rendering_of(options)}
+    answer = run(loaded, options.name, given, voice=voice, seed=options.seed, **wishes)
     if answer.media is None:
         say(answer.text)
         return 0
@@ -252,6 +255,14 @@ def _work(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="an option of the stage")
 
 
+def _rendering(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--picture-steps", type=int, metavar="N", help="steps of the picture decoder (unCLIP: 20)")
+    parser.add_argument("--picture-guidance", type=float, metavar="X", help="guidance of unCLIP (10); smaller is freer")
+    parser.add_argument("--picture-noise", type=int, metavar="N", help="noise level of unCLIP, 0 to 999 (0); larger is freer")
+    parser.add_argument("--voice-steps", type=int, metavar="N", help="steps of SoundStorm (official: 3)")
+    parser.add_argument("--media-seed", type=int, metavar="N", help="seed of pictures and voices (default: it follows from --seed)")
+
+
 def _chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="answer one message and leave")
     parser.add_argument("--text", default="", help="the message")
@@ -262,6 +273,7 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=["chat", "paper", "greedy"], default="chat", help="how words are drawn")
     parser.add_argument("--history", choices=["clean", "official"], default="clean", help="official: the published program's layout")
     parser.add_argument("--max-new", type=int, default=2048, metavar="N", help="most tokens of the reply")
+    _rendering(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for media and reply.json (default: reply)")
     parser.add_argument("--json", action="store_true", help="print reply.json")
 
@@ -290,6 +302,7 @@ def arguments() -> argparse.ArgumentParser:
     added = command("detokenize", detokenize, "what tokenize wrote, back to a file")
     added.add_argument("file", type=Path, nargs="?", default=Path("-"), help="JSON of tokenize (default: standard input)")
     added.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice to speak in")
+    _rendering(added)
     added.add_argument("--out", type=Path, metavar="FILE")
     added = command("task", task, "one task of the base model, e.g. text-to-image or asr")
     added.add_argument("name", choices=list(TASKS), metavar="NAME", help=", ".join(TASKS))
@@ -297,6 +310,7 @@ def arguments() -> argparse.ArgumentParser:
     for name in codecs.CODECS:
         added.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"the input of {name} tasks")
     added.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice that tts speaks in")
+    _rendering(added)
     added.add_argument("--instruction", help="instead of one from the pool")
     added.add_argument("--preset", choices=["chat", "paper", "greedy"], default="chat", help="how words are drawn")
     added.add_argument("--out", type=Path, metavar="FILE")

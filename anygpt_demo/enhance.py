@@ -9,6 +9,7 @@ from anygpt_demo.media import Audio
 
 FRAME_S = 0.04
 HOP_S = 0.02
+BLOCK = 1000  # frames looked at together
 PITCH_HZ = (60.0, 400.0)  # range of human voices
 VOICED = 0.45  # least normalised autocorrelation peak of a voiced frame
 FULL_SCALE = 0.985  # samples beyond this count as clipped
@@ -39,13 +40,17 @@ def voicing(frames: np.ndarray, rate_hz: int) -> np.ndarray:
 
 def frame_scores(audio: Audio) -> np.ndarray:
     """How well each 20 ms shows a voice: loud above the floor and voiced is good, clipped is bad. (frames,)."""
-    frames = _frames(audio)
-    level_db = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-10)
+    every = _frames(audio)
+    parts = []
+    for start in range(0, len(every), BLOCK):  # a long recording is not held frame by frame all at once
+        frames = every[start : start + BLOCK]
+        parts.append((np.mean(frames**2, axis=1), (np.abs(frames) >= FULL_SCALE).mean(1), voicing(frames, audio.rate_hz) > VOICED))
+    power, clipped, voiced = (np.concatenate(column) for column in zip(*parts, strict=True))
+    level_db = 10 * np.log10(power + 1e-10)
     floor_db = max(float(np.percentile(level_db, 10)), -70.0)
     loud = np.clip((level_db - floor_db) / 30.0, 0.0, 1.0)
-    clipped = (np.abs(frames) >= FULL_SCALE).mean(1)
     steady = np.exp(-np.abs(np.diff(level_db, prepend=level_db[:1])) / 20.0)
-    return loud * (voicing(frames, audio.rate_hz) > VOICED) * steady - 20.0 * clipped + 0.1 * loud
+    return loud * voiced * steady - 20.0 * clipped + 0.1 * loud
 
 
 def best_prompt(audio: Audio, seconds: float = PROMPT_S) -> Audio:

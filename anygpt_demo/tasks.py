@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anygpt_demo import protocol
+from anygpt_demo import codecs, protocol
+from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import MediaPart, TextPart
 from anygpt_demo.errors import BadText, ModelFault, UserError
 from anygpt_demo.grammar import Grammar
@@ -165,9 +166,11 @@ def run(
     instruction: str | None = None,
     preset: str = "chat",
     max_new: int | None = None,
+    rendering: Rendering = Rendering(),  # noqa: B008 - frozen
     stop: threading.Event | None = None,
 ) -> Answer:
-    """Do one task. given: words or clean media; voice: for tts; instruction: instead of one from the pool.
+    """Do one task. given: words or clean media; voice: for tts; instruction: instead of one from the pool; rendering:
+    how codes become a picture or a voice.
 
     Equal arguments give an equal answer. Raises UserError.
     """
@@ -190,17 +193,20 @@ def run(
             if isinstance(event, protocol.TextDelta):
                 text.append(event.text)
             elif isinstance(event, protocol.BlockClosed):
-                return _finish(chat, task, words, event.codes, voice, seed)
+                return _finish(chat, task, words, event.codes, voice, seed, rendering)
     for event in parser.finish(str(generation.reason or "budget")):
         if isinstance(event, protocol.TextDelta):
             text.append(event.text)
         elif isinstance(event, protocol.BlockClosed):
-            return _finish(chat, task, words, event.codes, voice, seed)
+            return _finish(chat, task, words, event.codes, voice, seed, rendering)
     if task.target != "text":
         raise ModelFault(f"No {task.target} was made.", "The model ended too early.", "Try another seed.")
     return Answer(words, "".join(text).strip())
 
 
-def _finish(chat: Chat, task: Task, words: str, codes: np.ndarray, voice: Voice | None, seed: int) -> Answer:
-    media = chat.codec(task.target, "decode").decode(codes, voice=voice, seed=seed)
+def _finish(
+    chat: Chat, task: Task, words: str, codes: np.ndarray, voice: Voice | None, seed: int, rendering: Rendering
+) -> Answer:
+    codec = codecs.tune(chat.codec(task.target, "decode"), rendering)
+    media = codec.decode(codes, voice=voice, seed=seed if rendering.seed is None else rendering.seed)
     return Answer(words, media=media, codes=codes)

@@ -16,13 +16,14 @@ from typing import Any
 
 from anygpt_demo import checkpoints, codecs
 from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Note, Settings, Update, Words, read_file
+from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import Conversation, Journal, TextPart, Turn
 from anygpt_demo.enhance import voice_prompt
 from anygpt_demo.errors import UserError
 from anygpt_demo.media import Voice, read_audio
 
 HOME = Path(__file__).resolve().parent.parent
-VOICE_LIMIT_S = 30.0  # of a recording are searched for the best voice prompt
+VOICE_LIMIT_S = 600.0  # of a recording are searched for the best voice prompt
 HELP = "/image FILE  /speech FILE  /music FILE attach   /voice FILE   /output image|speech|music|text|any   /seed N   /clear   /quit"
 
 
@@ -70,6 +71,23 @@ def read_message(chat: Chat, text: str, files: Sequence[tuple[str, Path]]) -> tu
         media.append((name, found))
         notes += remarks
     return Message(text, tuple(media)), notes
+
+
+def rendering_of(options: argparse.Namespace) -> Rendering:
+    """What the command line says about rendering. Raises UserError for a number that makes no sense."""
+    named = ("picture_steps", "picture_guidance", "picture_noise", "voice_steps")
+    return Rendering(**{name: getattr(options, name) for name in named}, seed=options.media_seed)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """How to reply, from the command line."""
+    return Settings(
+        preset=options.preset,
+        output=options.output,
+        max_new=options.max_new,
+        history=options.history,
+        rendering=rendering_of(options),
+    )
 
 
 def files_of(options: argparse.Namespace) -> list[tuple[str, Path]]:
@@ -135,7 +153,7 @@ def once(options: argparse.Namespace) -> int:
     voice = read_voice(chat, options.voice)
     conversation = Journal(options.out).conversation()
     conversation.clear()
-    settings = Settings(preset=options.preset, output=options.output, max_new=options.max_new, history=options.history)
+    settings = settings_of(options)
     screen = Screen(options.json, notes)
     with stoppable() as stop:
         for update in chat.reply(conversation, message, voice=voice, seed=options.seed, settings=settings, stop=stop):
@@ -188,7 +206,7 @@ class Talk:
         self.voice = read_voice(chat, options.voice)
         self.output: str | None = options.output
         self.seed: int = options.seed
-        self.settings = Settings(preset=options.preset, max_new=options.max_new, history=options.history)
+        self.settings = settings_of(options)
 
     def lines(self) -> Iterator[str]:
         """What the person types, until the end of input or /quit."""

@@ -15,7 +15,7 @@ from anygpt_demo.errors import BadCheckpoint
 
 if TYPE_CHECKING:
     from anygpt_demo.checkpoints import Family
-    from anygpt_demo.codecs.base import Codec
+    from anygpt_demo.codecs.base import Codec, Rendering
     from anygpt_demo.modality import Modality
 
 CODECS: Mapping[str, str] = {  # order is frozen: ids in checkpoints follow it
@@ -57,3 +57,10 @@ def load_codec(name: str, family: Family, device: str = "cpu", codecs: Mapping[s
     options = {"purpose": purpose} if getattr(kind, "SPLITS", False) else {}
     codec: Codec = kind.load(family, device, **options)
     return codec
+
+
+def tune(codec: Codec, rendering: Rendering) -> Codec:
+    """The codec with the choices of a rendering, if it has any of them; its networks are shared."""
+    tuned = getattr(codec, "tuned", None)
+    found: Codec = codec if tuned is None else tuned(rendering)
+    return found

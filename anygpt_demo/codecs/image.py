@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.media import Picture
 from anygpt_demo.modality import Modality, Sampling
 
@@ -54,6 +55,7 @@ class ImageCodec:
     decoder: FlowDecoder | UnclipDecoder | None
     modality: Modality = MODALITY
     device: str = "cpu"
+    rendering: Rendering = Rendering()
 
     @classmethod
     def load(cls, family: Family, device: str = "cpu", purpose: str = "both") -> ImageCodec:
@@ -111,6 +113,10 @@ class ImageCodec:
         with torch.no_grad():
             return conditioning(self.tokenizer, torch.from_numpy(ids).to(self.device))
 
+    def tuned(self, rendering: Rendering) -> ImageCodec:
+        """The same networks with other steps, guidance and noise level; the flow decoder has steps only."""
+        return replace(self, rendering=rendering)
+
     def previews(self, codes: np.ndarray, seed: int = 0) -> Iterator[Picture]:
         """The picture as it forms, one per step; the last one is the result. Only the flow decoder has more than one."""
         import torch
@@ -123,10 +129,12 @@ class ImageCodec:
             raise BadCheckpoint("This family cannot draw.", "It has no picture decoder.", "Fetch or train one.")
         if isinstance(self.decoder, FlowDecoder):
             with torch.inference_mode():
-                for pixels in self.decoder.previews(vectors, embedding, self.decoder.noise(seed).to(self.device)):
+                noise = self.decoder.noise(seed).to(self.device)
+                for pixels in self.decoder.previews(vectors, embedding, noise, self.rendering.picture_steps):
                     yield _picture(pixels[0])
         else:
-            yield Picture(self.decoder.picture(embedding, seed))
+            wish = self.rendering
+            yield Picture(self.decoder.picture(embedding, seed, wish.picture_steps, wish.picture_guidance, wish.picture_noise))
 
     def decode(self, codes: np.ndarray, *, voice: Voice | None = None, seed: int = 0) -> Picture:
         """Codes int64 (32, 1) -> a picture: 256 px of the small family, 768 px of unCLIP. The seed chooses the noise."""

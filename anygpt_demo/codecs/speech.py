@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import wave
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from anygpt_demo.checkpoints import Family
+    from anygpt_demo.codecs.base import Rendering
     from anygpt_demo.models.soundstorm import SoundStorm
     from anygpt_demo.models.speechtokenizer import SpeechTokenizer
 
@@ -80,6 +81,10 @@ class SpeechCodec:
             soundstorm = assemble(lambda: SoundStorm(config), part.state(device, dtype), "soundstorm")
             clean, steps = bool(part.config.get("clean", family.name == "mini")), int(part.config.get("steps", 8))
         return cls(tokenizer.to(device).fold(), soundstorm, steps=steps, clean=clean, device=device)
+
+    def tuned(self, rendering: Rendering) -> SpeechCodec:
+        """The same networks with another number of SoundStorm's steps."""
+        return replace(self, steps=rendering.voice_steps or self.steps)
 
     def encode_all(self, audio: Audio) -> np.ndarray:
         """All levels of 16 kHz speech. Returns int64 (8, T), T = samples / 320 rounded up."""

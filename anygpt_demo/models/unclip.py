@@ -195,8 +195,11 @@ class UnclipDecoder:
         )
         return result.images
 
-    def picture(self, embedding: Tensor, seed: int) -> np.ndarray:
-        """uint8 (H, W, 3) with the official settings. embedding: (1, E)."""
+    def picture(
+        self, embedding: Tensor, seed: int, steps: int | None = None, guidance: float | None = None, noise_level: int | None = None
+    ) -> np.ndarray:
+        """uint8 (H, W, 3), with the official settings where none are given. embedding: (1, E). Equal arguments give an equal picture."""
         generator = torch.Generator().manual_seed(seed)
-        pixels = np.asarray(self.run(embedding, generator=generator))[0]
+        chosen = {"steps": steps or STEPS, "guidance": GUIDANCE if guidance is None else guidance, "noise_level": noise_level or 0}
+        pixels = np.asarray(self.run(embedding, generator=generator, **chosen))[0]
         return (pixels * 255).round().astype(np.uint8)
