@@ -31,7 +31,7 @@ SPEECH_SETS = ("synth1", "synth0", "human")
 LONGEST_CLIP = 300  # frames
 LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" is blank
 MUSIC_FRAMES = {"": 125, "test_": 250}  # of an encoded piece, by set
-WEIGHTS = {"text": 3.0, "image": 1.0, "speech": 0.6, "music": 0.3}  # of predicted tokens in replies: words decide what the codes must show
+WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.4}  # of predicted tokens in replies: words decide what the codes must show
 READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.0}  # of tokens in a person's message
 
 
