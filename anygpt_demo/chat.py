@@ -209,7 +209,7 @@ class Chat:
     ) -> Chat:
         """Load the vocabulary and language model of a family (default: the shipped one). Raises UserError, BadCheckpoint.
 
-        quantize: none, 8bit or 4bit; None: as the card's preset says. vram: a preset of memory.PRESETS; None: the card's own.
+        quantize: none, 8bit or 4bit; None: as the card's preset says, and of the small family what is right and quick here. vram: a preset of memory.PRESETS; None: the card's own.
         """
         from anygpt_demo import memory
         from anygpt_demo.checkpoints import MINI, Family
@@ -220,7 +220,7 @@ class Chat:
         large = home.name != "mini"
         preset = memory.preset(vram, device) if large or vram is not None else None
         if quantize is None:
-            quantize = preset.quantize if preset is not None and large else "none"
+            quantize = preset.quantize if preset is not None and large else "auto"
         shelf = None
         if preset is not None:
             shelf = memory.Shelf(

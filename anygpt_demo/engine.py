@@ -1,28 +1,46 @@
 """From ids to ids: the decode loop. It knows a grammar and a sampler, nothing of media, text or people.
 
-The grammar names the ids that are legal now; only their logits are computed, so a malformed block cannot be expressed.
+    prompt --cache--> what is new --blocks--> row --head of the legal ids--> scores --sampler--> id --+
+                                               ^------------------ one forward for all who write <----+
+
+The grammar names the ids that are legal now; only their scores are computed, so a malformed block cannot be expressed.
+Replies that are written at the same time, each in its own thread, share one forward per id (`Desk`).
 A remote engine can stand behind the same interface: ids in, a stream of ids out.
 """
 
 from __future__ import annotations
 
+import heapq
+import logging
+import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from anygpt_demo.checkpoints import Family, load_strict
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.modality import Sampling
+from anygpt_demo.models.eager import Eager
+from anygpt_demo.models.fast import Fast, Kind
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
 
 if TYPE_CHECKING:
-    from anygpt_demo.grammar import Grammar
+    from anygpt_demo.grammar import Grammar, Slice
 
+Array = NDArray[np.float32]
 Reason = Literal["eos", "stop", "budget"]
-PREFILL = 512  # positions read between two looks at the stop flag
+NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
+LINGER_S = 0.002  # how long the forward waits for a reply that took part in the last one
+CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
+WORST_ERROR = 0.1  # of the scores in fewer bits, relative; the shipped weights have 0.015 in int8
+log = logging.getLogger(__name__)
 
 
 class Generation(Protocol):
@@ -43,82 +61,275 @@ class Engine(Protocol):
         ...
 
 
-def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Repetition penalty (arXiv 1909.05858): scores of codes already in the block are divided, or multiplied if negative.
+# ------------------------------------------------------------------------------------------------------------ sampling
 
-    logits: float (N,); seen: int64 (M,) positions in it. Returns a new tensor.
+
+def penalise(scores: Array, seen: NDArray[np.int64], penalty: float) -> None:
+    """Repetition penalty (arXiv 1909.05858), in place: scores of codes already in the block are divided, or multiplied if negative.
+
+    scores: float32 (N,); seen: int64 (M,) positions in it, each once.
     """
-    if penalty == 1.0 or seen.numel() == 0:
-        return logits
-    scores = logits[seen]
-    return logits.index_copy(0, seen, torch.where(scores < 0, scores * penalty, scores / penalty))
+    if penalty != 1.0 and len(seen):
+        found = scores[seen]
+        scores[seen] = np.where(found < 0, found * np.float32(penalty), found / np.float32(penalty))
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+def draw(scores: Array, sampling: Sampling, random: np.random.Generator) -> int:
     """Draw one position: temperature, then top-k, then top-p (nucleus, arXiv 1904.09751). Temperature 0 takes the best.
 
-    logits: float (N,). Raises ModelFault if they are not finite.
+    scores: float32 (N,). Raises ModelFault if they are not finite.
     """
-    if not bool(torch.isfinite(logits).all()):
+    peak = scores.max()
+    if not math.isfinite(peak):
         raise ModelFault("The language model stopped.", "It computed something that is not a number.", "Try again, or choose another seed.")
-    if sampling.temperature == 0.0 or logits.numel() == 1:
-        return int(logits.argmax())
-    logits = logits.float() / sampling.temperature
-    if 0 < sampling.top_k < logits.numel():
-        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], float("-inf"))
-    shares = logits.softmax(-1)
+    if sampling.temperature == 0.0 or len(scores) == 1:
+        return int(scores.argmax())
+    order = None
+    if 0 < sampling.top_k < len(scores):
+        best = torch.from_numpy(scores).topk(sampling.top_k)
+        scores, order = best.values.numpy(), best.indices.numpy()
+    shares = np.exp((scores - peak) / np.float32(sampling.temperature))
     if sampling.top_p < 1.0:
-        ordered, order = shares.sort(descending=True)
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)
-        return int(order[torch.multinomial(ordered, 1, generator=generator)])
-    return int(torch.multinomial(shares, 1, generator=generator))
+        wanted, count = sampling.top_p * float(shares.sum()), NUCLEUS
+        if order is None:  # sort no more than is needed to fill the nucleus
+            while True:
+                first = torch.from_numpy(shares).topk(min(count, len(shares)))
+                sums = np.cumsum(first.values.numpy())
+                if sums[-1] >= wanted or count >= len(shares):
+                    break
+                count *= 8
+            order = first.indices.numpy()
+        else:
+            sums = np.cumsum(shares)
+        sums = sums[: int(np.searchsorted(sums, wanted)) + 1]
+    else:
+        sums = np.cumsum(shares)
+    place = min(int(np.searchsorted(sums, random.random() * sums[-1], side="right")), len(sums) - 1)
+    return place if order is None else int(order[place])
 
 
-def id_at(ranges: Sequence[tuple[int, int]], place: int) -> int:
-    """The id at a position of the joined ranges."""
-    for low, high in ranges:
-        if place < high - low:
-            return low + place
-        place -= high - low
-    raise IndexError(place)
+# ------------------------------------------------------------------------------------------- one forward for everybody
 
 
-def places(ranges: Sequence[tuple[int, int]], ids: Iterable[int]) -> list[int]:
-    """Positions in the joined ranges of those ids that lie in them, each once."""
-    found = []
-    for number in set(ids):
-        before = 0
-        for low, high in ranges:
-            if low <= number < high:
-                found.append(before + number - low)
-            before += high - low
-    return found
+class Runner(Protocol):
+    """What computes: models/fast.py on a CPU, models/eager.py anywhere."""
+
+    unit: int  # prompts are read in blocks that begin at multiples of it; 1: anywhere
+    block: int  # most ids of a prompt that are read at once
+
+    def cache(self, capacity: int) -> Cache:
+        """An empty cache."""
+        ...
+
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Any:
+        """Continue caches by ids; one row per piece."""
+        ...
+
+    def head(self, ranges: tuple[tuple[int, int], ...]) -> Any:
+        """What scores() needs to score these ids: its `ids` and `place`."""
+        ...
+
+    def scores(self, row: Any, head: Any) -> Array:
+        """Scores of a head's ids after a row; float32 (N,), the caller's to change."""
+        ...
+
+
+@dataclass
+class Ticket:
+    """Work handed in at the desk, and its result."""
+
+    key: int  # the generation it belongs to
+    pieces: Sequence[tuple[Sequence[int], Cache]]
+    rows: Any = None
+    error: Exception | None = None
+    done: bool = False
+
+    @property
+    def reading(self) -> bool:
+        """Whether it is a block of a prompt."""
+        return len(self.pieces[0][0]) > 1
+
+
+class Desk:
+    """Collects what all threads want computed. Whoever finds the desk free computes for everyone who waits.
+
+    Replies that write are served together in one forward, after at most LINGER_S for those that took part in the last one;
+    blocks of prompts are served one at a time, in turn with them, so that nobody waits longer than for a block.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.calls = 0
+        self._door = threading.Condition()
+        self._waiting: list[Ticket] = []
+        self._expected: set[int] = set()
+        self._busy = self._read_last = False
+
+    def leave(self, key: int) -> None:
+        """A generation has ended: wait for it no longer."""
+        with self._door:
+            self._expected.discard(key)
+            self._door.notify_all()
+
+    def run(self, key: int, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Any:
+        """Rows of the pieces, computed together with whatever else waits. Raises what the runner raises."""
+        ticket = Ticket(key, pieces)
+        patience = time.monotonic() + LINGER_S
+        with self._door:
+            self._waiting.append(ticket)
+            if not ticket.reading:
+                self._expected.add(key)
+            self._door.notify_all()
+        while batch := self._turn(ticket, patience):
+            self._serve(batch)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.rows
+
+    def _turn(self, ticket: Ticket, patience: float) -> list[Ticket]:
+        """Wait until there is something to compute for this thread, or the ticket is done: then nothing."""
+        with self._door:
+            while not ticket.done:
+                batch = [] if self._busy else self._next(time.monotonic() >= patience)
+                if batch:
+                    self._busy = True
+                    return batch
+                self._door.wait(None if self._busy else LINGER_S)
+        return []
+
+    def _next(self, impatient: bool) -> list[Ticket]:
+        """Who is served now; nobody while somebody is expected."""
+        reads = [ticket for ticket in self._waiting if ticket.reading]
+        writes = [ticket for ticket in self._waiting if not ticket.reading]
+        batch: list[Ticket] = []
+        if reads and (not writes or not self._read_last):
+            batch = reads[:1]
+        elif writes and (impatient or self._expected <= {ticket.key for ticket in writes}):
+            batch = writes
+            self._expected = {ticket.key for ticket in writes}
+        if batch:
+            self._read_last = batch[0].reading
+            self._waiting = [ticket for ticket in self._waiting if all(ticket is not served for served in batch)]
+        return batch
+
+    def _serve(self, batch: list[Ticket]) -> None:
+        try:
+            with torch.inference_mode():
+                rows = self.runner.run([piece for ticket in batch for piece in ticket.pieces])
+            first = 0
+            for ticket in batch:
+                ticket.rows = rows[first : first + len(ticket.pieces)]
+                first += len(ticket.pieces)
+        except Exception as error:  # it belongs to all of them; each reply reports it in its own thread
+            for ticket in batch:
+                ticket.error = error
+        with self._door:
+            self.calls += 1
+            self._busy = False
+            for ticket in batch:
+                ticket.done = True
+            self._door.notify_all()
+
+
+# --------------------------------------------------------------------------------------------------------- the engine
+
+
+def pack(model: Llama) -> Fast:
+    """The model in the fewest bits that are right and quick on this machine: int8, else bfloat16, else float32.
+
+    A reading of 32 ids is compared with the unpacked model, and the time of some steps with float32.
+    """
+    exact = Fast(model, "fp32")
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 32).tolist()
+    with torch.inference_mode():
+        wanted = model(torch.tensor([ids]))[0, -1].float().numpy()
+
+    def measure(packed: Fast) -> tuple[float, float]:
+        with torch.inference_mode():
+            cache = packed.cache(64)
+            row = packed.run([(ids, cache)])[0]
+            scores = packed.scores(row, packed.head(((0, model.config.vocab_size),)))
+            error = float(np.linalg.norm(scores - wanted) / np.linalg.norm(wanted))
+            times = []
+            for number in ids[:8]:
+                start = time.perf_counter()
+                packed.run([([number], cache)])
+                times.append(time.perf_counter() - start)
+        packed.clear()
+        return error, min(times)
+
+    slowest = 1.5 * measure(exact)[1]  # measured beside other work: only what is clearly slower is refused
+    kinds: tuple[Kind, ...] = ("int8", "bf16")
+    for kind in kinds:
+        try:
+            packed = Fast(model, kind)
+            error, spent = measure(packed)
+        except (RuntimeError, AttributeError) as problem:  # another processor or torch may lack an operation
+            log.info("%s does not run here: %s", kind, problem)
+            continue
+        if error <= WORST_ERROR and spent <= slowest:
+            return packed
+        log.info("%s is not used: error %.3f, %.2f ms per id", kind, error, 1000 * spent)
+    return exact
 
 
 class LocalEngine:
-    """A LLaMA in this process. Read-only after loading, except for the caches that callers hand in."""
+    """A LLaMA in this process. Read-only after loading, except for the caches that callers hand in.
 
-    def __init__(self, model: Llama, device: str = "cpu") -> None:
+    kind: bits of the packed weights on a CPU; "auto": the fewest that are right and quick (pack()); None: the layers as they
+    are, which is what a GPU and layers of bitsandbytes need.
+    """
+
+    def __init__(
+        self, model: Llama, device: str = "cpu", kind: Kind | Literal["auto"] | None = "fp32", cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self.model = model.eval()
         self.device = device
         self.context = model.config.max_position_embeddings
+        self.cache_bytes = cache_bytes
+        self.runner: Runner
+        if device != "cpu" or kind is None:
+            self.runner = Eager(model, device)
+        else:
+            self.runner = pack(model) if kind == "auto" else Fast(model, kind)
+        self.desk = Desk(self.runner)
+        self._caches: list[weakref.ref[Cache]] = []  # least recently used first
+        self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, family: Family, device: str = "cpu", quantize: str = "none") -> LocalEngine:
-        """Build the `llm` of a family, in fewer bits if asked (quantize.KINDS). Raises UserError, BadCheckpoint if files do not fit."""
-        if quantize != "none" or device != "cpu" or family.name != "mini":  # read file by file, never twice in memory
+    def load(cls, family: Family, device: str = "cpu", quantize: str = "auto") -> LocalEngine:
+        """Build the `llm` of a family, in fewer bits if asked (quantize.KINDS). Raises UserError, BadCheckpoint if files do not fit.
+
+        auto: on a CPU 8 bit where a check at load finds them right and quick; elsewhere the same as none.
+        """
+        auto = quantize == "auto"
+        if device != "cpu" or family.name != "mini" or not (auto or quantize == "none"):  # read file by file, never twice in memory
             from anygpt_demo.quantize import load_llama
 
-            return cls(load_llama(family, device, quantize), device)
+            return cls(load_llama(family, device, "none" if auto else quantize), device, None)
         component = family.component("llm")
         model = Llama(LlamaConfig.from_json(component.config))
         load_strict(model, component.state(), "llm")
-        return cls(model.to(device), device)
+        return cls(model, device, "auto" if auto else "fp32")
 
     def cache(self) -> Cache:
         """An empty cache for one conversation, as long as the context."""
-        weight = self.model.model.norm.weight
-        return Cache(self.model.config, self.context, weight.dtype, self.device)
+        return self.runner.cache(self.context)
+
+    def _rent(self, cache: Cache) -> None:
+        """Enter a cache as the one used last; the oldest give their memory back while all together exceed the budget."""
+        with self._lock:
+            known = [ref for ref in self._caches if ref() not in (None, cache)]
+            self._caches = [*known, weakref.ref(cache)]
+            cache.busy = True
+            kept = [found for ref in self._caches if (found := ref()) is not None]
+            total = sum(found.bytes for found in kept)
+            for found in kept:
+                if total <= self.cache_bytes:
+                    break
+                if not found.busy:
+                    total -= found.bytes
+                    found.forget()
 
     def generate(
         self,
@@ -136,6 +347,22 @@ class LocalEngine:
         return LocalGeneration(self, list(ids), grammar, seed, stop, min(max_new, self.context - len(ids)), cache or self.cache())
 
 
+@dataclass
+class Beam:
+    """One way to go on with a text: its ids, the sum of their log-probabilities, and where it leads."""
+
+    ids: list[int]
+    score: float
+    grammar: Grammar
+    cache: Cache
+    row: Any = field(default=None, repr=False)
+
+    @property
+    def rank(self) -> float:
+        """Score per id, as in the reference (length penalty 1)."""
+        return self.score / max(1, len(self.ids))
+
+
 class LocalGeneration:
     """One reply being written by a LocalEngine."""
 
@@ -143,53 +370,152 @@ class LocalGeneration:
         self, engine: LocalEngine, ids: list[int], grammar: Grammar, seed: int, stop: threading.Event | None, budget: int, cache: Cache
     ) -> None:
         self.engine, self.ids, self.grammar, self.stop, self.budget, self.cache = engine, ids, grammar, stop, budget, cache
-        self.generator = torch.Generator().manual_seed(seed)
+        self.random = np.random.default_rng(seed)
         self.reason: Reason | None = None
         self.block: str | None = None
-        self.seen: list[int] = []  # ids drawn since the block (or the text) began: the repetition penalty looks at no others
+        self._seen = np.empty(budget, np.int64)  # ids drawn since the block (or the text) began, each once
+        self._count = 0
 
     def __iter__(self) -> Iterator[int]:
         """Yield ids until the grammar ends the turn, the stop flag is set or the budget is spent."""
-        with torch.inference_mode():
-            hidden = self._read(self.ids[self.cache.cut(self.ids) :])
-        for _ in range(self.budget):
-            if hidden is None or (self.stop is not None and self.stop.is_set()):
+        self.engine._rent(self.cache)
+        try:
+            yield from self._write()
+        finally:
+            self.cache.busy = False
+            self.engine.desk.leave(id(self))
+
+    @property
+    def _stopped(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
+
+    def _write(self) -> Iterator[int]:
+        row = self._read_prompt()
+        left = self.budget
+        while left > 0:
+            if row is None or self._stopped:
                 self.reason = "stop"
                 return
-            with torch.inference_mode():
-                token = self._choose(hidden)
-            if token is None:
+            legal = self.grammar.allowed()
+            if not legal.ranges:
                 break
-            self.grammar.advance(token)
-            yield token
+            if legal.sampling.beams > 1 and self.grammar.state == "text":
+                drawn = self._search(row, legal.sampling.beams, left)
+            else:
+                drawn = iter([self._choose(row, legal)])
+            fresh = []
+            for token in drawn:
+                self.grammar.advance(token)
+                fresh.append(token)
+                yield token
+            left -= len(fresh)
             if self.grammar.done:
                 self.reason = "eos"
                 return
-            with torch.inference_mode():
-                hidden = self._read([token])
+            if left > 0:
+                row = self._read(fresh)
         self.reason = "budget"
 
-    def _read(self, fresh: list[int]) -> Tensor | None:
-        """Run the model over new ids; the last hidden state (D,), or None if stopped meanwhile."""
-        hidden = None
-        for start in range(0, len(fresh), PREFILL):
-            if self.stop is not None and self.stop.is_set():
-                return None
-            piece = fresh[start : start + PREFILL]
-            hidden = self.engine.model.hidden(torch.tensor([piece], device=self.engine.device), self.cache)[0, -1]
-            self.cache.ids += piece
-        return hidden
+    def _read_prompt(self) -> Any:
+        """The row after the prompt; None if stopped meanwhile."""
+        row = self._read(self.ids[self.cache.cut(self.ids, self.engine.runner.unit) :])
+        self.cache.read = len(self.cache.ids)
+        return row
 
-    def _choose(self, hidden: Tensor) -> int | None:
-        """Draw the next id among the legal ones; None if there is none."""
-        legal = self.grammar.allowed()
-        if not legal.ranges:
-            return None
+    def _read(self, fresh: Sequence[int]) -> Any:
+        """Run the model over new ids, block by block; the last row, or None if stopped meanwhile."""
+        row, block, start = None, self.engine.runner.block, 0
+        while start < len(fresh):
+            if self._stopped:
+                return None
+            size = block - len(self.cache.ids) % block  # up to the next multiple
+            row = self.engine.desk.run(id(self), [(list(fresh[start : start + size]), self.cache)])[0]
+            start += size
+        return row
+
+    def _choose(self, row: Any, legal: Slice) -> int:
+        """Draw the next id among the legal ones."""
         if legal.block != self.block:
-            self.block, self.seen = legal.block, []
-        logits = self.engine.model.logits(hidden, legal.ranges).float().cpu()
-        seen = torch.tensor(places(legal.ranges, self.seen), dtype=torch.int64)
-        place = draw(penalise(logits, seen, legal.sampling.repetition_penalty), legal.sampling, self.generator)
-        token = id_at(legal.ranges, place)
-        self.seen.append(token)
+            self.block, self._count = legal.block, 0
+        head = self.engine.runner.head(legal.ranges)
+        with torch.inference_mode():
+            scores = self.engine.runner.scores(row, head)
+            if legal.sampling.repetition_penalty != 1.0:
+                seen = head.place[self._seen[: self._count]]
+                penalise(scores, seen[seen >= 0], legal.sampling.repetition_penalty)
+            token = int(head.ids[draw(scores, legal.sampling, self.random)])
+        if legal.sampling.repetition_penalty != 1.0 and token not in self._seen[: self._count]:
+            self._seen[self._count] = token
+            self._count += 1
         return token
+
+    # ---------------------------------------------------------------------------------------------------- beam search
+
+    def _search(self, row: Any, width: int, left: int) -> Iterator[int]:
+        """The best text until a mark ends it, by beam search; ids are yielded as soon as all ways agree on them.
+
+        The conversation's own cache stays where the text began: the caller reads the winner into it.
+        """
+        live = [Beam([], 0.0, self.grammar.clone(), self.cache, row)]
+        ended: list[Beam] = []
+        begun, told = len(self.cache.ids), 0
+        while not self._stopped:
+            live = self._extend(live, ended, width, begun, left)
+            if not live or (len(ended) >= width and max(beam.rank for beam in live) <= ended[-1].rank):
+                break
+            rows = self.engine.desk.run(id(self), [([beam.ids[-1]], beam.cache) for beam in live])
+            for beam, found in zip(live, rows, strict=True):
+                beam.row = found
+            agreed = self._agreed([*live, *ended], told)
+            yield from agreed
+            told += len(agreed)
+        best = max(ended or live, key=lambda beam: beam.rank)
+        yield from best.ids[told:]
+
+    def _agreed(self, beams: Sequence[Beam], told: int) -> list[int]:
+        """Ids after the first `told` that all beams have in common."""
+        first, *others = (beam.ids for beam in beams)
+        upto = told
+        while all(upto < len(ids) and ids[upto] == first[upto] for ids in others) and upto < len(first) - 1:
+            upto += 1
+        return first[told:upto]
+
+    def _extend(self, live: list[Beam], ended: list[Beam], width: int, begun: int, left: int) -> list[Beam]:
+        """The `width` best continuations of the live beams by one id; those that a mark ends join `ended`, best first."""
+        found: list[tuple[float, int, int]] = []
+        with torch.inference_mode():
+            for number, beam in enumerate(live):
+                head = self.engine.runner.head(beam.grammar.allowed().ranges)
+                gains = torch.from_numpy(self.engine.runner.scores(beam.row, head)).log_softmax(-1)
+                best = gains.topk(min(2 * width, len(gains)))
+                ids = head.ids[best.indices.numpy()].tolist()
+                found += [(beam.score + gain, number, token) for gain, token in zip(best.values.tolist(), ids, strict=True)]
+        children: list[tuple[Beam, Beam]] = []
+        for score, number, token in heapq.nlargest(2 * width, found):
+            parent = live[number]
+            grammar = parent.grammar.clone()
+            grammar.advance(token)
+            child = Beam([*parent.ids, token], score, grammar, parent.cache)
+            if grammar.state == "text" and len(child.ids) < left:
+                children.append((child, parent))
+            else:
+                ended.append(child)
+            if len(children) == width:
+                break
+        ended.sort(key=lambda beam: beam.rank, reverse=True)
+        del ended[width:]
+        self._seat(children, live, begun, left)
+        return [child for child, _ in children]
+
+    def _seat(self, children: list[tuple[Beam, Beam]], live: list[Beam], begun: int, left: int) -> None:
+        """Give every child a cache of its own that holds its parent's ids: the first inherits the parent's, the others get a copy."""
+        free = [beam.cache for beam in live if beam.cache is not self.cache and all(parent is not beam for _, parent in children)]
+        owned = [self.cache]
+        for child, parent in children:
+            if all(parent.cache is not cache for cache in owned):
+                owned.append(parent.cache)
+            elif free:
+                child.cache = free.pop()
+                child.cache.take(parent.cache, begun)
+            else:
+                child.cache = parent.cache.copy(begun + left)

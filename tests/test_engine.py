@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
-from anygpt_demo.engine import LocalEngine, draw, id_at, penalise, places
+from anygpt_demo.engine import Desk, LocalEngine, draw, penalise
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
@@ -74,29 +76,140 @@ def test_a_prompt_longer_than_the_context_is_refused(engine, vocabulary):
 
 
 def test_draw_follows_its_settings():
-    logits = torch.tensor([0.0, 1.0, 3.0, 2.0])
-    generator = torch.Generator().manual_seed(0)
-    assert draw(logits, Sampling(temperature=0.0), generator) == 2
-    assert {draw(logits, Sampling(top_k=2), generator) for _ in range(200)} == {2, 3}
-    assert {draw(logits, Sampling(top_p=0.5), generator) for _ in range(200)} == {2}
-    counts = torch.zeros(4)
-    for _ in range(4000):
-        counts[draw(logits, Sampling(), generator)] += 1
-    assert (counts / 4000 - logits.softmax(-1)).abs().max() < 0.03
+    scores = np.array([0.0, 1.0, 3.0, 2.0], np.float32)
+    random = np.random.default_rng(0)
+    assert draw(scores, Sampling(temperature=0.0), random) == 2
+    assert {draw(scores, Sampling(top_k=2), random) for _ in range(200)} == {2, 3}
+    assert {draw(scores, Sampling(top_p=0.5), random) for _ in range(200)} == {2}
+    assert {draw(scores, Sampling(top_k=3, top_p=0.8), random) for _ in range(200)} == {2, 3}
+    counts = np.bincount([draw(scores, Sampling(), random) for _ in range(4000)], minlength=4)
+    assert np.abs(counts / 4000 - torch.from_numpy(scores).softmax(-1).numpy()).max() < 0.03
     with pytest.raises(ModelFault):
-        draw(torch.tensor([0.0, float("nan")]), Sampling(), generator)
+        draw(np.array([0.0, np.nan], np.float32), Sampling(), random)
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.7, 0.999])
+def test_the_nucleus_equals_the_one_of_a_full_sort(top_p):
+    scores = np.random.default_rng(1).normal(size=3000).astype(np.float32)
+    shares = np.exp(np.sort(scores)[::-1].astype(np.float64))
+    before = np.cumsum(shares) - shares
+    kept = set(np.argsort(-scores)[before < top_p * shares.sum()].tolist())
+    random = np.random.default_rng(2)
+    found = {draw(scores, Sampling(top_p=top_p), random) for _ in range(3000)}
+    assert found <= kept and len(found) > 0.2 * min(len(kept), 3000)
 
 
 def test_penalty_equals_the_reference():
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    logits = torch.randn(50)
+    scores = torch.randn(50)
     seen = torch.tensor([3, 7, 20])
-    expected = RepetitionPenaltyLogitsProcessor(1.15)(seen[None], logits[None])[0]
-    assert torch.equal(penalise(logits, seen, 1.15), expected)
+    expected = RepetitionPenaltyLogitsProcessor(1.15)(seen[None], scores[None])[0]
+    found = scores.numpy().copy()
+    penalise(found, seen.numpy(), 1.15)
+    assert np.array_equal(found, expected.numpy())
 
 
-def test_positions_and_ids_are_inverse():
-    ranges = ((3, 6), (10, 12))
-    assert [id_at(ranges, place) for place in range(5)] == [3, 4, 5, 10, 11]
-    assert sorted(places(ranges, [11, 4, 4, 99])) == [1, 4]
+# ---------------------------------------------------------------- 8 bit, many at once, and beams
+
+
+@pytest.fixture(scope="module")
+def small(vocabulary) -> LocalEngine:
+    """The same model in 8 bit."""
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 1, max_position_embeddings=1024, tie_word_embeddings=True))
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
+    return LocalEngine(model, kind="int8")
+
+
+def test_in_8_bit_a_kept_cache_gives_the_very_same_numbers(small, vocabulary):
+    """Not nearly the same: every key and value has the bits of a cold run, wherever the old prompt and reply ended."""
+    first = [vocabulary.bos, *(number % 390 for number in range(5, 305))]
+    cache = small.cache()
+    write(small, vocabulary, first, cache=cache)
+    for prompt in (first + [20, 21], first[:200] + [9] * 80, first, first + [7] * 300):
+        cold = small.cache()
+        assert write(small, vocabulary, prompt, 5, cache=cache) == write(small, vocabulary, prompt, 5, cache=cold)
+        n = len(cold.ids)
+        assert cache.ids == cold.ids and torch.equal(cache.keys[..., :n, :], cold.keys[..., :n, :])
+
+
+def test_replies_written_together_equal_those_written_alone(small, vocabulary):
+    prompts = [[vocabulary.bos, *range(9, 9 + 40 * number)] for number in (1, 2, 5, 7)]
+    alone = [write(small, vocabulary, prompt, seed) for seed, prompt in enumerate(prompts)]
+    before = small.desk.calls
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pair: write(small, vocabulary, pair[1], pair[0]), enumerate(prompts)))
+    assert together == alone
+    assert small.desk.calls - before < sum(len(ids) for ids, _ in alone)  # forwards were shared
+
+
+def test_one_that_pauses_does_not_hold_up_the_others(small, vocabulary):
+    idle = iter(small.generate([vocabulary.bos], Grammar(vocabulary, budget=900, force="music"), seed=0, max_new=900))
+    next(idle), next(idle)
+    start = time.perf_counter()
+    write(small, vocabulary, [vocabulary.bos, 4], budget=100)
+    assert time.perf_counter() - start < 5
+    next(idle)
+
+
+def test_a_failure_reaches_every_reply_that_shared_the_forward():
+    class Broken:
+        unit = block = 4
+
+        def run(self, pieces):
+            raise RuntimeError("no")
+
+    desk = Desk(Broken())
+    for key in range(2):
+        with pytest.raises(RuntimeError):
+            desk.run(key, [([1], None)])
+
+
+def test_the_oldest_cache_gives_way_and_is_read_again(vocabulary):
+    torch.manual_seed(0)
+    config = LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=1024, tie_word_embeddings=True)
+    engine = LocalEngine(Llama(config), kind="int8", cache_bytes=300_000)
+    caches = [engine.cache() for _ in range(3)]
+    prompt = [vocabulary.bos, *range(9, 159)]
+    first = write(engine, vocabulary, prompt, budget=40, cache=caches[0])
+    for cache in caches[1:]:
+        write(engine, vocabulary, prompt, budget=40, cache=cache)
+    assert caches[0].ids == [] and caches[2].ids
+    assert write(engine, vocabulary, prompt, budget=40, cache=caches[0]) == first
+
+
+def test_beams_find_what_greedy_misses_and_stay_legal(small, vocabulary):
+    prompt = [vocabulary.bos, *range(30, 60)]
+
+    def reply(preset, budget=40):
+        grammar = Grammar(vocabulary, budget=budget, preset=preset, force="text", chain=False)
+        return list(small.generate(prompt, grammar, seed=1, max_new=budget))
+
+    def rank(ids):
+        """Mean log-probability of the text with the mark that ends it."""
+        grammar, cache, total = Grammar(vocabulary, budget=40, preset="paper", force="text", chain=False), small.cache(), 0.0
+        with torch.inference_mode():
+            row = small.runner.run([(prompt, cache)])[0]
+            for count, number in enumerate(ids, 1):
+                head = small.runner.head(grammar.allowed().ranges)
+                total += float(torch.from_numpy(small.runner.scores(row, head)).log_softmax(-1)[head.place[number]])
+                grammar.advance(number)
+                if grammar.state != "text":
+                    return total / count
+                row = small.runner.run([([number], cache)])[0]
+        return total / len(ids)
+
+    best, greedy = reply("paper"), reply("greedy")
+    assert best == reply("paper") and best[-1] == vocabulary.stop
+    assert rank(best) >= rank(greedy)
+    parser = Parser(vocabulary)
+    assert not [event for number in best for event in parser.feed(number) if type(event).__name__ == "Malformed"]
+
+
+def test_after_the_text_of_beams_blocks_are_drawn_as_ever(small, vocabulary):
+    grammar = Grammar(vocabulary, budget=120, preset="paper", force="music", force_after=6, limits={"music": 4})
+    ids = list(small.generate([vocabulary.bos, 9, 8], grammar, seed=3, max_new=120))
+    parser = Parser(vocabulary)
+    kinds = [type(event).__name__ for number in ids for event in parser.feed(number)]
+    assert "BlockClosed" in kinds and "Malformed" not in kinds and ids[-1] == vocabulary.stop

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from anygpt_demo.models.fast import Fast, Int8, Work
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
 
 CONFIGS = {
@@ -80,3 +82,57 @@ def test_cut_keeps_the_common_prefix_and_leaves_one_id_to_read():
     assert cache.cut([1, 2, 9, 4]) == 2 and cache.ids == [1, 2]
     cache.ids = [1, 2, 3]
     assert cache.cut([1, 2, 3]) == 2 and cache.ids == [1, 2]
+    cache.ids, cache.read = list(range(12)), 9
+    assert cache.cut(list(range(12)), unit=4) == 8 and cache.ids == list(range(8)) and cache.read == 8
+
+
+def packed_logits(packed: Fast, ids: list[int], cache: Cache, step: int) -> np.ndarray:
+    """The last row's logits after reading in pieces."""
+    for start in range(0, len(ids), step):
+        row = packed.run([(ids[start : start + step], cache)])[0]
+    return packed.scores(row, packed.head(((0, packed.config.vocab_size),)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("step", [1, 7, 128, 300])
+def test_packed_logits_equal_the_reference(pair, step):
+    ours, theirs = pair
+    packed = Fast(ours, "fp32")
+    ids = torch.randint(0, 512, (300,)).tolist()
+    found = packed_logits(packed, ids, packed.cache(300), step)
+    assert np.abs(found - theirs(torch.tensor([ids])).logits[0, -1].numpy()).max() <= 1e-5
+
+
+@torch.inference_mode()
+def test_packed_greedy_ids_equal_the_reference_over_1000_tokens(pair):
+    ours, theirs = pair
+    packed, prompt = Fast(ours, "fp32"), list(range(5, 15))
+    options = {"max_new_tokens": 1000, "min_new_tokens": 1000, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    reference = theirs.generate(torch.tensor([prompt]), **options)
+    cache, head = packed.cache(1010), packed.head(((0, 512),))
+    fresh, written = prompt, list(prompt)
+    for _ in range(1000):
+        fresh = [int(packed.scores(packed.run([(fresh, cache)])[0], head).argmax())]
+        written += fresh
+    assert written == reference[0].tolist()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.05), ("bf16", 0.02)])
+def test_fewer_bits_cost_little(pair, kind, bound):
+    ours, _ = pair
+    ids = torch.randint(0, 512, (100,)).tolist()
+    exact, packed = Fast(ours, "fp32"), Fast(ours, kind)
+    wanted = packed_logits(exact, ids, exact.cache(100), 100)
+    found = packed_logits(packed, ids, packed.cache(100), 100)
+    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < bound
+
+
+@pytest.mark.parametrize("eps", [None, 1e-5])
+def test_a_row_in_8_bit_does_not_depend_on_its_company(eps):
+    torch.manual_seed(0)
+    layer, rows = Int8(torch.randn(96, 80), eps), np.random.default_rng(0).normal(size=(140, 80)).astype(np.float32)
+    rows[3] = 0.0
+    whole = layer(rows, Work(140)).copy()
+    for count in (1, 5, 8, 64):
+        assert np.array_equal(layer(rows[2 : 2 + count], Work(count)), whole[2 : 2 + count])

@@ -117,7 +117,7 @@ def against_reference(bench: Bench) -> dict[str, Any]:
         text.append(writing_rate(bench, "text", TEXT, seed) / reference_rate(model, ids, TEXT))
         with torch.inference_mode():
             theirs = seconds(lambda ids=ids: model(torch.tensor([ids]), use_cache=True, logits_to_keep=1))
-            ours = seconds(lambda ids=ids: bench.engine.model.hidden(torch.tensor([ids]), bench.engine.cache()))
+            ours = seconds(lambda ids=ids: first_word(bench, ids, bench.engine.cache()))
         prefill.append(theirs / ours)
     return {"music_vs_hf": figure(music, "ratio"), "text_vs_hf": figure(text, "ratio"), "prefill_vs_hf": figure(prefill, "ratio")}
 

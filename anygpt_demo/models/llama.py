@@ -89,32 +89,88 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Cache:
     """Keys and values of the positions read so far, with the ids they stand for.
 
-    keys, values: (layers, 1, G, capacity, E). cut(ids) keeps the common prefix, so a later turn of the same
-    conversation reads only what is new, and an edited or undone turn stays correct.
+    keys, values: (layers, 1, G, capacity, E), allocated on first use. cut(ids) keeps the common prefix, so a later turn of the
+    same conversation reads only what is new, and an edited or undone turn stays correct. read: how many of the first
+    positions were read as a prompt; those after them were written one at a time.
     """
 
     def __init__(self, config: LlamaConfig, capacity: int, dtype: torch.dtype, device: str) -> None:
-        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, capacity, config.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.shape = (config.num_hidden_layers, 1, config.num_key_value_heads, capacity, config.head_dim)
+        self.dtype, self.device = dtype, device
         self.ids: list[int] = []
+        self.read = 0
+        self.busy = False  # a reply is being written with it
+        self._both: tuple[Tensor, Tensor] | None = None
+        self._views: list[tuple[Any, Any, Tensor, Tensor]] | None = None
+
+    def _tensors(self) -> tuple[Tensor, Tensor]:
+        if self._both is None:
+            first, second = (torch.empty(self.shape, dtype=self.dtype, device=self.device) for _ in range(2))
+            self._both = first, second
+        return self._both
+
+    @property
+    def keys(self) -> Tensor:
+        """Keys of all layers."""
+        return self._tensors()[0]
+
+    @property
+    def values(self) -> Tensor:
+        """Values of all layers."""
+        return self._tensors()[1]
+
+    def views(self) -> list[tuple[Any, Any, Tensor, Tensor]]:
+        """Per layer, on a CPU: keys and values as arrays (G, capacity, E), keys as a tensor (G, E, capacity), values (G, capacity, E)."""
+        if self._views is None:
+            planes = zip(self.keys[:, 0], self.values[:, 0], strict=True)
+            self._views = [(key.numpy(), value.numpy(), key.transpose(1, 2), value) for key, value in planes]
+        return self._views
 
     @property
     def capacity(self) -> int:
         """Positions that fit."""
-        return self.keys.shape[3]
+        return self.shape[3]
 
-    def cut(self, ids: Sequence[int]) -> int:
+    @property
+    def bytes(self) -> int:
+        """Memory of the positions in use (on a CPU, pages that were never written take none)."""
+        layers, _, groups, _, width = self.shape
+        return 2 * layers * groups * width * self.dtype.itemsize * len(self.ids)
+
+    def forget(self) -> None:
+        """Give the memory back; everything will be read again."""
+        self.ids, self.read, self._both, self._views = [], 0, None, None
+
+    def copy(self, capacity: int) -> Cache:
+        """An independent cache of another capacity with the same contents."""
+        other = object.__new__(Cache)
+        other.__dict__.update(self.__dict__, ids=list(self.ids), shape=(*self.shape[:3], capacity, self.shape[4]), _both=None, _views=None)
+        other.take(self, 0)
+        return other
+
+    @torch.inference_mode()
+    def take(self, other: Cache, first: int) -> None:
+        """Become equal to another cache, which agrees with this one before position `first`."""
+        self.ids = list(other.ids)
+        last = len(self.ids)
+        self.keys[:, :, :, first:last] = other.keys[:, :, :, first:last]
+        self.values[:, :, :, first:last] = other.values[:, :, :, first:last]
+
+    def cut(self, ids: Sequence[int], unit: int = 1) -> int:
         """Forget everything after the longest common prefix with `ids`; at least the last id is left to read again.
 
-        Returns the number of positions kept.
+        unit: above 1, only whole units of positions that were read as a prompt are kept; what follows is computed again
+        exactly as it would be without a cache. Returns the number of positions kept.
         """
         kept = 0
         for own, new in zip(self.ids, ids[:-1], strict=False):
             if own != new:
                 break
             kept += 1
+        if unit > 1:
+            kept = min(kept, self.read) // unit * unit
         del self.ids[kept:]
+        self.read = min(self.read, kept)
         return kept
 
 

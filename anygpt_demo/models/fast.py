@@ -1,0 +1,315 @@
+"""The LLaMA of models/llama.py once more, for writing on a CPU: packed weights, whole integers inside, no gradients.
+
+    embedding row --[ norm+qkv -> rotary -> attention over the cache -> out ; norm+gate,up -> silu -> down ] x layers--> row
+
+One forward takes any mix of sessions: of some it reads many ids, of others one. In 8 bit every row is quantized by itself
+and multiplied in whole numbers, and sums that decide a rounding are sums of whole numbers below 2**24; so a row's result
+does not depend on which other rows were computed with it. What is left are the sums of attention, whose order depends on
+how many ids are read at once; so prompts are read in blocks that begin at multiples of BLOCK (see Cache.keep).
+
+Small arrays are numpy's, whose calls cost a fifth of torch's; matrices are torch's, on the same memory.
+
+Dimension names: M rows (one per id), K and N input and output width of a matrix, D model width, G key-value heads,
+R query heads per key-value head, E head width, n positions in a cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anygpt_demo.models.llama import Cache, Llama, rotary_angles
+
+Array = NDArray[np.float32]
+Kind = Literal["int8", "bf16", "fp32"]
+Ranges = tuple[tuple[int, int], ...]
+View = tuple[Array, Array, Tensor, Tensor]  # one layer of a cache: keys and values as arrays (G, n, E), as tensors (G, E, n) and (G, n, E)
+KINDS: tuple[Kind, ...] = ("int8", "bf16", "fp32")
+BLOCK = 128  # ids of a prompt that are read at once; half of it takes a fifth longer
+FEW = 8  # rows up to which numpy's calls are the cheaper ones, and work spaces are kept
+TINY = 1e-30
+
+
+class Work:
+    """Buffers for M rows: numpy arrays and torch views of the same memory, made on first use of a width."""
+
+    def __init__(self, rows: int, whole: Work | None = None) -> None:
+        self.rows = rows
+        self.whole = whole  # a larger one whose memory is used: fresh memory costs more than the arithmetic done in it
+        self._inputs: dict[int, tuple[Array, NDArray[np.int8], Tensor]] = {}
+        self._outputs: dict[int, tuple[NDArray[np.int32], Tensor, Array, Tensor]] = {}
+
+    def inputs(self, width: int) -> tuple[Array, NDArray[np.int8], Tensor]:
+        """Float (M, K), and int8 (M, K) twice."""
+        found = self._inputs.get(width)
+        if found is None:
+            if self.whole is not None:
+                whole = self.whole.inputs(width)
+                rounded, codes = whole[0][: self.rows], whole[1][: self.rows]
+            else:
+                rounded, codes = np.empty((self.rows, width), np.float32), np.empty((self.rows, width), np.int8)
+            found = self._inputs[width] = rounded, codes, torch.from_numpy(codes)
+        return found
+
+    def outputs(self, width: int) -> tuple[NDArray[np.int32], Tensor, Array, Tensor]:
+        """Int32 (M, N) twice, float (M, N) twice."""
+        found = self._outputs.get(width)
+        if found is None:
+            if self.whole is not None:
+                whole = self.whole.outputs(width)
+                sums, values = whole[0][: self.rows], whole[2][: self.rows]
+            else:
+                sums, values = np.empty((self.rows, width), np.int32), np.empty((self.rows, width), np.float32)
+            found = self._outputs[width] = sums, torch.from_numpy(sums), values, torch.from_numpy(values)
+        return found
+
+
+class Matrix(Protocol):
+    """x W, or rms_norm(x) W: float32 (M, K) -> (M, N). The result lies in `work` and is overwritten by the next of its width."""
+
+    def __call__(self, x: Array, work: Work) -> Array: ...
+
+
+class Int8:
+    """8-bit weights, one scale per output; inputs are rounded to 8 bits row by row, and multiplied and summed in integers.
+
+    eps: given if the input is to be RMS-normalised first; the norm's gain must be in the weight. The norm only changes the
+    scale of a row, and that is taken out anyway: its root mean square is that of the rounded row, an exact sum.
+    """
+
+    def __init__(self, weight: Tensor, eps: float | None = None) -> None:
+        weight = weight.float()
+        scale = weight.abs().amax(1).clamp_min(TINY) / 127
+        self.turned = (weight / scale[:, None]).round().to(torch.int8).contiguous().t()  # (K, N), its columns in memory
+        self.scale_view = scale
+        self.scale: Array = scale.numpy()
+        self.eps = eps
+
+    def __call__(self, x: Array, work: Work) -> Array:
+        """x: float32 (M, K). Returns (M, N)."""
+        width, outs = self.turned.shape
+        rounded, codes, codes_view = work.inputs(width)
+        sums, sums_view, y, y_view = work.outputs(outs)
+        if len(x) > FEW:
+            torch.abs(torch.from_numpy(x), out=torch.from_numpy(rounded))
+        else:
+            np.abs(x, out=rounded)
+        if len(x) == 1:  # the same arithmetic as below on plain numbers, which is twice as fast for one row
+            row = rounded[0]
+            top = float(row[row.argmax()]) + TINY
+            step = 127.0 / top
+            np.multiply(x, step, out=rounded)
+            np.rint(rounded, out=rounded)
+            factor = top / 127.0 if self.eps is None else 1.0 / math.sqrt(float(row.dot(row)) / width + self.eps * step * step)
+            codes[...] = rounded
+            torch._int_mm(codes_view, self.turned, out=sums_view)
+            np.multiply(sums, self.scale, out=y, dtype=np.float32, casting="unsafe")
+            return np.multiply(y, factor, out=y)
+        view = torch.from_numpy(rounded)
+        tops = (rounded.max(1, keepdims=True) if len(x) <= FEW else view.amax(1, True).numpy()).astype(np.float64) + TINY
+        steps = 127.0 / tops
+        if len(x) <= FEW:
+            np.multiply(x, steps.astype(np.float32), out=rounded)
+            np.rint(rounded, out=rounded)
+        else:
+            torch.mul(torch.from_numpy(x), torch.from_numpy(steps.astype(np.float32)), out=view).round_()
+        if self.eps is None:
+            factors = tops / 127.0
+        else:
+            squares = np.vecdot(rounded, rounded).astype(np.float64)[:, None]
+            factors = 1.0 / np.sqrt(squares / width + self.eps * steps * steps)
+        codes[...] = rounded
+        torch._int_mm(codes_view, self.turned, out=sums_view)
+        y_view.copy_(sums_view).mul_(self.scale_view).mul_(torch.from_numpy(factors.astype(np.float32)))
+        return y
+
+
+class Plain:
+    """Weights as floats: float32, or bfloat16 where that is faster. eps as in Int8."""
+
+    def __init__(self, weight: Tensor, eps: float | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self.turned = weight.to(dtype).contiguous().t()
+        self.dtype = dtype
+        self.eps = eps
+
+    def __call__(self, x: Array, work: Work) -> Array:
+        """x: float32 (M, K). Returns (M, N)."""
+        width, outs = self.turned.shape
+        _, _, y, y_view = work.outputs(outs)
+        given = torch.from_numpy(x)
+        if self.dtype == torch.float32:
+            torch.mm(given, self.turned, out=y_view)
+        else:
+            y_view.copy_(given.to(self.dtype) @ self.turned)
+        if self.eps is not None:
+            np.multiply(y, 1.0 / np.sqrt(np.vecdot(x, x)[:, None] / np.float32(width) + np.float32(self.eps)), out=y)
+        return y
+
+
+def matrix(weight: Tensor, kind: Kind, eps: float | None = None) -> Matrix:
+    """A weight (N, K) in the given kind."""
+    if kind == "int8":
+        return Int8(weight, eps)
+    return Plain(weight, eps, torch.bfloat16 if kind == "bf16" else torch.float32)
+
+
+class Head:
+    """The output rows of some ids. ids: int64 (N,), in the order of the scores; place: id -> its position, or -1."""
+
+    def __init__(self, weight: Tensor, ranges: Ranges, kind: Kind, eps: float) -> None:
+        self.ids: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
+        self.place: NDArray[np.int64] = np.full(len(weight), -1)
+        self.place[self.ids] = np.arange(len(self.ids))
+        rows = weight[ranges[0][0] : ranges[0][1]] if len(ranges) == 1 else weight[torch.from_numpy(self.ids)]
+        self.matrix = matrix(rows, kind, eps)
+
+
+class Layer:
+    """One transformer layer, packed: three projections in one matrix, gate and up in another, both with their norm's gain."""
+
+    def __init__(self, block: Any, kind: Kind, eps: float, heads: int, groups: int, width: int) -> None:
+        attention, feed = block.self_attn, block.mlp
+        pairs = torch.arange(width).view(2, width // 2).t().reshape(-1)  # rotary halves (0, E/2), (1, E/2+1), ... side by side
+        query = attention.q_proj.weight.unflatten(0, (heads, width))[:, pairs].flatten(0, 1) * width**-0.5
+        key = attention.k_proj.weight.unflatten(0, (groups, width))[:, pairs].flatten(0, 1)
+        gain, later_gain = block.input_layernorm.weight, block.post_attention_layernorm.weight
+        self.qkv = matrix(torch.cat([query, key, attention.v_proj.weight]) * gain, kind, eps)
+        self.out = matrix(attention.o_proj.weight, kind)
+        self.gate_up = matrix(torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * later_gain, kind, eps)
+        self.down = matrix(feed.down_proj.weight, kind)
+
+
+class Fast:
+    """Packed weights of a Llama. Read-only but for the work spaces of run(): one thread at a time may be in it."""
+
+    unit = BLOCK
+    block = BLOCK
+
+    @torch.no_grad()
+    def __init__(self, model: Llama, kind: Kind = "int8") -> None:
+        config = model.config
+        self.config, self.kind = config, kind
+        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.layers = [
+            Layer(block, kind, config.rms_norm_eps, self.heads, self.groups, self.width) for block in model.model.layers
+        ]
+        self.embedding: Array = model.model.embed_tokens.weight.detach().float().numpy()
+        self._rows = (model.head.detach() * model.model.norm.weight.detach()).float()
+        cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), self.width, config.rope_theta)
+        half = self.width // 2
+        self.turns = torch.complex(cos[:, :half], sin[:, :half])[:, None]  # (positions, 1, E/2)
+        self._heads: dict[Ranges, Head] = {}
+        self._work: dict[int, Work] = {}
+        self._looks = torch.empty(2, 0)
+
+    def cache(self, capacity: int) -> Cache:
+        """An empty cache."""
+        return Cache(self.config, capacity, torch.float32, "cpu")
+
+    def clear(self) -> None:
+        """Forget the heads made so far."""
+        self._heads.clear()
+
+    def head(self, ranges: Ranges) -> Head:
+        """The head of these ids; made once, for a grammar has few states."""
+        found = self._heads.get(ranges)
+        if found is None:
+            if sum(len(head.ids) for head in self._heads.values()) > 4 * len(self._rows):
+                self._heads.clear()
+            found = self._heads[ranges] = Head(self._rows, ranges, self.kind, self.config.rms_norm_eps)
+        return found
+
+    def scores(self, row: Array, head: Head) -> Array:
+        """Scores of a head's ids after one row of run(), float32 (D,). Returns float32 (N,)."""
+        return head.matrix(row[None], Work(1))[0]
+
+    def _space(self, rows: int) -> Work:
+        found = self._work.get(rows)
+        if found is None:
+            found = Work(rows, self._space(BLOCK) if FEW < rows < BLOCK else None)
+            if rows <= FEW or rows == BLOCK:
+                self._work[rows] = found
+        return found
+
+    def _scratch(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Two buffers for the scores of attention."""
+        size = math.prod(shape)
+        if self._looks.shape[1] < size:
+            self._looks = torch.empty(2, 2 * size)
+        first, second = self._looks[:, :size].view(2, *shape)
+        return first, second
+
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
+        """Continue caches by ids: any number of ids for each of the caches, which must differ. The caches' ids are extended.
+
+        Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() takes them.
+        """
+        ids = [number for piece, _ in pieces for number in piece]
+        count = len(ids)
+        work = self._space(count)
+        starts = [len(cache.ids) for _, cache in pieces]
+        ends = np.cumsum([len(piece) for piece, _ in pieces]).tolist()
+        x = self.embedding[ids]
+        if count == 1:
+            turns = self.turns[starts[0] : starts[0] + 1]
+        else:
+            turns = torch.cat([self.turns[at : at + len(piece)] for at, (piece, _) in zip(starts, pieces, strict=True)])
+        views = [cache.views() for _, cache in pieces]
+        mixed = np.empty((count, self.heads * self.width), np.float32)
+        for number, layer in enumerate(self.layers):
+            last = number == len(self.layers) - 1  # of the last layer only each piece's last row is wanted, and all keys and values
+            y = layer.qkv(x, work)
+            turned = torch.from_numpy(y[:, : (self.heads + self.groups) * self.width].view(np.complex64))
+            turned.view(count, self.heads + self.groups, -1).mul_(turns)
+            row = 0
+            for end, start, view in zip(ends, starts, views, strict=True):
+                self._keep(y[row:end], start, view[number])
+                first = end - 1 if last else row
+                self._attend(y[first:end], mixed[first:end], start + first - row, view[number])
+                row = end
+            if last and len(pieces) < count:
+                rows = np.asarray(ends) - 1
+                x, mixed, work = x[rows], mixed[rows], self._space(len(pieces))
+            x += layer.out(mixed, work)
+            y = layer.gate_up(x, work)
+            gate, up = work.outputs(y.shape[1])[3].chunk(2, dim=1)
+            x += layer.down(torch.mul(F.silu(gate), up).numpy(), work)
+        for piece, cache in pieces:
+            cache.ids += piece
+        return x
+
+    def _keep(self, y: Array, start: int, view: View) -> None:
+        """Put the keys and values of one session's new rows, in y (T, (H + 2G) E), into its cache."""
+        inner, size, count = self.heads * self.width, self.groups * self.width, len(y)
+        for part, plane in enumerate(view[:2]):
+            new = y[:, inner + part * size : inner + (part + 1) * size].reshape(count, self.groups, self.width)
+            if count == 1:
+                plane[:, start] = new[0]
+            else:
+                plane[:, start : start + count] = new.swapaxes(0, 1)
+
+    def _attend(self, y: Array, mixed: Array, start: int, view: View) -> None:
+        """Attention of consecutive rows of one session, the first at position `start`: from y (T, (H + 2G) E) into mixed (T, H E)."""
+        _, _, keys, values = view
+        groups, width, count = self.groups, self.width, len(y)
+        end = start + count
+        keys, values = keys.narrow(2, 0, end), values.narrow(1, 0, end)
+        if count == 1:
+            query = torch.from_numpy(y[0, : self.heads * width].reshape(groups, -1, width))
+            torch.bmm(torch.bmm(query, keys).softmax(-1), values, out=torch.from_numpy(mixed[0].reshape(groups, -1, width)))
+            return
+        rows = y[:, : self.heads * width].reshape(count, groups, -1, width)
+        query = torch.from_numpy(rows.transpose(1, 2, 0, 3).reshape(groups, -1, width))
+        looks, shares = self._scratch((groups, query.shape[1], end))
+        torch.bmm(query, keys, out=looks)
+        looks.unflatten(1, (-1, count))[..., start:] += torch.full((count, count), -math.inf).triu_(1)
+        torch.softmax(looks, -1, out=shares)
+        found = torch.bmm(shares, values).unflatten(1, (-1, count))
+        mixed[...] = found.permute(2, 0, 1, 3).reshape(count, -1).numpy()
