@@ -209,7 +209,8 @@ class Chat:
     ) -> Chat:
         """Load the vocabulary and language model of a family (default: the shipped one). Raises UserError, BadCheckpoint.
 
-        quantize: none, 8bit or 4bit; None: as the card's preset says, and of the small family what is right and quick here. vram: a preset of memory.PRESETS; None: the card's own.
+        quantize: none, 8bit or 4bit; None: as the card's preset says, and for the small family what is right and quick here.
+        vram: a preset of memory.PRESETS; None: the card's own.
         """
         from anygpt_demo import memory
         from anygpt_demo.checkpoints import MINI, Family
