@@ -144,7 +144,7 @@ class Feeder:
     @property
     def coded(self) -> bool:
         """Whether there are codes to train the decoder from."""
-        return any(home.coded(clip) for home in self.sets.values() for clip in home.clips[:1])
+        return any(self.sets[clip.set].coded(clip) for pool in self.pools for clip in pool)
 
 
 class Student(nn.Module):
@@ -299,6 +299,7 @@ class Trainer:
         if due == "decoder":
             self.freeze()
             self.optimizer = self.new_optimizer()
+            self.run.save(self.state())  # a resumed run must not freeze another encoder
 
     @torch.no_grad()
     def start_codebooks(self) -> None:
