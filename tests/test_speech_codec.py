@@ -47,11 +47,37 @@ def test_a_frame_per_320_samples(codec: SpeechCodec, samples: int) -> None:
     assert len(codec.decode(codes).samples) == 320 * len(codes)
 
 
-def test_stream_joined_equals_decode(codec: SpeechCodec) -> None:
-    codes = codec.encode(sound(4000))
+@pytest.mark.parametrize("frames", [1, 20, 33, 34, 120])
+def test_streamed_pieces_joined_equal_the_whole(codec: SpeechCodec, frames: int) -> None:
+    codes = np.random.default_rng(frames).integers(0, 32, (frames, 1))
     pieces = [piece.samples for piece in codec.stream(iter(codes))]
-    np.testing.assert_array_equal(np.concatenate(pieces), codec.decode(codes).samples)
+    whole = codec.decode(codes).samples
+    assert len(np.concatenate(pieces)) == len(whole) and np.abs(np.concatenate(pieces) - whole).max() < 1e-5
+    assert frames < 34 or len(pieces) >= 2
     assert not list(codec.stream(iter([])))
+
+
+def test_a_streamed_voice_is_one_line_of_codes_and_repeatable() -> None:
+    from anygpt_demo.models.soundstorm import SoundStorm
+
+    torch.manual_seed(0)
+    small = {"codebook_size": 32, "num_quantizers": 7, "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8}}
+    codec = SpeechCodec(SpeechTokenizer(TINY).eval(), SoundStorm(small).eval(), steps=2)
+    codes = np.random.default_rng(1).integers(0, 32, (90, 1))
+    streamer, fed, pieces = codec.streamer(seed=3), [], []
+    inner = streamer.wave.feed
+    streamer.wave.feed = lambda frame: fed.append(frame) or inner(frame)
+    for frame in codes:
+        pieces += streamer.feed(frame)
+    assert pieces, "the beginning is heard before the end is known"
+    pieces += streamer.finish()
+    levels = torch.from_numpy(np.stack(fed).T[:, None])
+    with torch.inference_mode():
+        whole = codec.tokenizer.decode(levels)[0, 0].clip(-1, 1).numpy()
+    joined = np.concatenate([piece.samples for piece in pieces])
+    assert np.array_equal(np.stack(fed)[:, 0], codes[:, 0]) and np.abs(joined - whole).max() < 1e-5
+    again = np.concatenate([piece.samples for piece in codec.stream(iter(codes), seed=3)])
+    assert np.array_equal(joined, again)
 
 
 def test_another_rate_is_refused(codec: SpeechCodec) -> None:

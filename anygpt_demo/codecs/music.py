@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import EncodecModel
 
     from anygpt_demo.checkpoints import Family
+    from anygpt_demo.codecs.wave import WaveStream
 
 MODALITY = Modality(
     name="music",
@@ -31,8 +32,6 @@ MODALITY = Modality(
 )
 HOP = 640  # samples of one frame
 PIECE = 25  # frames of one streamed piece: half a second
-AHEAD = 3  # frames after frame t that the first convolution of the decoder sees
-MARGIN = 5  # frames on either side of frame t that the layers above the decoder's LSTM see
 
 
 @dataclass(frozen=True)
@@ -79,33 +78,19 @@ class MusicCodec:
         """wav: float (1, 1, n)."""
         return Audio(np.clip(wav[0, 0].float().cpu().numpy(), -1.0, 1.0), int(self.modality.sample_rate_hz or 0))
 
+    def streamer(self, *, voice: Voice | None = None, seed: int = 0) -> WaveStream:
+        """Decodes frames as they come: pieces of half a second, 8 frames behind the codes. Joined they equal decode() within 1e-5."""
+        from anygpt_demo.codecs.wave import WaveStream
+
+        def vectors(codes: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.model.quantizer.decode(codes.T[:, None].to(self.device))
+            return found
+
+        return WaveStream(vectors, self.model.decoder.layers, HOP, int(self.modality.sample_rate_hz or 0), PIECE, PIECE)
+
     def stream(self, codes: Iterable[np.ndarray], *, voice: Voice | None = None, seed: int = 0) -> Iterator[Audio]:
-        """Pieces of half a second, 8 frames behind the codes. Joined they equal decode() within 1e-5.
-
-        The decoder's LSTM remembers everything before a frame, so its cheap part (50 steps a second) runs again over all frames;
-        the convolutions above it, nearly all of the work, see only MARGIN frames and run on each piece alone.
-        """
-        frames: list[np.ndarray] = []
-        done = 0
+        """The pieces of streamer() for codes that arrive one by one."""
+        streamer = self.streamer()
         for frame in codes:
-            frames.append(np.asarray(frame, np.int64))
-            if len(frames) >= done + PIECE + AHEAD + MARGIN:
-                yield self._piece(frames, done, done + PIECE)
-                done += PIECE
-        if done < len(frames):
-            yield self._piece(frames, done, len(frames))
-
-    def _piece(self, frames: list[np.ndarray], first: int, last: int) -> Audio:
-        """Samples of frames first..last-1; more frames may be known, and the block may go on after them."""
-        import torch
-
-        ended = last == len(frames)
-        with torch.inference_mode():
-            levels = torch.from_numpy(np.stack(frames)).T[:, None].to(self.device)
-            layers = self.model.decoder.layers
-            hidden = layers[1](layers[0](self.model.quantizer.decode(levels)))
-            start, stop = max(0, first - MARGIN), len(frames) if ended else last + MARGIN
-            hidden = hidden[..., start:stop]
-            for layer in layers[2:]:
-                hidden = layer(hidden)
-        return self._audio(hidden[..., (first - start) * HOP : (last - start) * HOP])
+            yield from streamer.feed(frame)
+        yield from streamer.finish()
