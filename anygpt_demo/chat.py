@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anygpt_demo import codecs as registry
 from anygpt_demo import protocol
+from anygpt_demo.ahead import Ahead, Halt
 from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadText, ModelFault, UserError
@@ -122,6 +124,18 @@ class Made:
 
 
 @dataclass(frozen=True, eq=False)
+class Piece:
+    """A piece of a sound that is still being made. Joined, the pieces are the sound of the Made that follows.
+
+    start_s: where it begins in the sound, in seconds.
+    """
+
+    modality: str
+    media: Audio
+    start_s: float
+
+
+@dataclass(frozen=True, eq=False)
 class Kept:
     """A picture or sound of an earlier reply that this one begins with."""
 
@@ -166,7 +180,7 @@ class Finished:
     human: Turn | None = None
 
 
-Update = Stage | Words | Progress | Preview | Made | Kept | Card | Note | Finished
+Update = Stage | Words | Progress | Preview | Piece | Made | Kept | Card | Note | Finished
 
 
 def read_file(vocabulary: Vocabulary, modality: str, data: bytes) -> tuple[Media, list[str]]:
@@ -336,6 +350,48 @@ def _keep(conversation: Conversation, label: str, media: Media, generated: bool 
     return conversation.journal.save(label, suffix, data)
 
 
+class _Sound:
+    """A sound that is decoded while its codes come. A fault ends it quietly: the codes can still be decoded as a whole."""
+
+    def __init__(self, name: str, streamer: Any) -> None:
+        self.name, self.streamer = name, streamer
+        self.frames = 0
+        self.pieces: list[Audio] = []
+        self.failed = False
+
+    def feed(self, frames: Iterable[Sequence[int] | np.ndarray]) -> Iterator[Piece]:
+        """Frames of codes to the pieces that they complete."""
+        import numpy as np
+
+        for frame in frames:
+            self.frames += 1
+            yield from self._told(lambda frame=frame: self.streamer.feed(np.asarray(frame)))  # type: ignore[misc]
+
+    def finish(self) -> Iterator[Piece]:
+        """The rest."""
+        yield from self._told(lambda: self.streamer.finish())
+
+    def _told(self, work: Callable[[], list[Audio]]) -> Iterator[Piece]:
+        if self.failed:
+            return
+        try:
+            found = work()
+        except Exception:  # the border to the codecs
+            log.exception("the %s codec failed on the way", self.name)
+            self.failed = True
+            return
+        for audio in found:
+            start = sum(piece.seconds for piece in self.pieces)
+            self.pieces.append(audio)
+            yield Piece(self.name, audio, start)
+
+    def joined(self) -> Audio:
+        """The whole sound."""
+        import numpy as np
+
+        return Audio(np.concatenate([piece.samples for piece in self.pieces]), self.pieces[0].rate_hz)
+
+
 class _Reply:
     """The state of one reply while it is being made."""
 
@@ -352,6 +408,7 @@ class _Reply:
         self.chat, self.conversation, self.voice, self.seed, self.settings, self.stop = chat, conversation, voice, seed, settings, stop
         self.opening = opening or Opening()
         self.one_block = False  # end when a block closes
+        self.sound: _Sound | None = None  # the sound whose codes are being written
         self.parts: list[Part] = []
         self.words: list[str] = []
         self.heard: list[str] | None = None
@@ -483,16 +540,20 @@ class _Reply:
                 self.conversation.cache = keep()
             options["cache"] = self.conversation.cache
         try:
-            generation = self.chat.engine.generate([*prompt, *given], grammar, seed=self.seed, stop=self.stop, max_new=budget, **options)
-            for number in generation:
-                self.tokens += 1
-                self.times["first_token"] = self.times["first_token"] or self._since()
-                for event in parser.feed(number):
-                    yield from self._take(event)
-                    if self.one_block and isinstance(event, protocol.BlockClosed):
-                        self.reason = "eos"
-                        return
-            self.reason = str(generation.reason or "budget")
+            halt = Halt(self.stop)
+            generation = self.chat.engine.generate([*prompt, *given], grammar, seed=self.seed, stop=halt, max_new=budget, **options)
+            with closing(Ahead(generation, halt).ids()) as numbers:
+                for number in numbers:
+                    if self.stop.is_set():
+                        break
+                    self.tokens += 1
+                    self.times["first_token"] = self.times["first_token"] or self._since()
+                    for event in parser.feed(number):
+                        yield from self._take(event)
+                        if self.one_block and isinstance(event, protocol.BlockClosed):
+                            self.reason = "eos"
+                            return
+            self.reason = "stop" if self.stop.is_set() else str(generation.reason or "budget")
         except UserError as error:
             self.conversation.cache = None
             yield Card(error)
@@ -546,19 +607,46 @@ class _Reply:
         elif isinstance(event, protocol.BlockOpened):
             self._close_words()
             yield Progress(event.modality, 0, self._total(event.modality))
+            self._listen(event.modality)
         elif isinstance(event, protocol.BlockProgress):
             layers = self.chat.vocabulary.ranges[event.modality].modality.layers
             yield Progress(event.modality, event.frames * layers, self._total(event.modality))
+            if self.sound is not None:
+                yield from self.sound.feed([event.frame])
         elif isinstance(event, protocol.BlockClosed):
             yield from self._decode(event)
         elif isinstance(event, protocol.BlockDropped):
             yield Note(f"An unfinished {event.modality} was left out.")
 
-    def _media(self, name: str, codes: np.ndarray) -> Iterator[Media]:
-        """A picture as it forms, anything else at once; the last one counts. A stopped picture stays as rough as it is."""
+    def _codec(self, name: str) -> tuple[Codec, int]:
+        """The codec of the part that comes next, and its seed."""
         rendering = self.settings.rendering
-        codec = registry.tune(self.chat.codec(name, "decode"), rendering)
         seed = self.seed + len(self.parts) if rendering.seed is None else rendering.seed
+        return registry.tune(self.chat.codec(name, "decode"), rendering), seed
+
+    def _listen(self, name: str) -> None:
+        """Begin to decode a sound whose codes will come. If that fails, it is tried again when all codes are there."""
+        self.sound = None
+        if self.chat.vocabulary.ranges[name].modality.kind != "audio":
+            return
+        try:
+            codec, seed = self._codec(name)
+            if hasattr(codec, "streamer"):
+                self.sound = _Sound(name, codec.streamer(voice=self.voice, seed=seed))
+        except Exception:  # the border to the codecs, as in _decode(), which reports it
+            log.exception("the %s codec cannot begin", name)
+
+    def _media(self, name: str, codes: np.ndarray) -> Iterator[Media | Piece]:
+        """A picture as it forms, a sound in pieces or at once; the last one counts. A stopped picture stays as rough as it is."""
+        if self.sound is None and self.chat.vocabulary.ranges[name].modality.kind == "audio":
+            self._listen(name)  # in one way always: equal codes give equal sounds
+        if self.sound is not None:
+            yield from self.sound.feed(codes[self.sound.frames :])
+            yield from self.sound.finish()
+            if not self.sound.failed:
+                yield self.sound.joined()
+                return
+        codec, seed = self._codec(name)
         previews = getattr(codec, "previews", None)
         if previews is None:
             yield codec.decode(codes, voice=self.voice, seed=seed)
@@ -584,7 +672,11 @@ class _Reply:
         start = time.perf_counter()
         try:
             media: Media | None = None
-            for step, media in enumerate(self._media(name, event.codes), 1):
+            for step, found in enumerate(self._media(name, event.codes), 1):
+                if isinstance(found, Piece):
+                    yield found
+                    continue
+                media = found
                 if isinstance(media, Picture):
                     yield Preview(name, media, step)
             assert media is not None
@@ -602,12 +694,14 @@ class _Reply:
             self.times["decode"] += seconds
             part = MediaPart(name, event.codes, file)
             self.parts.append(part)
+            self.sound = None
             folder = self.conversation.journal.folder if self.conversation.journal is not None else None
             if event.forced:
                 yield Note(f"The {name} was cut short.")
             yield Made(part, media, seconds, folder / file if folder is not None and file is not None else None)
             return
         self.parts.append(MediaPart(name, event.codes))
+        self.sound = None
         yield Card(failure, name)
 
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Note, Preview, Progress, Settings, Stage, Words, read_file
+from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Note, Piece, Preview, Progress, Settings, Stage, Words, read_file
 from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart
 from anygpt_demo.errors import BadAudio, UserError
 from anygpt_demo.media import Audio, Picture, Voice
@@ -367,3 +367,77 @@ def test_a_picture_forms_and_stays_as_it_is_when_stopped(vocabulary, make):
         if isinstance(update, Made):
             shown.append(int(update.media.rgb[0, 0, 0]))
     assert shown == [1]
+
+
+class Running(Plain):
+    """A codec that decodes sounds two frames at a time; codes of 15 make it fail on the way."""
+
+    def streamer(self, *, voice=None, seed=0):
+        return Streamer(self)
+
+
+class Streamer:
+    def __init__(self, codec):
+        self.codec, self.frames = codec, []
+
+    def feed(self, frame):
+        if frame[0] == 15:
+            raise RuntimeError("secret")
+        self.frames.append(frame)
+        return self.finish() if len(self.frames) == 2 else []
+
+    def finish(self):
+        frames, self.frames = self.frames, []
+        return [self.codec.decode(np.stack(frames))] if frames else []
+
+
+@pytest.mark.parametrize("value", [3, 15])
+def test_a_sound_is_heard_before_its_last_code(vocabulary, value):
+    reply = written(vocabulary, " listen ", block(vocabulary, "music", value), " bye")
+    chat = Chat(vocabulary, Script(reply), lambda name: Running(vocabulary.ranges[name].modality))
+    updates = list(chat.reply(Conversation(), Message("play")))
+    pieces = [update for update in updates if isinstance(update, Piece)]
+    (made,) = [update for update in updates if isinstance(update, Made)]
+    assert len(made.media.samples) == 5 * 320 and updates[-1].turn.text.split() == ["listen", "bye"]
+    if value == 15:
+        assert not pieces
+        return
+    assert [piece.start_s for piece in pieces] == pytest.approx([0.0, 0.02, 0.04]) and pieces[0].modality == "music"
+    assert np.array_equal(np.concatenate([piece.media.samples for piece in pieces]), made.media.samples)
+    order = kinds(updates)
+    assert order.index("Piece") < len(order) - 1 - order[::-1].index("Progress")
+
+
+def test_the_model_writes_on_while_a_picture_is_decoded(vocabulary):
+    reached = threading.Event()
+
+    class Slow(Plain):
+        def decode(self, codes, *, voice=None, seed=0):
+            assert reached.wait(5), "the model waited for the picture"
+            return super().decode(codes, voice=voice, seed=seed)
+
+    class Telling(Reading):
+        def __iter__(self):
+            yield from super().__iter__()
+            reached.set()
+
+    class Engine:
+        context = 4096
+
+        def generate(self, ids, grammar, *, seed, stop, max_new):
+            return Telling(written(vocabulary, " see ", block(vocabulary, "image"), " bye"), grammar, stop, max_new)
+
+    chat = Chat(vocabulary, Engine(), lambda name: Slow(vocabulary.ranges[name].modality))
+    updates = list(chat.reply(Conversation(), Message("draw")))
+    shown = [update.text if isinstance(update, Words) else "+" for update in updates if isinstance(update, Words | Made)]
+    assert "".join(shown) == "see+bye"
+
+
+def test_who_leaves_early_leaves_no_thread_behind(vocabulary, make):
+    chat = make(written(vocabulary, " hello there ", block(vocabulary, "music", frames=100)))
+    updates = chat.reply(Conversation(), Message("play"))
+    for update in updates:
+        if isinstance(update, Progress) and update.codes == 40:
+            break
+    updates.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "writer"]

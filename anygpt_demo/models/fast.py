@@ -208,6 +208,7 @@ class Fast:
         self._heads: dict[Ranges, Head] = {}
         self._work: dict[int, Work] = {}
         self._looks = torch.empty(2, 0)
+        self._threads = torch.get_num_threads()
 
     def cache(self, capacity: int) -> Cache:
         """An empty cache."""
@@ -249,8 +250,19 @@ class Fast:
     def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
         """Continue caches by ids: any number of ids for each of the caches, which must differ. The caches' ids are extended.
 
-        Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() takes them.
+        Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() takes them. A few rows are computed
+        by one thread: handing such small work to others costs more than it saves, and the other core has media to decode.
         """
+        few = len(pieces) == sum(len(piece) for piece, _ in pieces) and self._threads > 1
+        if few:
+            torch.set_num_threads(1)
+        try:
+            return self._run(pieces)
+        finally:
+            if few:
+                torch.set_num_threads(self._threads)
+
+    def _run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
         ids = [number for piece, _ in pieces for number in piece]
         count = len(ids)
         work = self._space(count)
