@@ -190,6 +190,16 @@ def fetch(options: argparse.Namespace) -> int:
     return 0
 
 
+def rehearse(options: argparse.Namespace) -> int:
+    """Random checkpoints of the official sizes all the way to a reply."""
+    from anygpt_demo.rehearse import Plan, run, table
+
+    facts = ("scale", "device", "quantize", "vram", "picture_steps", "threads")
+    plan = Plan(options.dir, **{name: getattr(options, name) for name in facts})
+    say(table(run(plan, say, options.keep)))
+    return 0
+
+
 def task(options: argparse.Namespace) -> int:
     """One task of the base model: text or a media file in, text or a media file out."""
     from anygpt_demo.chat import read_file, write_file
@@ -321,6 +331,17 @@ def arguments() -> argparse.ArgumentParser:
     added.add_argument("--out", type=Path, metavar="DIR", help="the new family (default: checkpoints/NAME)")
     added.add_argument("--skip", action="append", metavar="ROLE", help="a component to leave out, e.g. unclip")
     added.add_argument("--keep-downloads", action="store_true", help="do not delete what was downloaded")
+    about = "rehearse the official weights with random numbers: write, fetch, convert, quantize, one turn per modality"
+    added = commands.add_parser("rehearse", help=about, description=about)
+    added.set_defaults(function=rehearse)
+    added.add_argument("--dir", type=Path, required=True, metavar="DIR", help="scratch folder; the full scale takes about 60 GB")
+    added.add_argument("--scale", choices=["tiny", "full"], default="full")
+    added.add_argument("--device", default="cpu", help="cpu or cuda")
+    added.add_argument("--quantize", choices=["4bit", "8bit", "none"], default="4bit")
+    added.add_argument("--vram", type=int, choices=[8, 12, 16, 24], default=8, help="GB of memory to stay within, as for a card")
+    added.add_argument("--picture-steps", type=int, default=1, metavar="N", help="steps of unCLIP (official: 20)")
+    added.add_argument("--threads", type=int, default=2, help="CPU threads")
+    added.add_argument("--keep", action="store_true", help="leave the random checkpoints and the family in the folder")
     command("doctor", doctor, "check programs, packages and model files")
     for name, function, table, about in (
         ("synth", synth, [*KINDS, "all"], "make training data"),

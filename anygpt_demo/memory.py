@@ -44,6 +44,15 @@ VAE: Mapping[str, Any] = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
 }
+WORDS: Mapping[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+    "projection_dim": 512,
+}
 SPEECH: Mapping[str, Any] = {
     "n_filters": 64,
     "strides": [8, 5, 4, 2],
@@ -145,8 +154,7 @@ def _pictures() -> Iterator[Size]:
     yield Size("SEED-2, drawing pictures", "on use", _count(seed) - reading, 2)
     yield Size("unCLIP UNet", "on use", _count(UNet2DConditionModel(block_out_channels=(320, 640, 1280, 1280), **UNET)), 2)
     yield Size("unCLIP VAE", "on use", _count(AutoencoderKL(**VAE)), 2)
-    words = CLIPTextConfig(vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16)
-    yield Size("unCLIP text encoder", "never", _count(CLIPTextModel(words)), 2)
+    yield Size("unCLIP text encoder", "never", _count(CLIPTextModel(CLIPTextConfig(**WORDS))), 2)
     sight = CLIPVisionConfig(
         hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14, projection_dim=1024
     )

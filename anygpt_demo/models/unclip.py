@@ -145,8 +145,10 @@ class UnclipDecoder:
         hush()
         from diffusers import StableUnCLIPImg2ImgPipeline
         from diffusers.utils.logging import disable_progress_bar
+        from transformers.utils.logging import set_verbosity_error
 
         disable_progress_bar()
+        set_verbosity_error()  # of parts that are not used
         dtype = torch.float32 if device == "cpu" else torch.float16
         found = cached_prompt(folder)
         if found is not None:
