@@ -200,7 +200,7 @@ class Noise:
         with path.open("wb") as file:
             for number in range(math.ceil(self.size / len(values))):
                 scale = 0.02 * (1 + number % 7 / 10)
-                file.write(memoryview((scale * values).astype(self.dtype)).cast("B"))
+                (scale * values).astype(self.dtype).tofile(file)
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
         """An array of that shape, mapped: memory is used for what is being read."""
@@ -239,7 +239,7 @@ def write_safetensors(path: Path, spec: Spec, noise: Mapping[str, Noise]) -> Non
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, array in arrays(spec, noise):
-            file.write(memoryview(array.reshape(-1)).cast("B"))
+            array.tofile(file)
 
 
 def write_pickle(path: Path, spec: Spec, noise: Mapping[str, Noise]) -> None:
@@ -272,7 +272,8 @@ def files(scale: Scale, kind: str = "chat") -> dict[str, tuple[str, Spec]]:
     from anygpt_demo.models.speechtokenizer import SpeechTokenizer
 
     llm = LlamaConfig(**{**scale.llm, "vocab_size": vocabulary_size(scale)})
-    old = {f"model.layers.{number}.self_attn.rotary_emb.inv_freq": ((llm.head_dim // 2,), "float32") for number in range(llm.num_hidden_layers)}
+    buffer = ((llm.head_dim // 2,), "float32")  # which older files hold and nobody reads
+    old = {f"model.layers.{number}.self_attn.rotary_emb.inv_freq": buffer for number in range(llm.num_hidden_layers)}
     seed = spec_of(lambda: SeedTokenizer(SeedConfig.from_json(scale.seed)))
     head = "visual_encoder."
     vit = {key.removeprefix(head): (shape, "float16") for key, (shape, _) in seed.items() if key.startswith(head)}

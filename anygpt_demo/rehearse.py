@@ -396,21 +396,22 @@ def check_disk(plan: Plan) -> None:
 
 
 def run(plan: Plan, say: Say, keep: bool = False) -> dict[str, Any]:
-    """All stages. Writes report.json and report.md into the folder and returns the figures. Raises UserError.
+    """All stages. Writes report.json and report.md into the folder after each and returns the figures. Raises UserError.
 
     keep: leave the random checkpoints and the family; else they go as soon as nothing needs them.
     """
     check_disk(plan)
     rows: list[Row] = []
+    figures: dict[str, Any] = {}
     for stage in STAGES:
         if stage == "quantize" and plan.quantize == "none":
             continue
         rows += run_stage(stage, plan, say)
         if stage == "fetch" and not keep:
             shutil.rmtree(plan.official)
+        figures = report(plan, rows)
+        write_json(plan.folder / "report.json", figures)
+        (plan.folder / "report.md").write_text(table(figures) + "\n", encoding="utf-8")
     if not keep:
         shutil.rmtree(plan.family)
-    figures = report(plan, rows)
-    write_json(plan.folder / "report.json", figures)
-    (plan.folder / "report.md").write_text(table(figures) + "\n", encoding="utf-8")
     return figures

@@ -2,71 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from anygpt_demo import codecs
-from tests.tokens import write_tokenizer
+from anygpt_demo import mockup
+from anygpt_demo.checkpoints import write_json
 
-SPEECH: dict[str, Any] = {
-    "n_filters": 2,
-    "strides": [8, 5, 4, 2],
-    "dimension": 16,
-    "semantic_dimension": 12,
-    "bidirectional": True,
-    "dilation_base": 2,
-    "residual_kernel_size": 3,
-    "n_residual_layers": 1,
-    "lstm_layers": 1,
-    "activation": "Snake",
-    "codebook_size": 16,
-    "n_q": 8,
-    "sample_rate": 16000,
-}
-SOUNDSTORM: dict[str, Any] = {
-    "codebook_size": 16,
-    "num_quantizers": 7,
-    "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8},
-}
-SEED: dict[str, Any] = {
-    "vit_width": 16,
-    "vit_depth": 1,
-    "vit_heads": 2,
-    "width": 24,
-    "layers": 2,
-    "heads": 2,
-    "intermediate": 24,
-    "code_dim": 8,
-    "codebook": 32,
-    "decode_depth": 1,
-    "decode_heads": 2,
-    "image_down": [16, 8, 4],
-    "embedding": 16,
-}
-MUSIC: dict[str, Any] = {
-    "audio_channels": 1,
-    "codebook_dim": 8,
-    "codebook_size": 512,
-    "hidden_size": 8,
-    "num_filters": 2,
-    "num_lstm_layers": 1,
-    "sampling_rate": 32000,
-    "target_bandwidths": [2.2],
-    "upsampling_ratios": [8, 5, 4, 4],
-    "use_causal_conv": False,
-    "use_conv_shortcut": False,
-}
-CODEBOOKS = {"image": 32, "speech": 16, "music": 512}
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
+SCALE = mockup.tiny()
+SPEECH, SOUNDSTORM, SEED = dict(SCALE.speech), dict(SCALE.soundstorm), dict(SCALE.seed)
+MUSIC = dict(SCALE.music)
 
 
 def save(path: Path, module: nn.Module) -> dict[str, torch.Tensor]:
@@ -136,20 +83,8 @@ def write_unclip(home: Path) -> None:
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=32,
-        use_linear_projection=True,
-    ).save_pretrained(home / "unet")
-    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=8).save_pretrained(home / "vae")
+    UNet2DConditionModel(**SCALE.unet).save_pretrained(home / "unet")
+    AutoencoderKL(**SCALE.vae).save_pretrained(home / "vae")
     StableUnCLIPImageNormalizer(16).save_pretrained(home / "image_normalizer")
     PNDMScheduler(skip_prk_steps=True, steps_offset=1, prediction_type="v_prediction").save_pretrained(home / "scheduler")
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(home / "image_noising_scheduler")
@@ -180,8 +115,7 @@ def write_unclip(home: Path) -> None:
 def write_official(home: Path, kind: str = "chat") -> Path:
     """Everything, in the layout that `fetch --from` takes."""
     torch.manual_seed(0)
-    facts = [dataclasses.replace(item, codebook=CODEBOOKS[item.name]) for item in codecs.modalities()]
-    tokens = write_tokenizer(home / "anygpt" / kind, facts)
+    tokens = mockup.write_tokenizer(home / "anygpt" / kind, mockup.facts(SCALE))
     vocab = max(json.loads((tokens / "added_tokens.json").read_text(encoding="utf-8")).values()) + 1
     write_llm(tokens, vocab)
     write_seed(home / "seed-tokenizer-2")
