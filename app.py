@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory(prefix="anygpt-cache-") as cache:  # uploads and shown files go when the server ends
+        os.environ.setdefault("GRADIO_TEMP_DIR", cache)
+        return _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> int:
     from anygpt_demo import ui
     from anygpt_demo.errors import UserError
 

@@ -24,6 +24,7 @@ from anygpt_demo.errors import BadText, ModelFault, UserError
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.media import Audio, Picture, Voice, read_audio, read_picture, write_png, write_wav
 from anygpt_demo.vocabulary import Vocabulary
+from anygpt_demo.watermark import embed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,10 +198,10 @@ def read_file(vocabulary: Vocabulary, modality: str, data: bytes) -> tuple[Media
 
 
 def write_file(media: Media, generated: bool = True) -> tuple[bytes, str]:
-    """Media as a file, marked if generated: bytes and suffix."""
+    """Media as a file: bytes and suffix. Generated media say so in their metadata, and sound also inaudibly."""
     if isinstance(media, Picture):
         return write_png(media, ai_generated=generated), ".png"
-    return write_wav(media, ai_generated=generated), ".wav"
+    return write_wav(embed(media) if generated else media, ai_generated=generated), ".wav"
 
 
 class Chat:

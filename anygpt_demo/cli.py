@@ -239,6 +239,33 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if any(row.state == "missing" for row in rows) else 0
 
 
+def replay(options: argparse.Namespace) -> int:
+    """Make the replies of a saved chat again and say whether their ids are the same."""
+    from anygpt_demo import archive
+    from anygpt_demo.terminal import open_chat, read_bytes
+
+    loaded = open_chat(options)
+    found = archive.unpack(read_bytes(options.file), loaded.vocabulary)
+    if found.model != loaded.model:
+        say(f"The chat was made with other weights ({found.family}, {found.model[:12]}; here {loaded.model[:12]}): replies will differ.")
+    results = []
+    for item in archive.replay(found, loaded):
+        results.append(item.state)
+        say(f"reply {item.turn + 1:3}: {item.state:9} {item.cause or f'{item.ids} ids'}")
+    say(f"{results.count('same')} of {len(results)} replies have the same ids.")
+    return 1 if "different" in results else 0
+
+
+def talk(options: argparse.Namespace) -> int:
+    """Push-to-talk in the terminal."""
+    return int(call("anygpt_demo.talk:run")(options))
+
+
+def desktop(options: argparse.Namespace) -> int:
+    """The page in a window of its own."""
+    return int(call("anygpt_demo.desktop:run")(options))
+
+
 def version(options: argparse.Namespace) -> int:
     """The version of the project."""
     say(__version__)
@@ -342,6 +369,14 @@ def arguments() -> argparse.ArgumentParser:
     added.add_argument("--picture-steps", type=int, default=1, metavar="N", help="steps of unCLIP (official: 20)")
     added.add_argument("--threads", type=int, default=2, help="CPU threads")
     added.add_argument("--keep", action="store_true", help="leave the random checkpoints and the family in the folder")
+    command("replay", replay, "make the replies of a saved chat again and compare their ids").add_argument("file", type=Path, metavar="ZIP")
+    added = command("talk", talk, "talk with the microphone and loudspeaker of this computer")
+    added.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice that replies speak in")
+    added.add_argument("--out", type=Path, metavar="DIR", help="where media go (default: a new folder in sessions)")
+    added.add_argument("--devices", action="store_true", help="list microphones and loudspeakers, and leave")
+    added.add_argument("--device-in", type=int, metavar="N", help="number of the microphone")
+    added.add_argument("--device-out", type=int, metavar="N", help="number of the loudspeaker")
+    command("desktop", desktop, "the page in a window of its own, or in the browser").add_argument("--port", type=int)
     command("doctor", doctor, "check programs, packages and model files")
     for name, function, table, about in (
         ("synth", synth, [*KINDS, "all"], "make training data"),

@@ -58,15 +58,26 @@ def best_prompt(audio: Audio, seconds: float = PROMPT_S) -> Audio:
 
     A shorter recording comes back whole. Equal input gives equal output; of equally good places the first is taken.
     """
-    samples = np.asarray(audio.samples, np.float32)
+    return prompt_at(audio, best_start(audio, seconds), seconds)
+
+
+def best_start(audio: Audio, seconds: float = PROMPT_S) -> int:
+    """Where the best `seconds` begin: a sample number, 0 for a shorter recording."""
     length = round(seconds * audio.rate_hz)
-    if len(samples) > length:
-        scores = frame_scores(audio)
-        wide = max(1, min(len(scores), round(seconds / HOP_S)))
-        sums = np.convolve(scores, np.ones(wide), "valid")
-        best = int(np.argmax(sums > sums.max() - 1e-9))
-        start = min(best * round(HOP_S * audio.rate_hz), len(samples) - length)
-        samples = samples[start : start + length]
+    if len(audio.samples) <= length:
+        return 0
+    scores = frame_scores(audio)
+    wide = max(1, min(len(scores), round(seconds / HOP_S)))
+    sums = np.convolve(scores, np.ones(wide), "valid")
+    best = int(np.argmax(sums > sums.max() - 1e-9))
+    return min(best * round(HOP_S * audio.rate_hz), len(audio.samples) - length)
+
+
+def prompt_at(audio: Audio, start: int, seconds: float = PROMPT_S) -> Audio:
+    """The `seconds` from sample `start` on, or the last ones there are; peak set to 0.7."""
+    length = round(seconds * audio.rate_hz)
+    start = max(0, min(start, len(audio.samples) - length))
+    samples = np.asarray(audio.samples, np.float32)[start : start + length]
     peak = float(np.abs(samples).max(initial=0.0))
     return Audio(samples * (PEAK / peak) if peak > 1e-4 else samples.copy(), audio.rate_hz)
 

@@ -8,6 +8,7 @@ const send = find('.composer-send'), talk = find('.composer-talk'), clock = find
 const WORDS = { image: 'Picture', speech: 'Speech', music: 'Music' };
 const HOLD_MS = 350, SPEECH_S = 30;
 let items = [], kindAsked = 'image', recorder = null, state = 'idle', pressedAt = 0, locked = false;
+let output = null, edit = null, waiting = false; // the pressed chip, the message that is edited, whether one waits for the reply to end
 
 function setState(next) {
   state = next;
@@ -20,7 +21,7 @@ function setState(next) {
 
 function refresh() {
   const content = text.value.trim() || items.length;
-  send.disabled = state !== 'idle' || !content || items.some((item) => item.pending);
+  send.disabled = !['idle', 'busy'].includes(state) || waiting || !content || items.some((item) => item.pending);
   tray.hidden = !items.length;
 }
 
@@ -109,7 +110,9 @@ page.addEventListener('drop', (event) => {
 
 function submit() {
   const words = text.value.trim();
-  if (state !== 'idle' || (!words && !items.length) || items.some((item) => item.pending)) return;
+  if ((!words && !items.length && edit === null) || items.some((item) => item.pending)) return;
+  if (state === 'busy') { waiting = true; say(''); clock.textContent = 'next'; refresh(); return; }
+  if (state !== 'idle') return;
   const parts = items.map(({ kind, path, name }) => ({ kind, path, name }));
   items.forEach((item) => item.preview && URL.revokeObjectURL(item.preview));
   items = [];
@@ -118,7 +121,27 @@ function submit() {
   say('');
   drawTray();
   setState('busy');
-  trigger('submit', { text: words, items: parts });
+  trigger('submit', { text: words, items: parts, output, edit });
+  choose(null);
+  change(null);
+}
+
+function choose(name) { // a chip: what the reply has to be
+  output = name;
+  root.querySelectorAll('[data-output]').forEach((chip) => chip.setAttribute('aria-pressed', String(chip.dataset.output === name)));
+}
+root.querySelectorAll('[data-output]').forEach((chip) => {
+  chip.onclick = () => choose(output === chip.dataset.output ? null : chip.dataset.output);
+});
+
+function change(place, words) { // a message of the person into the composer, to be sent again
+  edit = place;
+  root.classList.toggle('editing', place !== null);
+  if (place === null) return;
+  text.value = words;
+  grow();
+  refresh();
+  text.focus();
 }
 
 text.addEventListener('input', () => { grow(); refresh(); });
@@ -126,7 +149,11 @@ text.addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
 });
 send.onclick = submit;
-root.api = { idle: () => setState('idle'), busy: () => setState('busy') };
+root.api = {
+  busy: () => setState('busy'),
+  idle: () => { setState('idle'); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
+  change, state: () => state,
+};
 
 // ---- speaking
 
@@ -239,6 +266,7 @@ talk.addEventListener('click', (event) => { // keyboard: a click without a point
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Escape') return;
   if (state === 'recording') cancel();
+  else if (edit !== null) { text.value = ''; change(null); refresh(); }
   else if (state === 'busy') trigger('stop', {});
 });
 setState('starting'); // until the page knows its visitor

@@ -35,7 +35,7 @@ def test_a_missing_family_is_one_sentence(capsys: pytest.CaptureFixture[str], tm
 
 @given(st.text())
 def test_words_are_inert_and_unchanged(text: str) -> None:
-    from anygpt_demo.ui import literal
+    from anygpt_demo.view import literal
 
     made = literal(text)
     assert not set(made) & set("<>\"'`*_[]()!$\\~|@:./-+=")
@@ -48,7 +48,7 @@ def test_uploads_are_taken_from_the_upload_folder_only(tmp_path: object) -> None
     from types import SimpleNamespace
 
     from anygpt_demo.errors import BadText
-    from anygpt_demo.ui import read_items
+    from anygpt_demo.turns import read_items
 
     secret = Path(str(tmp_path)) / "secret.png"
     secret.write_bytes(b"secret")
@@ -68,11 +68,11 @@ def test_uploads_are_taken_from_the_upload_folder_only(tmp_path: object) -> None
 def test_sessions_are_found_by_key_only(tmp_path: object) -> None:
     from pathlib import Path
 
-    from anygpt_demo.ui import Visitors
+    from anygpt_demo.visitors import Visitors
 
-    visitors = Visitors(None, Path(str(tmp_path)))  # type: ignore[arg-type]
+    visitors = Visitors(Path(str(tmp_path)))
     one = visitors.find(None)
-    assert visitors.find(one.key) is one
+    assert visitors.find(one.key, one.chat) is one
     for key in ("../../etc", "", one.key[:-1], one.key + "0", 7, ["x"]):
         assert visitors.find(key) is not one
     visitors.leave(one, erase=True)

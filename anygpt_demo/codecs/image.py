@@ -141,6 +141,11 @@ class ImageCodec:
         *_, last = self.previews(codes, seed)
         return last
 
+    def first(self, codes: np.ndarray, count: int, seed: int = 0) -> Picture:
+        """The picture of the first `count` of its codes; the others are those of an empty grey picture."""
+        grey = self.encode(Picture(np.full((SIDE, SIDE, 3), 128, np.uint8)))
+        return self.decode(np.concatenate([codes[:count], grey[count:]]), seed=seed)
+
     def stream(self, codes: Iterable[np.ndarray], *, voice: Voice | None = None, seed: int = 0) -> Iterator[Picture]:
         """One picture, when all of its codes have come."""
         frames = [np.asarray(frame).reshape(-1) for frame in codes]

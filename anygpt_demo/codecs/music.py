@@ -88,6 +88,10 @@ class MusicCodec:
 
         return WaveStream(vectors, self.model.decoder.layers, HOP, int(self.modality.sample_rate_hz or 0), PIECE, PIECE)
 
+    def layers(self, codes: np.ndarray, count: int) -> Audio:
+        """Codes (T, 4) to sound, through the first `count` codebooks only."""
+        return self.decode(np.asarray(codes)[:, :count])
+
     def stream(self, codes: Iterable[np.ndarray], *, voice: Voice | None = None, seed: int = 0) -> Iterator[Audio]:
         """The pieces of streamer() for codes that arrive one by one."""
         streamer = self.streamer()

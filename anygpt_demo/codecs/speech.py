@@ -137,6 +137,15 @@ class SpeechCodec:
         """Speaks codes as they come. Without a SoundStorm the pieces joined equal decode() within 1e-5."""
         return SpeechStream(self, voice or built_in_voice(), seed)
 
+    def layers(self, audio: Audio, count: int) -> Audio:
+        """16 kHz speech through the first `count` of the eight levels."""
+        import torch
+
+        with torch.inference_mode():
+            levels = torch.from_numpy(self.encode_all(audio)[:count]).to(self.device)[:, None]
+            samples = self.tokenizer.decode(levels)[0, 0].float().cpu().numpy()
+        return Audio(np.clip(samples, -1.0, 1.0), self.tokenizer.sample_rate)
+
     def stream(self, codes: Iterable[np.ndarray], *, voice: Voice | None = None, seed: int = 0) -> Iterator[Audio]:
         """The pieces of streamer() for codes that arrive one by one."""
         streamer = self.streamer(voice=voice, seed=seed)

@@ -40,9 +40,15 @@ class Actor:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.heard = 0  # prompts so far
+        self.grammar: Any = None  # of the newest one
+        self.forced: str | None = None
 
     def generate(self, ids: Sequence[int], grammar: Any, *, seed: int, stop: threading.Event | None, max_new: int) -> Play:
         self.heard += 1
+        self.grammar, self.forced = grammar, grammar.forced
+        if ids[-1] in self.vocabulary.starts:  # one block anew
+            name = self.vocabulary.starts[ids[-1]]
+            return Play(self.vocabulary, self._block(name, 32 if name == "image" else 60)[1:], grammar, stop)
         newest = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
         return Play(self.vocabulary, self._lines(newest), grammar, stop)
 
@@ -52,6 +58,8 @@ class Actor:
         sent = [name for name, found in tokens.ranges.items() if found.start in message]
         if "explode" in text:
             raise ModelFault("The language model stopped.", "It was told to.", "Say something else.")
+        if self.grammar.transcribe:
+            return [tokens.ins, *tokens.encode_text(" draw a boat and sing"), tokens.res, tokens.eos, tokens.stop]
         if "speech" in sent:
             heard = [tokens.ins, *tokens.encode_text(" draw a boat and sing\n"), tokens.res]
             said = tokens.encode_text(" Here you are.")
@@ -64,7 +72,9 @@ class Actor:
                 tokens.eos,
                 tokens.stop,
             ]
-        if sent:
+        if self.forced in tokens.ranges:
+            return [*tokens.encode_text(" As you wish:"), *self._block(self.forced, 32), tokens.eos, tokens.stop]
+        if sent and "draw" not in text:
             return [*tokens.encode_text(f" I see your {sent[0]}."), tokens.eos, tokens.stop]
         reply = tokens.encode_text(
             " You said: " + text.split("\n")[0].strip(": ") + " <img src=x onerror=alert(1)> ![x](http://evil.example/x.png) $$x$$"
@@ -127,6 +137,7 @@ class Stage:
     """A served page; `url`, the actors, and how to close it."""
 
     def __init__(self, folder: Path, port: int | None = None, public: bool = False) -> None:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
         vocabulary = Vocabulary(write_tokenizer(folder / "tokenizer", codecs.modalities()))
         self.props = {facts.name: Props(facts) for facts in codecs.modalities()}
         self.actor = Actor(vocabulary)

@@ -87,7 +87,7 @@ def test_picture_and_music_come_in_order_with_progress(page: Page) -> None:
     )
     assert [kind for kind in kinds if kind in ("text", "Picture", "Music")] == ["text", "Picture", "Music"]
     expect(page.locator("#chat .bot .under").last).to_contain_text("AI-generated, 5.0 s, 1000 tokens")
-    assert page.locator("#chat .ribbon i").count() == 3
+    assert page.locator("#chat .ribbon button").count() == 3
 
 
 def test_an_uploaded_picture_is_seen(page: Page, stage: Stage) -> None:
@@ -199,8 +199,8 @@ def test_a_voice_needs_consent(page: Page, tmp_path: Path) -> None:
     recording.write_bytes(tune(4))
     page.get_by_role("button", name="Voice", exact=True).click()
     page.locator("#drawer [aria-label='Upload file']").click()
-    page.locator("#drawer input[type=file]").set_input_files(str(recording))
-    page.wait_for_selector("#drawer [data-testid*=waveform]")
+    page.locator("#drawer [data-testid=file-upload]").set_input_files(str(recording))
+    page.locator("#drawer [data-testid*=waveform]").first.wait_for()
     page.get_by_role("button", name="Use this voice").click()
     expect(page.locator("#drawer .refusal")).to_contain_text("not ticked")
     page.locator("#drawer input[type=checkbox]").check()

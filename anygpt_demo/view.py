@@ -1,0 +1,176 @@
+"""Turns as messages of the page. Whatever people or models write becomes character references: nothing in it comes alive.
+
+Buttons in a message are `<button name="WHAT" value="TURN.PART">`; assets/page.js hands their clicks to the server.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+
+from anygpt_demo import chat as dialogue
+from anygpt_demo.chat import Chat
+from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
+from anygpt_demo.errors import UserError
+
+NAMES = {"image": "Picture", "speech": "Speech", "music": "Music"}
+DOING = {"image": "Drawing", "speech": "Speaking", "music": "Composing"}
+View = list[dict[str, Any]]  # messages as the Chatbot takes them
+
+
+# --------------------------------------------------------------------------------------------- words to inert markup
+
+
+def literal(text: str) -> str:
+    """Text as character references: every sign that HTML, Markdown or TeX could read becomes &#N;. Controls are left out."""
+    kept = (sign for sign in text if sign in "\n\t" or unicodedata.category(sign) not in ("Cc", "Cs", "Cn"))
+    return "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in kept)
+
+
+def words(text: str) -> str:
+    """A stretch of text in a message."""
+    return f'<span class="part">{literal(text.strip())}</span>'
+
+
+def button(name: str, value: object, label: str, about: str = "", kind: str = "") -> str:
+    """A button whose click the page hands to the server. label and about: words of ours."""
+    title = f' title="{literal(about)}"' if about else ""
+    return f'<button type="button" name="{name}" value="{value}" class="do {kind}"{title}>{literal(label)}</button>'
+
+
+def under(name: str, text: str, buttons: str = "") -> str:
+    """A transcript or a remark below a medium, behind the medium's tag."""
+    tag = f'<span class="tag tag-{name}">{NAMES.get(name, name.capitalize())}</span>'
+    acts = f'<span class="acts">{buttons}</span>' if buttons else ""
+    return f'<div class="under">{tag}<span>{literal(text.strip())}</span>{acts}</div>'
+
+
+def card(error: UserError, buttons: str = "") -> str:
+    """An error: problem, cause, remedy, and what can be pressed."""
+    sentences = f"<span>{literal(error.cause)} {literal(error.remedy)}</span>"
+    return f'<div class="refusal"><strong>{literal(error.problem)}</strong> {sentences}{buttons}</div>'
+
+
+def remark(text: str) -> str:
+    """A note to the person."""
+    return f'<div class="notes">{literal(text)}</div>'
+
+
+def status_line(text: str, name: str = "", done: int = 0, total: int | None = None) -> str:
+    """What is going on, below the conversation."""
+    meter = f'<progress max="{total}" value="{done}" aria-hidden="true"></progress>' if total else ""
+    return (
+        f'<div class="status" role="status"><b class="of-{name}">{literal(text)}</b>{meter}</div>' if text else '<div class="status"></div>'
+    )
+
+
+def ribbon(turn: Turn, index: int) -> str:
+    """The tokens of a reply as a strip, coloured by modality, widths in proportion; a click opens a stretch."""
+    pieces = []
+    for number, part in enumerate(turn.parts):
+        name, count = ("text", max(1, len(part.text) // 4)) if isinstance(part, TextPart) else (part.modality, part.codes.size)
+        about = f"{name}, about {count} tokens" if name == "text" else f"{name}, {count} tokens"
+        facts = f'name="tokens" value="{index}.{number}" class="r-{name}" style="flex-grow:{count}" title="{about}"'
+        pieces.append(f'<button type="button" {facts}></button>')
+    return f'<div class="ribbon">{"".join(pieces)}</div>'
+
+
+# -------------------------------------------------------------------------------------------------- turns to messages
+
+
+def shown_file(path: Path, alt: str) -> dict[str, str]:
+    """A media file for the Chatbot. It is copied into the page's cache: session folders themselves are never served."""
+    return {"path": save_file_to_cache(path, get_upload_folder()), "alt_text": alt}
+
+
+def shown_media(media: dialogue.Media, alt: str, *, generated: bool = True) -> dict[str, str]:
+    """Media that have no file yet, for the Chatbot."""
+    data, suffix = dialogue.write_file(media, generated=generated)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"sent{suffix}"
+        path.write_bytes(data)
+        return shown_file(path, alt)
+
+
+def seconds_of(vocabulary: Any, part: MediaPart) -> str:
+    """The length of a sound in words, or nothing for a picture."""
+    rate = vocabulary.ranges[part.modality].modality.frame_rate_hz
+    return f"{len(part.codes) / rate:.1f} s, " if rate else ""
+
+
+def part_buttons(name: str, place: str) -> str:
+    """What can be done with one picture or sound of a reply."""
+    again = button("again", place, "Another", "Write its tokens anew; the rest of the reply stays")
+    other = {"image": ("Redraw", "The same tokens from other noise"), "speech": ("Other voice", "The same words in the chosen voice")}
+    render = button("render", place, *other[name]) if name in other else ""
+    return again + render + button("branch", place, "From here", "Keep the reply up to here and continue it anew")
+
+
+def reply_content(chat: Chat, parts: Sequence[Part], folder: Path, index: int | None = None) -> list[Any]:
+    """The parts of a reply in the model's order. The words right before speech are its transcript and stand below it.
+
+    index: of the turn, if it is finished and its parts can be worked on.
+    """
+    content: list[Any] = []
+    for number, part in enumerate(parts):
+        following = parts[number + 1] if number + 1 < len(parts) else None
+        if isinstance(part, TextPart):
+            if not (isinstance(following, MediaPart) and following.modality == "speech" and following.file):
+                content.append(words(part.text))
+            continue
+        buttons = part_buttons(part.modality, f"{index}.{number}") if index is not None else ""
+        if part.file is None:
+            content.append(under(part.modality, "could not be made", buttons))
+            continue
+        before = parts[number - 1] if number else None
+        said = before.text if isinstance(before, TextPart) else ""
+        content.append(shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality)))
+        facts = f"AI-generated, {seconds_of(chat.vocabulary, part)}{part.codes.size} tokens"
+        text = f"{said.strip()} ({facts})" if part.modality == "speech" and said else facts
+        content.append(under(part.modality, text, buttons))
+    return content
+
+
+def reply_end(turn: Turn, index: int) -> list[Any]:
+    """What stands below a finished reply: its tokens, and what can be done with it."""
+    acts = button("retry", index, "Retry", "Answer again with another seed") + button("undo", index, "Undo", "Take back this exchange")
+    if turn.facts.get("seed") is not None:
+        acts += f'<span class="seed" title="Equal seeds give equal replies">seed {int(turn.facts["seed"])}</span>'
+    ended = [] if turn.parts else [remark("Heard. There is nothing more to say.") if turn.heard else remark("The reply is empty.")]
+    return [*ended, *([ribbon(turn, index)] if turn.parts else []), f'<div class="acts turn">{acts}</div>']
+
+
+def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index: int | None = None) -> list[Any]:
+    """A person's message: files, what was heard in them, words."""
+    content: list[Any] = []
+    for number, part in enumerate(parts):
+        if isinstance(part, TextPart):
+            content.append(words(part.text))
+        elif part.file is not None:
+            content.append(shown_file(folder / part.file, "What you sent"))
+            look = "What the model sees" if part.modality == "image" else "What the model hears"
+            buttons = button("tokens", f"{index}.{number}", look) if index is not None else ""
+            content.append(under(part.modality, f"heard: {heard}" if part.modality == "speech" and heard else "from you", buttons))
+    if index is not None:
+        content.append(f'<div class="acts turn">{button("edit", index, "Edit", "Change this message and answer it anew")}</div>')
+    return content
+
+
+def view_of(chat: Chat, conversation: Conversation, folder: Path) -> View:
+    """A whole conversation."""
+    view: View = []
+    turns = conversation.turns
+    for index, turn in enumerate(turns):
+        if turn.role == "human":
+            heard = turns[index + 1].heard if index + 1 < len(turns) else None
+            view.append({"role": "user", "content": human_content(turn.parts, folder, heard, index)})
+        else:
+            content = [*reply_content(chat, turn.parts, folder, index), *reply_end(turn, index)]
+            view.append({"role": "assistant", "content": content})
+    return view

@@ -1,0 +1,34 @@
+// Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
+const WORKING = ['retry', 'branch', 'again', 'render', 'undo'], LISTED = ['open', 'delete'];
+
+function tell(button) {
+  const { name, value } = button;
+  if (name === 'edit') {
+    const words = [...button.closest('.message-row').querySelectorAll('.part')].map((part) => part.textContent).join(' ');
+    root.api.change(value, words);
+  } else if (WORKING.includes(name)) {
+    if (root.api.state() !== 'idle') return;
+    if (name !== 'undo') root.api.busy();
+    trigger('retry', { name, value });
+  } else if (LISTED.includes(name)) {
+    trigger('edit', { name, value });
+  } else trigger('select', { name, value });
+}
+
+page.addEventListener('click', (event) => {
+  const button = event.target.closest('button[name][value]');
+  if (!button || !button.closest('#chat, #rail, #drawer')) return;
+  if (button.classList.contains('sure') && !button.dataset.armed) { // deleting takes two clicks
+    button.dataset.armed = 'yes';
+    button.textContent = 'Really delete';
+    return;
+  }
+  tell(button);
+});
+page.addEventListener('input', ({ target }) => {
+  if (target.name === 'scrub') target.nextElementSibling.textContent = target.value + ' of ' + target.max;
+});
+page.addEventListener('change', ({ target }) => {
+  if (target.name === 'scrub') trigger('select', { name: 'scrub', value: target.dataset.place, amount: target.value });
+  if (['search', 'rename'].includes(target.name)) trigger('edit', { name: target.name, value: target.value });
+});

@@ -1,0 +1,136 @@
+"""Going back, changing, forcing, keeping: everything that the buttons of the page do."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.stage import Stage
+from tests.browser.test_page import attach, finished, png, say
+
+pytestmark = pytest.mark.browser
+
+
+def press(page: Page, name: str, which: int = -1) -> None:
+    buttons = page.locator(f"#chat button[name={name}]")
+    buttons.nth(which if which >= 0 else buttons.count() - 1).click(force=True)
+
+
+def test_retry_edit_and_undo(page: Page) -> None:
+    say(page, "first")
+    finished(page)
+    say(page, "second and draw")
+    finished(page)
+    press(page, "retry")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .user .part")).to_have_text(["first", "second and draw"])
+    expect(page.locator("#chat .bot img")).to_have_count(1)
+    press(page, "undo")
+    expect(page.locator("#chat .user .part")).to_have_text(["first"])
+    press(page, "edit", 0)
+    expect(page.locator(".composer textarea")).to_have_value("first")
+    say(page, "changed")
+    finished(page)
+    expect(page.locator("#chat .user .part")).to_have_text(["changed"])
+    expect(page.locator("#chat .bot .part")).to_contain_text(["You said: changed"])
+
+
+def test_one_part_anew_and_from_here(page: Page) -> None:
+    say(page, "draw and play")
+    finished(page)
+    before = page.locator("#chat .bot img").get_attribute("src")
+    press(page, "again", 0)
+    finished(page)
+    expect(page.locator("#chat .bot .tag")).to_have_text(["Picture", "Music"])
+    press(page, "render", 0)
+    finished(page)
+    assert page.locator("#chat .bot img").count() == 1 and before
+    press(page, "branch", 0)
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .bot .tag").first).to_have_text("Picture")
+    expect(page.locator("#chat .user .part")).to_have_count(1)
+
+
+def test_a_chip_forces_the_modality(page: Page, stage: Stage) -> None:
+    page.click("[data-output=music]")
+    expect(page.locator("[data-output=music]")).to_have_attribute("aria-pressed", "true")
+    say(page, "something")
+    finished(page)
+    assert stage.actor.forced == "music"
+    expect(page.locator("[data-output=music]")).to_have_attribute("aria-pressed", "false")
+
+
+def test_settings_reach_the_model(page: Page, stage: Stage) -> None:
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.locator("#drawer").get_by_label("fast").check()
+    page.locator("#drawer").get_by_label("Picture").check()
+    page.locator("#drawer").get_by_label("Use this seed for every reply").check()
+    page.locator("#drawer input[type=number][aria-label*=Seed], #drawer label:has-text('Seed') input").first.fill("77")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(1500)
+    say(page, "go")
+    finished(page)
+    assert stage.actor.grammar.limits["music"] == 75 and "image" not in stage.actor.grammar.open_to
+    expect(page.locator("#chat .seed")).to_have_text("seed 77")
+
+
+def test_a_message_written_meanwhile_is_sent_afterwards(page: Page) -> None:
+    say(page, "a long answer")
+    page.fill(".composer textarea", "next one")
+    page.press(".composer textarea", "Enter")
+    expect(page.locator("#chat .user .part")).to_have_text(["a long answer", "next one"])
+    finished(page)
+
+
+def test_chats_are_listed_renamed_searched_saved_opened_and_deleted(page: Page, tmp_path: Path) -> None:
+    attach(page, "image", "orange.png", png())
+    say(page, "keep this draw")
+    finished(page)
+    page.get_by_role("button", name="Chats").click()
+    page.fill("#rail input[name=rename]", "Orange things")
+    page.press("#rail input[name=rename]", "Enter")
+    page.locator("#rail input[name=search]").focus()
+    expect(page.locator("#rail .chat-title")).to_contain_text("Orange things")
+    with page.expect_download() as parcel:
+        page.get_by_role("button", name="Save this chat").click()
+    data = Path(parcel.value.path()).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        record = json.loads(file.read("chat.json"))
+        assert record["title"] == "Orange things" and record["turns"][1]["ids"] and record["turns"][1]["facts"]["seed"] >= 0
+        assert b"src=\"http" not in file.read("index.html") and b"data:image/png" in file.read("index.html")
+        assert sum(name.startswith("media/") for name in file.namelist()) >= 1
+    page.get_by_role("button", name="New chat").click(force=True)
+    expect(page.locator("#chat .part")).to_have_count(0)
+    saved = tmp_path / "chat.zip"
+    saved.write_bytes(data)
+    page.locator("#rail input[type=file]").set_input_files(str(saved))
+    expect(page.locator("#chat .user .part")).to_have_text(["keep this draw"])
+    expect(page.locator("#rail .chat-title")).to_have_count(2)
+    page.fill("#rail input[name=search]", "nothing like it")
+    page.press("#rail input[name=search]", "Enter")
+    expect(page.locator("#rail .chat-title")).to_have_count(0)
+    page.fill("#rail input[name=search]", "orange")
+    page.press("#rail input[name=search]", "Enter")
+    expect(page.locator("#rail .chat-title")).to_have_count(2)
+    page.locator("#rail button[name=delete]").first.click()
+    page.locator("#rail button[name=delete]").first.click()
+    expect(page.locator("#rail .chat-title")).to_have_count(1)
+
+
+def test_tokens_are_shown(page: Page) -> None:
+    attach(page, "image", "orange.png", png())
+    say(page, "draw")
+    finished(page)
+    page.locator("#chat .user button[name=tokens]").click(force=True)
+    expect(page.locator("#tokens figcaption")).to_have_text(["as you sent it", "what the model sees"])
+    expect(page.locator("#tokens td")).to_have_count(32)
+    page.locator("#tokens input[name=scrub]").fill("5")
+    expect(page.locator("#tokens figcaption").last).to_have_text(re.compile("first 5 of 32 tokens"))

@@ -1,0 +1,88 @@
+"""The named endpoints as a program sees them: gradio_client over a served page with actors in the place of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from anygpt_demo.media import Audio, read_audio, write_wav
+from tests.browser.stage import Stage
+
+NAMES = {"/chat", "/draw", "/speak", "/compose", "/caption", "/transcribe", "/clone_voice", "/tokenize", "/detokenize", "/status"}
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    stage = Stage(tmp_path_factory.mktemp("stage"))
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(scope="module")
+def client(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(stage.url, verbose=False, analytics_enabled=False, download_files=str(tmp_path_factory.mktemp("down")))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("files")
+    Image.new("RGB", (40, 30), "orange").save(folder / "orange.png")
+    tone = np.sin(np.arange(32_000) / 20).astype(np.float32) * 0.3
+    (folder / "speech.wav").write_bytes(write_wav(Audio(tone, 16_000)))
+    return {"image": str(folder / "orange.png"), "speech": str(folder / "speech.wav")}
+
+
+def sound(path: str) -> Audio:
+    return read_audio(Path(path).read_bytes(), rate_hz=16_000, limit_s=60, crop=True)[0]
+
+
+def test_exactly_these_endpoints_are_named(client: Client) -> None:
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == NAMES
+
+
+def test_making_things(client: Client, files: dict[str, str]) -> None:
+    assert Image.open(client.predict("a boat", api_name="/draw")).size == (256, 256)
+    assert sound(client.predict("hello", api_name="/speak")).seconds == pytest.approx(0.64, abs=0.01)
+    assert sound(client.predict("a waltz", api_name="/compose")).seconds > 0.5
+    assert client.predict(handle_file(files["image"]), api_name="/caption") == "I see your image."
+    assert client.predict(handle_file(files["speech"]), api_name="/transcribe") == "draw a boat and sing"
+    spoken = client.predict(handle_file(files["speech"]), handle_file(files["speech"]), True, api_name="/clone_voice")
+    assert sound(spoken).seconds == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_whole_turn(client: Client, files: dict[str, str]) -> None:
+    reply = client.predict("", None, handle_file(files["speech"]), None, "", "chat", 5, api_name="/chat")
+    assert [part["type"] for part in reply["parts"]] == ["text", "speech", "text", "image"]
+    assert reply["heard"] == "draw a boat and sing" and reply["seed"] == 5 and reply["reason"] == "eos"
+    assert Image.open(reply["parts"][3]["file"]).size == (256, 256) and len(reply["parts"][3]["codes"]) == 32
+
+
+def test_tokens_there_and_back(client: Client, files: dict[str, str]) -> None:
+    found = client.predict("text", "two words", None, api_name="/tokenize")
+    assert client.predict("text", found["ids"], api_name="/detokenize")["text"] == "two words"
+    found = client.predict("image", "", handle_file(files["image"]), api_name="/tokenize")
+    assert len(found["codes"]) == 32 and len(found["ids"]) == 34
+    assert Image.open(client.predict("image", found["ids"], api_name="/detokenize")["file"]).size == (256, 256)
+
+
+def test_refusals_say_why(client: Client, files: dict[str, str], tmp_path: Path) -> None:
+    for arguments, name, words in (
+        (("image", [1, 2, 3]), "/detokenize", "not image ids"),
+        (("smell", "", None), "/tokenize", "no modality smell"),
+        ((handle_file(files["speech"]), handle_file(files["speech"]), False), "/clone_voice", "consent"),
+        (("x", None, None, None, "smell"), "/chat", "no output smell"),
+        (({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},), "/caption", ""),
+    ):
+        with pytest.raises(Exception, match=words):
+            client.predict(*arguments, api_name=name)
+
+
+def test_status(client: Client) -> None:
+    status = client.predict(api_name="/status")
+    assert status["family"] == "mini" and status["waiting"] == 0 and status["modalities"] == ["text", "image", "speech", "music"]

@@ -1,0 +1,105 @@
+"""Push-to-talk and the desktop window, with pretended devices."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from anygpt_demo import cli, desktop, talk
+from anygpt_demo.errors import BadAudio, MissingProgram
+
+
+def test_a_missing_library_is_explained(monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *rest, **options):
+        if name == "sounddevice":
+            raise OSError("PortAudio library not found")
+        return real(name, *rest, **options)
+
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(MissingProgram, match="libportaudio2"):
+        talk.sound_device()
+
+
+class Microphone:
+    """Plays a tone into the callback while Enter is awaited."""
+
+    def __init__(self, blocks):
+        self.blocks, self.played = blocks, []
+
+    def InputStream(self, *, samplerate, channels, dtype, device, callback):  # noqa: N802 - its name
+        assert (samplerate, channels, dtype) == (16_000, 1, "float32")
+        self.callback = callback
+        return self
+
+    def __enter__(self):
+        for _ in range(self.blocks):
+            self.callback(np.sin(np.arange(1600, dtype=np.float32) / 9)[:, None], 1600, None, None)
+
+    def __exit__(self, *_):
+        pass
+
+    def play(self, samples, rate, device=None):
+        self.played.append((len(samples), rate))
+
+    def wait(self):
+        pass
+
+
+def test_listening(monkeypatch):
+    monkeypatch.setattr(builtins, "input", lambda _: "")
+    assert talk.listen(Microphone(12)).seconds == pytest.approx(1.2)
+    assert talk.listen(Microphone(400)).seconds <= 30.2
+    with pytest.raises(BadAudio, match="heard nothing"):
+        talk.listen(Microphone(0))
+
+
+def test_a_spoken_exchange(monkeypatch, vocabulary, tmp_path, capsys):
+    from tests.test_chat import Chat, Plain, Script, block, written
+
+    reply = written(vocabulary, " ", [vocabulary.ins], " hi\n ", [vocabulary.res], " hello ", block(vocabulary, "speech", frames=7))
+    chat = Chat(vocabulary, Script(reply), lambda name: Plain(vocabulary.ranges[name].modality))
+    microphone, typed = Microphone(12), iter(["", "", "q"])
+    monkeypatch.setattr(builtins, "input", lambda _: next(typed))
+    monkeypatch.setattr(talk, "sound_device", lambda: microphone)
+    monkeypatch.setattr(talk, "open_chat", lambda _: chat)
+    options = cli.arguments().parse_args(["talk", "--out", str(tmp_path)])
+    assert options.function(options) == 0
+    assert microphone.played == [(7 * 320, 16_000)] and "hello" in capsys.readouterr().out
+
+
+def test_the_window_falls_back_to_the_browser(monkeypatch, capsys):
+    opened, waited = [], []
+    monkeypatch.setattr(desktop, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    monkeypatch.setattr(desktop.webbrowser, "open", opened.append)
+    desktop.show("http://127.0.0.1:1/", lambda: waited.append(True))
+    assert opened == ["http://127.0.0.1:1/"] and waited and "pywebview is not installed" in capsys.readouterr().out
+    window = SimpleNamespace(create_window=lambda *a, **k: opened.append("window"), start=lambda: None)
+    monkeypatch.setattr(desktop, "import_module", lambda name: window)
+    desktop.show("http://127.0.0.1:1/", lambda: waited.append(True))
+    assert opened[1:] == ["window"] and len(waited) == 1
+    assert not desktop.wait_for("http://127.0.0.1:9/", lambda: False)
+
+
+def test_a_saved_chat_is_made_again(monkeypatch, vocabulary, tmp_path, capsys):
+    from anygpt_demo import archive, terminal
+    from anygpt_demo.conversation import Conversation
+    from tests.test_chat import Chat, Message, Plain, Script, written
+
+    reply = written(vocabulary, " hello")
+    chat = Chat(vocabulary, Script(reply, reply, written(vocabulary, " other")), lambda name: Plain(vocabulary.ranges[name].modality))
+    conversation = Conversation()
+    list(chat.reply(conversation, Message("hi"), seed=3))
+    (tmp_path / "chat.zip").write_bytes(archive.pack(conversation, "x", "mini", ""))
+    monkeypatch.setattr(terminal, "open_chat", lambda _: chat)
+    assert cli.main(["replay", str(tmp_path / "chat.zip")]) == 0
+    assert "1 of 1 replies have the same ids." in capsys.readouterr().out
+    assert cli.main(["replay", str(tmp_path / "chat.zip")]) == 1
+    (tmp_path / "chat.zip").write_bytes(b"nothing")
+    assert cli.main(["replay", str(tmp_path / "chat.zip")]) == 2
