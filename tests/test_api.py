@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 from collections.abc import Iterator
 from pathlib import Path
 
