@@ -9,7 +9,8 @@ from anygpt_demo.eval.table import row, table
     ("key", "value", "state"),
     [
         ("picture_recon.object", 0.93, "goal"), ("picture_recon.object", 0.92, "must"), ("picture_recon.object", 0.79, "short"),
-        ("speech_to_text.wer_seen_voices", 0.05, "goal"), ("speech_to_text.wer_seen_voices", 0.16, "short"), ("chat.malformed", 0.0, "goal"),
+        ("speech_to_text.wer_seen_voices", 0.05, "goal"), ("speech_to_text.wer_seen_voices", 0.16, "short"),
+        ("chat.malformed", 0.0, "goal"),
     ],
 )  # fmt: skip
 def test_a_row_says_what_is_reached(key: str, value: float, state: str):
