@@ -16,6 +16,7 @@ from anygpt_demo.models import encodec
 from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, preprocess
 from anygpt_demo.models.soundstorm import SoundStorm, adapt
 from anygpt_demo.models.speechtokenizer import SpeechTokenizer
+from tests.golden import places
 
 
 def through(role: str, files: dict[str, Path], config: dict[str, Any], folder: Path) -> Component:
@@ -108,3 +109,7 @@ def test_pictures_are_drawn_the_same_without_the_encoders(golden_dir: Path, tmp_
         embedding = torch.from_numpy(np.load(home / "golden.npz")["image_embeds"])[:1]
         difference = whole.picture(embedding, 1).astype(int) - small.picture(embedding, 1)
         assert np.abs(difference).max() <= 1
+
+
+def test_the_subset_beside_the_tests_is_small():
+    assert sum(path.stat().st_size for path in places.SUBSET.rglob("*") if path.is_file()) <= 3_000_000

@@ -13,8 +13,8 @@ import torch
 from transformers import EncodecModel
 
 from anygpt_demo.models import encodec
+from tests.golden import places
 
-HERE = Path(__file__).parent
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 WAVE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -88,11 +88,8 @@ def test_a_padded_batch_is_encoded_as_silence(cases: list[Path]):
             assert torch.equal(encodec.encode(model, torch.from_numpy(golden["ragged_input"])), want)
 
 
-def test_the_official_checkpoint_fits(golden_dir: Path):
-    path = golden_dir / "manifests" / "encodec_32khz_hf.json"
-    if not path.is_file():
-        path = HERE / "data" / "manifests" / "encodec_32khz_hf.json"
-    manifest = json.loads(path.read_text())
+def test_the_official_checkpoint_fits():
+    manifest = places.manifest("encodec_32khz_hf")
     with torch.device("meta"):
         model = encodec.build(manifest["config"])
         official = encodec.build(encodec.OFFICIAL)

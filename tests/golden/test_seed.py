@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,15 @@ import pytest
 import torch
 
 from anygpt_demo.models.seed import PIXEL_MEAN, PIXEL_STD, SeedConfig, SeedTokenizer, official_state, preprocess, resize_positions
+from tests.golden import places
 
-HERE = Path(__file__).parent
 SUFFIX = ".seed_quantizer.pt"
 OPTIONAL = {"Qformer.bert.embeddings.position_ids"}
 
 
-def home(part: str) -> Path:
-    """A part of the reference data, or of the subset kept beside the tests."""
-    full = Path(os.environ.get("GOLDEN_DIR") or HERE.parent.parent.parent / "shared" / "golden") / part
-    return full if full.is_dir() else HERE / "data" / part
-
-
 def cases() -> list[Path]:
     """Every NAME.seed_quantizer.pt."""
-    return sorted(home("seed").glob("*" + SUFFIX))
+    return sorted(places.part("seed").glob("*" + SUFFIX))
 
 
 @pytest.fixture(params=cases(), ids=lambda path: path.name.removesuffix(SUFFIX))
@@ -132,9 +125,8 @@ def test_foreign_keys_are_ignored_and_missing_ones_are_not_invented(case: Path) 
 
 
 def test_full_size_keys_and_shapes_are_the_published_ones() -> None:
-    folder = home("manifests")
-    quantizer = json.loads((folder / "seed2_quantizer.json").read_text())
-    vit = json.loads((folder / "eva_vit_g.json").read_text())["state_dict"]
+    quantizer = places.manifest("seed2_quantizer")
+    vit = places.manifest("eva_vit_g")["state_dict"]
     with torch.device("meta"):
         model = SeedTokenizer()
     own = {key: [list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in model.state_dict().items()}

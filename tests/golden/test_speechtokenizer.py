@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,12 @@ import pytest
 import torch
 
 from anygpt_demo.models.speechtokenizer import SpeechTokenizer, with_training_buffers, without_training_buffers
-
-HOME = "speechtokenizer"
-HERE = Path(__file__).parent
+from tests.golden import places
 
 
 def cases() -> list[Path]:
     """Every NAME.npz with a NAME.config.json: of the reference data, else of the subset kept beside the tests."""
-    full = Path(os.environ.get("GOLDEN_DIR") or HERE.parent.parent.parent / "shared" / "golden") / HOME
-    folder = full if full.is_dir() else HERE / "data" / HOME
-    return sorted(path for path in folder.glob("*.npz") if path.with_suffix(".config.json").is_file())
+    return sorted(path for path in places.part("speechtokenizer").glob("*.npz") if path.with_suffix(".config.json").is_file())
 
 
 @pytest.fixture(params=cases(), ids=lambda path: path.stem)
@@ -93,11 +88,8 @@ def test_training_buffers_can_be_dropped_and_rebuilt(case: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["speechtokenizer_snake_anygpt", "speechtokenizer_elu_hubert_avg"])
-def test_full_size_has_exactly_the_published_keys(name: str, golden_dir: Path) -> None:
-    path = golden_dir / "manifests" / f"{name}.json"
-    if not path.is_file():
-        path = HERE / "data" / "manifests" / f"{name}.json"
-    manifest = json.loads(path.read_text())
+def test_full_size_has_exactly_the_published_keys(name: str) -> None:
+    manifest = places.manifest(name)
     with torch.device("meta"):
         model = SpeechTokenizer(manifest["config"])
     own = {key: [list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in model.state_dict().items()}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from tests.golden import places
 from tests.golden.tokens import open_vocabulary, tokenizers
 
 
@@ -18,8 +17,8 @@ def vocabularies(golden_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def published(golden_dir):
-    return json.loads((golden_dir / "manifests" / "llm_vocab.json").read_text(encoding="utf-8"))["published_chat"]
+def published():
+    return places.manifest("llm_vocab")["published_chat"]
 
 
 def test_every_range_and_mark_is_where_it_was_published(vocabularies, published):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,26 +10,25 @@ import pytest
 import torch
 
 from anygpt_demo.models.unclip import UnclipDecoder
+from tests.golden import places
 
-HERE = Path(__file__).parent
-SEED = 77
 RUN = re.compile(r"steps(\d+)_gs([\d.]+)_(zero|neg)_latents")
 
 
 def cases() -> list[Path]:
     """Every folder with a pipeline and its golden.npz."""
-    full = Path(os.environ.get("GOLDEN_DIR") or HERE.parent.parent.parent / "shared" / "golden") / "unclip"
-    home = full if full.is_dir() else HERE / "data" / "unclip"
-    return sorted(path.parent for path in home.glob("*/golden.npz"))
-
-
-pytestmark = pytest.mark.skipif(not cases(), reason="the reference files of unCLIP are not at hand; set GOLDEN_DIR")
+    return sorted(path.parent for path in places.part("unclip").glob("*/golden.npz"))
 
 
 @pytest.fixture(scope="module", params=cases(), ids=lambda path: path.name)
 def case(request: pytest.FixtureRequest) -> tuple[UnclipDecoder, dict[str, np.ndarray]]:
     folder: Path = request.param
     return UnclipDecoder.load(folder), dict(np.load(folder / "golden.npz"))
+
+
+def _seed(golden: dict[str, np.ndarray]) -> int:
+    """The seed of every recorded call; the recorded noise is named after it."""
+    return next(int(name.removeprefix("embed_noise_seed")) for name in golden if name.startswith("embed_noise_seed"))
 
 
 def _tensor(golden: dict[str, np.ndarray], name: str) -> torch.Tensor:
@@ -66,7 +64,7 @@ def test_latents_and_conditioning(case: tuple[UnclipDecoder, dict[str, np.ndarra
             patch.setattr(decoder.pipeline.unet, "forward", watch)
             if negative and guidance > 1:
                 _use_negative(decoder, _tensor(golden, "negative_image_embeds"), patch)
-            torch.manual_seed(SEED)
+            torch.manual_seed(_seed(golden))
             found = decoder.run(
                 _tensor(golden, "image_embeds"), steps=steps, guidance=guidance, latents=_tensor(golden, "latents"), output="latent"
             )
@@ -93,7 +91,7 @@ def test_pictures(case: tuple[UnclipDecoder, dict[str, np.ndarray]]) -> None:
     assert names
     for name in names:
         steps, guidance = re.fullmatch(r"image_steps(\d+)_gs([\d.]+)", name).groups()  # type: ignore[union-attr]
-        torch.manual_seed(SEED)
+        torch.manual_seed(_seed(golden))
         found = decoder.run(_tensor(golden, "image_embeds"), steps=int(steps), guidance=float(guidance), latents=_tensor(golden, "latents"))
         np.testing.assert_allclose(np.asarray(found), golden[name], rtol=0, atol=1e-3)
 

@@ -1,18 +1,13 @@
-"""Finds tokenizers and prompt files of a reference folder by pattern; the compact subset keeps them gzipped."""
+"""Finds tokenizers and prompt files of a reference folder by pattern."""
 
 from __future__ import annotations
 
-import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from anygpt_demo.vocabulary import Vocabulary
-
-
-def read(path: Path) -> bytes:
-    """A file, or its gzipped twin."""
-    return path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
 
 
 def tokenizers(golden: Path) -> list[Path]:
@@ -21,15 +16,14 @@ def tokenizers(golden: Path) -> list[Path]:
 
 
 def open_vocabulary(folder: Path, scratch: Path) -> Vocabulary:
-    """The vocabulary of a tokenizer folder, unpacked first where it is gzipped."""
+    """The vocabulary of a tokenizer folder, from the two files that a family keeps."""
     home = scratch / folder.name
     home.mkdir(exist_ok=True)
     for name in ("tokenizer.model", "added_tokens.json"):
-        (home / name).write_bytes(read(folder / name))
+        shutil.copyfile(folder / name, home / name)
     return Vocabulary(home)
 
 
 def prompt_files(golden: Path) -> list[dict[str, Any]]:
     """The contents of all prompt files."""
-    names = {path.name.removesuffix(".gz") for path in golden.glob("prompts*.json*")}
-    return [json.loads(read(golden / name)) for name in sorted(names)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(golden.glob("prompts*.json"))]
