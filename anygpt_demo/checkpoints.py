@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,16 +219,17 @@ def _refuse_unfit(role: str, own: Mapping[str, torch.Tensor], state: Mapping[str
 def export(folder: Path, role: str, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], *, half: bool = True) -> None:
     """Write one component into a family folder and enter it in the manifest (created if absent).
 
-    Floats are stored as bfloat16 when `half`; shards stay below SHARD_BYTES. Old files of the role are removed.
+    Floats are stored as bfloat16 when `half`; shards stay below SHARD_BYTES. All files are written beside the old ones and
+    then take their places, so that an interrupted export leaves the old component whole.
     """
     import torch
     from safetensors.torch import save_file
 
-    home = folder / role
-    home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob("*.safetensors"):
-        old.unlink()
-    write_json(home / "config.json", dict(config))
+    home, draft = folder / role, folder / f".{role}.part"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    home.mkdir(exist_ok=True)
+    write_json(draft / "config.json", dict(config))
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = 0
     for key, tensor in state.items():
@@ -240,7 +242,14 @@ def export(folder: Path, role: str, config: Mapping[str, Any], state: Mapping[st
         shards[-1][key] = tensor
         size += tensor.nbytes
     for number, shard in enumerate(shards, 1):
-        save_file(shard, home / f"model-{number:05d}-of-{len(shards):05d}.safetensors")
+        save_file(shard, draft / f"model-{number:05d}-of-{len(shards):05d}.safetensors")
+    fresh = [path.name for path in draft.iterdir()]
+    for name in fresh:
+        os.replace(draft / name, home / name)
+    for old in home.glob("*.safetensors"):
+        if old.name not in fresh:
+            old.unlink()
+    draft.rmdir()
     enter(folder, role, config)
 
 

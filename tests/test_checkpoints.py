@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,18 @@ def test_exporting_again_leaves_no_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARD_BYTES", 10**6)
     export(tmp_path, "toy", {}, {"a": torch.randn(900)})
     assert set(Family.open(tmp_path).component("toy").state()) == {"a"}
+
+
+def test_an_interrupted_export_leaves_the_old_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(tmp_path, "toy", {}, {"a": torch.ones(9)})
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export(tmp_path, "toy", {"width": 2}, {"a": torch.zeros(9)})
+    assert Family.open(tmp_path).component("toy").state()["a"].sum() == 9
 
 
 @pytest.mark.parametrize("harm", ["flip one bit", "cut", "remove", "replace by text", "swap"])
