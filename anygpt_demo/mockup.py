@@ -294,7 +294,8 @@ def files(scale: Scale, kind: str = "chat") -> dict[str, tuple[str, Spec]]:
     }
     home = "stable-diffusion-2-1-unclip"
     for part, (name, module) in _unclip(scale).items():
-        found[f"{home}/{part}/{name}"] = ("safetensors", spec_of(module))
+        head = "text_model." if part == "text_encoder" else ""  # today's class has dropped it
+        found[f"{home}/{part}/{name}"] = ("safetensors", {head + key: value for key, value in spec_of(module).items()})
     return found
 
 

@@ -29,6 +29,13 @@ KINDS = ("none", "4bit", "8bit")
 BLOCK = 64  # weights that share a scale; layer widths must be multiples of it
 OUTLIERS = 6.0  # LLM.int8: activations above it are computed in 16 bit
 FILE_BYTES = 1_000_000_000
+WIDE_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+SMALL_DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {  # of the parts of a replaced layer that are not fractions
+    "weight": (torch.uint8, torch.int8),
+    "weight_format": (torch.uint8,),
+    "weight.absmax": (torch.uint8,),
+    "weight.quant_state.bitsandbytes__nf4": (torch.uint8,),
+}
 Tick = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
@@ -165,17 +172,41 @@ def from_full(component: Component, device: str, kind: str, tick: Tick | None = 
     return model.eval()
 
 
+def _tail(key: str) -> str:
+    """What a part of a replaced layer is: the key behind the layer's name."""
+    return key.partition("_proj.")[2]
+
+
+def _small_shapes(replaced: Mapping[str, nn.Linear], kind: str) -> dict[str, tuple[int, ...] | None]:
+    """Keys and shapes of the parts of all replaced layers; None where the length is the package's own affair."""
+    found: dict[str, tuple[int, ...] | None] = {}
+    for name, layer in replaced.items():
+        size = layer.in_features * layer.out_features
+        if kind == "8bit":
+            parts: dict[str, tuple[int, ...] | None] = {"weight": (layer.out_features, layer.in_features), "SCB": (layer.out_features,)}
+            parts["weight_format"] = ()
+        else:
+            scales = size // BLOCK
+            parts = {"weight": (size // 2, 1), "weight.absmax": (scales,), "weight.quant_map": (16,)}
+            parts |= {"weight.nested_absmax": (-(-scales // 256),), "weight.nested_quant_map": (256,)}
+            parts["weight.quant_state.bitsandbytes__nf4"] = None
+        found |= {f"{name}.{part}": shape for part, shape in parts.items()}
+    return found
+
+
 def from_copy(component: Component, device: str, kind: str, tick: Tick | None = None) -> Llama:
     """Read a copy that save() wrote. Raises BadCheckpoint if it is damaged or incomplete."""
     model, replaced, shapes = _empty(component, kind)
     component.verify()
     plain = {key: shape for key, shape in shapes.items() if key.removesuffix(".weight") not in replaced}
     found = component.shapes()
-    refuse_misfit(component.role, plain, {key: shape for key, shape in found.items() if key in plain})
-    absent = [name for name in replaced if f"{name}.weight" not in found]
-    if absent:
-        refuse_misfit(component.role, {f"{absent[0]}.weight": ()}, {})
+    small = {key: (found.get(key, shape) if shape is None else shape) for key, shape in _small_shapes(replaced, kind).items()}
+    refuse_misfit(component.role, {**plain, **{key: shape or () for key, shape in small.items()}}, found)
     for tensors in _watched(component, tick):
+        for key, tensor in tensors.items():
+            if tensor.dtype not in SMALL_DTYPES.get(_tail(key) if key not in plain else "", WIDE_DTYPES):
+                problem = f"{component.role}: the tensor {key} is of type {str(tensor.dtype).removeprefix('torch.')}."
+                raise BadCheckpoint(problem, "The file does not fit this model.", "Fetch the family again.")
         for key in plain.keys() & tensors.keys():
             _put(model, key, _plain(tensors[key], torch.bfloat16, device))
         for name, layer in replaced.items():

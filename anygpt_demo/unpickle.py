@@ -201,20 +201,29 @@ def unclip(files: Mapping[str, list[Path]], config: dict[str, Any], out: Path) -
     (index,) = files["index"]
     for name in ("model_index.json", "scheduler/scheduler_config.json", "image_noising_scheduler/scheduler_config.json"):
         write_json(out / name, json.loads((index.parent / name).read_text(encoding="utf-8")))
-    save_file({"prompt": _empty_prompt(index.parent)}, out / EMPTY_PROMPT)
+    (words,) = files["text"]
+    save_file({"prompt": _empty_prompt(words)}, out / EMPTY_PROMPT)
     return config
 
 
-def _empty_prompt(folder: Path) -> Tensor:
-    """What the text encoder says to an empty prompt: float (1, tokens, width)."""
+def _empty_prompt(path: Path) -> Tensor:
+    """What the text encoder, whose weights are the file, says to an empty prompt: float (1, tokens, width)."""
     import torch
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    model, report = CLIPTextModel.from_pretrained(str(folder / "text_encoder"), local_files_only=True, output_loading_info=True)
-    missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
-    if missing:
-        raise BadCheckpoint(f"unclip text_encoder: the tensor {missing[0]} is missing.", "The file does not fit this model.", REMEDY)
+    folder = path.parent
+
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder.parent / "tokenizer"), local_files_only=True)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    table = {key.removeprefix("text_model."): tensor for key, tensor in read(path).items() if not key.endswith("position_ids")}
+    state = {key: sound(path, key, tensor, torch.float32) for key, tensor in table.items()}
+    with torch.device("meta"):
+        own = {key: tuple(tensor.shape) for key, tensor in CLIPTextModel(CLIPTextConfig(**settings)).state_dict().items()}
+    own = {key.removeprefix("text_model."): shape for key, shape in own.items()}
+    refuse_misfit("unclip text_encoder", own, {key: tuple(tensor.shape) for key, tensor in state.items()}, path.name)
+    model = CLIPTextModel(CLIPTextConfig(**settings))
+    head = "text_model." if any(key.startswith("text_model.") for key in model.state_dict()) else ""
+    model.load_state_dict({head + key: tensor for key, tensor in state.items()})
     ids = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
     with torch.inference_mode():
         answer: Tensor = model.eval()(ids)[0]

@@ -21,6 +21,7 @@ from anygpt_demo.codecs.music import MusicCodec
 from anygpt_demo.codecs.speech import SpeechCodec
 from anygpt_demo.engine import LocalEngine
 from anygpt_demo.errors import BadCheckpoint
+from anygpt_demo.quantize import load_llama
 from anygpt_demo.vocabulary import Vocabulary
 
 HTML = b"<!DOCTYPE html><html><body>404</body></html>"
@@ -28,7 +29,7 @@ Tensors = dict[str, Any]
 
 
 def first(tensors: Tensors) -> str:
-    return next(key for key in sorted(tensors) if tensors[key].ndim >= 1 and tensors[key].is_floating_point() and len(tensors[key]) > 1)
+    return next(key for key in sorted(tensors) if tensors[key].ndim >= 1 and tensors[key].is_floating_point() and tensors[key].numel() > 1)
 
 
 def without(tensors: Tensors) -> Tensors:
@@ -65,6 +66,9 @@ OFFICIAL = [
     ("soundstorm", "weights", "soundstorm/speechtokenizer_soundstorm_mls.pt"),
     ("music_codec", "weights", "encodec_32khz/pytorch_model.bin"),
     ("unclip", "unet", "stable-diffusion-2-1-unclip/unet/diffusion_pytorch_model.safetensors"),
+    ("unclip", "vae", "stable-diffusion-2-1-unclip/vae/diffusion_pytorch_model.safetensors"),
+    ("unclip", "image_normalizer", "stable-diffusion-2-1-unclip/image_normalizer/diffusion_pytorch_model.safetensors"),
+    ("unclip", "text", "stable-diffusion-2-1-unclip/text_encoder/model.safetensors"),
 ]
 
 
@@ -199,6 +203,8 @@ KINDS: dict[str, Callable[[Family, str, Path], None]] = {
     "a pickle": replaced(pickled()),
 }
 LOADERS: dict[str, Callable[[Family], Any]] = {
+    "llm_4bit": lambda family: load_llama(family, kind="4bit"),
+    "llm_8bit": lambda family: load_llama(family, kind="8bit"),
     "llm": LocalEngine.load,
     "image_tokenizer": ImageCodec.load,
     "unclip": ImageCodec.load,
@@ -208,13 +214,36 @@ LOADERS: dict[str, Callable[[Family], Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def quantized(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The converted family with its small copies."""
+    home = tmp_path_factory.mktemp("quantized") / "anygpt-chat"
+    shutil.copytree(converted, home)
+    for kind in ("4bit", "8bit"):
+        load_llama(Family.open(home), kind=kind)
+    return home
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "image_normalizer"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("role", LOADERS)
-def test_damaged_components_are_refused(converted: Path, tmp_path: Path, role: str, kind: str):
-    beside = {"unclip": "image_tokenizer", "soundstorm": "speech_tokenizer"}.get(role, role)
-    for name in {role, beside}:
+def test_every_network_of_the_picture_decoder_is_checked(converted: Path, tmp_path: Path, part: str, kind: str):
+    for name in ("unclip", "image_tokenizer"):
         shutil.copytree(converted / name, tmp_path / name)
     manifest = json.loads((converted / "manifest.json").read_text(encoding="utf-8"))
+    manifest["components"] = {name: manifest["components"][name] for name in ("unclip", "image_tokenizer")}
+    checkpoints.write_json(tmp_path / "manifest.json", manifest)
+    KINDS[kind](Family.open(tmp_path), "unclip", tmp_path / "unclip" / part / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(BadCheckpoint, match=f"unclip.*{part}"):
+        ImageCodec.load(Family.open(tmp_path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("role", LOADERS)
+def test_damaged_components_are_refused(quantized: Path, tmp_path: Path, role: str, kind: str):
+    beside = {"unclip": "image_tokenizer", "soundstorm": "speech_tokenizer", "llm_4bit": "llm", "llm_8bit": "llm"}.get(role, role)
+    for name in {role, beside}:
+        shutil.copytree(quantized / name, tmp_path / name)
+    manifest = json.loads((quantized / "manifest.json").read_text(encoding="utf-8"))
     manifest["components"] = {name: manifest["components"][name] for name in {role, beside}}
     checkpoints.write_json(tmp_path / "manifest.json", manifest)
     family = Family.open(tmp_path)
