@@ -184,7 +184,7 @@ def fetch(options: argparse.Namespace) -> int:
     """Download or take the official weights, and convert them."""
     target = options.out or HOME / "checkpoints" / options.name
     manifest = call("anygpt_demo.fetch:fetch")(
-        options.name, target, say, source=options.source, keep=options.keep_downloads, skip=tuple(options.skip or ())
+        options.name, target, say, source=options.source, keep=options.keep_downloads, skip=tuple(options.skip or ()), latest=options.latest
     )
     say(f"{target}: {len(manifest['components'])} components, {manifest['vocabulary']['size']} tokens")
     return 0
@@ -357,6 +357,7 @@ def arguments() -> argparse.ArgumentParser:
     added.add_argument("--from", dest="source", type=Path, metavar="DIR", help="a folder with the official files, instead of the internet")
     added.add_argument("--out", type=Path, metavar="DIR", help="the new family (default: checkpoints/NAME)")
     added.add_argument("--skip", action="append", metavar="ROLE", help="a component to leave out, e.g. unclip")
+    added.add_argument("--latest", action="store_true", help="take the newest revisions, not those that were recorded at the last fetch")
     added.add_argument("--keep-downloads", action="store_true", help="do not delete what was downloaded")
     about = "rehearse the official weights with random numbers: write, fetch, convert, quantize, one turn per modality"
     added = commands.add_parser("rehearse", help=about, description=about)

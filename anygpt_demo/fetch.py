@@ -36,7 +36,7 @@ class Source:
     folder: str
     licence: str
     repo: str = ""
-    revision: str = "main"  # no commit could be looked up when this was written; the one that was read is kept in the manifest
+    revision: str = "main"  # where to begin; the commit that was read is kept, and read again later
     files: tuple[str, ...] = ()
     url: str = ""
 
@@ -95,8 +95,8 @@ def _refused(what: str, error: Exception) -> UserError:
     )
 
 
-def from_hub(source: Source, home: Path) -> str:
-    """Download a repository's files below home, resuming. Returns the commit. Raises UserError."""
+def from_hub(source: Source, home: Path, commit: str | None = None) -> str:
+    """Download a repository's files below home, resuming. commit: the one to take, if it is known. Returns it. Raises UserError."""
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
@@ -105,7 +105,7 @@ def from_hub(source: Source, home: Path) -> str:
     import httpx
 
     try:
-        commit = HfApi().repo_info(source.repo, revision=source.revision).sha or source.revision
+        commit = commit or HfApi().repo_info(source.repo, revision=source.revision).sha or source.revision
         snapshot_download(source.repo, revision=commit, local_dir=home / source.folder, allow_patterns=list(source.files))
     except (OSError, HfHubHTTPError, httpx.HTTPError, ValueError) as error:
         raise _refused(source.repo, error) from error
@@ -147,14 +147,28 @@ def from_url(url: str, home: Path, say: Say) -> str:
     return tag
 
 
-def download(name: str, home: Path, say: Say) -> dict[str, str]:
-    """Everything a family needs into a local layout. Returns the revision of every source. Raises UserError."""
-    revisions = {}
+def _recorded(path: Path, key: str | None = None) -> dict[str, str]:
+    """Revisions in a JSON file, under a key if one is given; none if there is no such file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = record[key] if key is not None else record
+        return {str(name): str(commit) for name, commit in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def download(name: str, home: Path, say: Say, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Everything a family needs into a local layout. Returns the revision of every source. Raises UserError.
+
+    known: commits to take; those of an interrupted download go before them, so that no repository is read at two commits.
+    """
+    revisions = {**(known or {}), **_recorded(home / "revisions.json")}
     for item in sources(name):
         say(f"{item.repo or item.url}  (licence: {item.licence})")
-        revisions[item.repo or item.url] = from_hub(item, home) if item.repo else from_url(item.url, home / item.folder, say)
+        place = item.repo or item.url
+        revisions[place] = from_hub(item, home, revisions.get(place)) if item.repo else from_url(item.url, home / item.folder, say)
         write_json(home / "revisions.json", revisions)
-    return revisions
+    return {item.repo or item.url: revisions[item.repo or item.url] for item in sources(name)}
 
 
 def fetch(
@@ -165,22 +179,23 @@ def fetch(
     source: Path | None = None,
     keep: bool = False,
     skip: tuple[str, ...] = (),
+    latest: bool = False,
     read: Callable[..., dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Download (or take `source`), convert, verify. Returns the new manifest. Raises UserError; `out` is complete or untouched.
 
-    keep: leave the downloaded files where they are (out.download). read: what converts one component, if not a process of its own.
+    keep: leave the downloaded files where they are (out.download). latest: take the newest commits and not those that an earlier
+    fetch into `out` has recorded. read: what converts one component, if not a process of its own.
     """
     from anygpt_demo.convert import convert, in_child
 
     cache = out.with_name(out.name + ".download")
     if source is None:
-        revisions = download(name, cache, say)
+        revisions = download(name, cache, say, {} if latest else _recorded(out / "manifest.json", "revisions"))
     else:
         if not source.is_dir():
             raise UserError(f"There is no folder {source.name}.", "--from needs the folder with the official files.", "Check the path.")
-        record = source / "revisions.json"
-        revisions = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        revisions = _recorded(source / "revisions.json")
         for item in sources(name):
             say(f"{item.repo or item.url}  (licence: {item.licence})")
     about = {"licences": licences(name), "revisions": revisions}

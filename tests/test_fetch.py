@@ -198,6 +198,30 @@ def test_the_commit_that_was_read_is_asked_for_and_noted(monkeypatch: pytest.Mon
         fetch.download("anygpt-base", tmp_path, quiet)
 
 
+def test_recorded_commits_are_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import huggingface_hub
+
+    asked, looked = [], []
+
+    class Info:
+        sha = "new"
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo, revision: looked.append(repo) or Info())
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: asked.append((repo, options["revision"])))
+    monkeypatch.setattr(fetch, "from_url", lambda url, home, say: "tag")
+    monkeypatch.setattr(convert, "convert", lambda *rest, about, **more: about)
+    out = tmp_path / "anygpt-chat"
+    (tmp_path / "anygpt-chat").mkdir()
+    (out / "manifest.json").write_text(json.dumps({"revisions": {"fnlp/AnyGPT-chat": "recorded"}}), encoding="utf-8")
+    found = fetch.fetch("anygpt-chat", out, quiet)["revisions"]
+    assert found["fnlp/AnyGPT-chat"] == "recorded" and found["facebook/encodec_32khz"] == "new"
+    assert ("fnlp/AnyGPT-chat", "recorded") in asked and "fnlp/AnyGPT-chat" not in looked
+    assert fetch.fetch("anygpt-chat", out, quiet, latest=True)["revisions"]["fnlp/AnyGPT-chat"] == "new"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "revisions.json").write_text(json.dumps({"fnlp/AnyGPT-base": "begun"}), encoding="utf-8")
+    assert fetch.download("anygpt-base", tmp_path / "half", quiet, {"fnlp/AnyGPT-base": "older"})["fnlp/AnyGPT-base"] == "begun"
+
+
 def test_a_base_family_is_converted_too(official: Path, tmp_path: Path):
     source = tmp_path / "source"
     shutil.copytree(official, source)
