@@ -241,9 +241,11 @@ class Chat:
         if preset is not None:
             shelf = memory.Shelf(
                 lambda name, purpose: registry.load_codec(name, home, device, purpose=purpose),
-                lambda name, purpose: memory.estimate(home, name, purpose),
+                lambda name, purpose: memory.estimate(home, name, purpose, device),
                 preset.media,
             )
+        if large:
+            memory.require(home, quantize, device)
         engine = LocalEngine.load(home, device, quantize)
         return cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
 

@@ -5,6 +5,7 @@ Nothing here loads weights: sizes come from the configs, on the meta device.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -101,6 +102,30 @@ def preset(vram: int | None, device: str) -> Preset | None:
     return PRESETS[vram]
 
 
+def require(family: Family, quantize: str, device: str) -> None:
+    """Raise UserError if a card has less free memory than the language model and its largest single codec need."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    from anygpt_demo.models.llama import Llama, LlamaConfig
+
+    config = LlamaConfig.from_json(family.component("llm").config)
+    with torch.device("meta"):
+        model = Llama(config)
+    layers = _count(model.model.layers)
+    cache = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * config.max_position_embeddings
+    codec = max(estimate(family, name, purpose, device) for name in ROLES for purpose in ("encode", "decode"))
+    needed = layers * BITS[quantize] / 8 + 2 * (_count(model) - layers) + cache + CONTEXT_BYTES + codec
+    free, _ = torch.cuda.mem_get_info(device)
+    if free < needed:
+        raise UserError(
+            "The graphics card has too little free memory for this model.",
+            f"About {needed / GB:.1f} GB are needed ({quantize if quantize != 'none' else '16 bit'}), {free / GB:.1f} GB are free.",
+            "Close other programs that use the card, choose fewer bits (--quantize 4bit), or leave --device out.",
+        )
+
+
 @dataclass(frozen=True)
 class Size:
     """One component at full size. need: always, on use, or never (it is not loaded, or dropped after one answer)."""
@@ -170,7 +195,7 @@ def _sound() -> Iterator[Size]:
     from anygpt_demo.models.speechtokenizer import SpeechTokenizer
 
     yield Size("SpeechTokenizer", "on use", _count(SpeechTokenizer(SPEECH)), 4)
-    yield Size("SoundStorm", "on use", _count(SoundStorm(SOUNDSTORM)), 4)
+    yield Size("SoundStorm", "on use", _count(SoundStorm(SOUNDSTORM)), 2)
     yield Size("EnCodec 32 kHz", "on use", _count(encodec.build(encodec.OFFICIAL)), 4)
     yield Size("EnCodec 24 kHz", "never", _count(EncodecModel(EncodecConfig())), 4)
 
@@ -208,17 +233,20 @@ ROLES: Mapping[str, tuple[str, ...]] = {  # which components a codec holds
 SPLIT = ("image",)  # codecs that can be loaded for one direction alone
 
 
-def estimate(family: Family, name: str, purpose: str) -> int:
-    """Bytes that a codec will take, from the sizes of its files."""
-    parts: dict[str, int] = {}
+READING = ("visual_encoder.", "Qformer.")  # parts of the picture tokenizer that drawing does without
+HALVED = ("image_tokenizer", "unclip", "soundstorm")  # what the official family holds in half precision on a card
+
+
+def estimate(family: Family, name: str, purpose: str, device: str = "cpu") -> int:
+    """Bytes that a codec will take, from the headers of its files."""
+    total = 0
     for role in ROLES.get(name, (name,)):
-        if family.has(role):
-            parts[role] = sum(int(facts["bytes"]) for facts in family.component(role).files.values())
-    if name == "image" and purpose == "encode":
-        return parts.get("image_tokenizer", 0)
-    if name == "image" and purpose == "decode":
-        parts["image_tokenizer"] = parts.get("image_tokenizer", 0) // 8  # its reading half is left out
-    return sum(parts.values())
+        if not family.has(role) or (name == "image" and purpose == "encode" and role != "image_tokenizer"):
+            continue
+        drawing = role == "image_tokenizer" and purpose == "decode"
+        sizes = [math.prod(shape) for key, shape in family.component(role).shapes().items() if not (drawing and key.startswith(READING))]
+        total += sum(sizes) * (2 if device != "cpu" and role in HALVED and family.name != "mini" else 4)
+    return total
 
 
 class Shelf:

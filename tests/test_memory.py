@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from anygpt_demo import memory
+from anygpt_demo import codecs, memory
+from anygpt_demo.checkpoints import Component, Family
 from anygpt_demo.errors import UserError
 
 
@@ -59,3 +62,45 @@ def test_the_shelf_puts_away_what_was_used_longest_ago():
     assert made.count(("b", "encode")) == 2
     shelf.get("d", "encode")
     assert shelf.held == (("d", "encode"),), "what is larger than the budget is still served, alone"
+
+
+def test_estimates_follow_precision_and_purpose(converted: Path):
+    family = Family.open(converted)
+    both, drawing = (memory.estimate(family, "image", purpose) for purpose in ("encode", "decode"))
+    values = sum(parameter.numel() for parameter in codecs.load_codec("music", family).model.parameters())
+    assert memory.estimate(family, "music", "both") >= 4 * values
+    assert memory.estimate(family, "image", "encode", "cuda") * 2 == both
+    assert memory.estimate(family, "image", "decode", "cuda") * 2 == drawing
+    assert memory.estimate(family, "music", "both", "cuda") == memory.estimate(family, "music", "both")
+    assert memory.estimate(family, "speech", "both", "cuda") < memory.estimate(family, "speech", "both")
+
+
+def test_a_card_without_enough_free_memory_is_refused_in_words(converted: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    family = Family.open(converted)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**6, 8 * 10**9))
+    memory.require(family, "4bit", "cpu")
+    with pytest.raises(UserError, match=r"too little free memory.*0\.0 GB are free.*--quantize 4bit"):
+        memory.require(family, "4bit", "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 8 * 10**9))
+    memory.require(family, "none", "cuda")
+
+
+def test_the_published_models_need_what_the_presets_say(monkeypatch: pytest.MonkeyPatch):
+    """The 7B model in 4 bit asks for about 6 GB; in 16 bit for more than 16."""
+    import torch
+
+    class Official:
+        name = "anygpt"
+
+        def component(self, role):
+            return Component(role, Path(), {**memory.LLAMA, "max_position_embeddings": 2048}, {})
+
+    monkeypatch.setattr(memory, "estimate", lambda *rest: int(2.1 * memory.GB))
+    for quantize, enough, short in (("4bit", 8.0, 7.0), ("8bit", 12.0, 10.0), ("none", 18.0, 15.0)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=enough: (int(free * memory.GB), 0))
+        memory.require(Official(), quantize, "cuda")
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=short: (int(free * memory.GB), 0))
+        with pytest.raises(UserError, match="free memory"):
+            memory.require(Official(), quantize, "cuda")
