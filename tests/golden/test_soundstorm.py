@@ -204,3 +204,14 @@ def test_voice_cloning_from_wave_to_wave(path: Path) -> None:
             with torch.inference_mode():
                 wave = tokenizer.decode(codes.permute(2, 0, 1))
             np.testing.assert_allclose(wave.numpy(), data[key], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("path", models(), ids=lambda path: path.stem)
+@torch.inference_mode()
+def test_half_precision_says_nearly_the_same(path: Path) -> None:
+    """What a card computes with: the same way, rounded. Deterministic, so that only rounding can make a difference."""
+    model, data = build(path), np.load(path)
+    semantic, prompt = ids(data["g1_semantic"]), ids(data["g1_prompt"])
+    exact = model.generate(semantic, prompt, 4, noise=torch.zeros_like)
+    rounded = model.half().generate(semantic, prompt, 4, noise=torch.zeros_like)
+    assert rounded.dtype == torch.int64 and (rounded == exact).float().mean() > 0.8
