@@ -194,22 +194,21 @@ class Noise:
         """dtype: float32 or float16; count: values of the largest tensor."""
         import numpy as np
 
-        self.path, self.dtype, self.place = path, np.dtype(dtype), 0
+        self.path, self.place = path, 0
         self.size = 2 * max(count, 1 << 16)
         values = np.random.default_rng(0).standard_normal(min(RANDOM, self.size), np.float32)
         with path.open("wb") as file:
             for number in range(math.ceil(self.size / len(values))):
                 scale = 0.02 * (1 + number % 7 / 10)
-                (scale * values).astype(self.dtype).tofile(file)
+                (scale * values).astype(dtype).tofile(file)
+        self.values = np.memmap(path, dtype, "c")  # once: pages that are mapped again count again
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of that shape, mapped: memory is used for what is being read."""
-        import numpy as np
-
+        """An array of that shape, a window on the file."""
         count = math.prod(shape)
         if self.place + count > self.size:
             self.place = 0
-        found = np.memmap(self.path, self.dtype, "c", offset=self.place * self.dtype.itemsize, shape=shape or (1,))
+        found = self.values[self.place : self.place + count]
         self.place += count
         return found.reshape(shape)
 
@@ -358,6 +357,17 @@ def _write_unclip_configs(home: Path, scale: Scale) -> None:
 def size_of(spec: Spec) -> int:
     """Bytes of the tensors of a file."""
     return sum(math.prod(shape) * (4 if dtype == "float32" else 2) for shape, dtype in spec.values())
+
+
+LAST = "stable-diffusion-2-1-unclip/model_index.json"  # what write() ends with
+
+
+def written(home: Path, scale: Scale, kind: str = "chat") -> bool:
+    """Whether write() came to its end here."""
+    if not (home / LAST).is_file():
+        return False
+    every = {home / path: size_of(spec) for path, (_, spec) in files(scale, kind).items()}
+    return all(path.is_file() and path.stat().st_size >= size for path, size in every.items())
 
 
 def write(home: Path, scale: Scale, kind: str = "chat") -> Path:

@@ -3,13 +3,18 @@
     python -m anygpt_demo rehearse --dir SCRATCH                  about 60 GB of disk, half an hour
     python -m anygpt_demo rehearse --dir SCRATCH --scale tiny     seconds
 
-Every stage runs in a process of its own, so that its peak of memory is its own; the turns share one, whose peak is
-reset before each. The replies are noise: a turn shows that every part of the way runs, and what it costs.
+Every stage runs in a process of its own, so that its peak of memory is its own. A stage whose result lies in the folder is not
+done again, so an interrupted rehearsal goes on where it stopped. The replies are noise: a turn shows that every part of the way
+runs, and what it costs.
+
+Memory is looked at five times a second, in two parts: what the processes need (RssAnon and RssShmem of Linux), which the
+goals are about, and pages of files that happen to be mapped (RssFile), which the system takes back whenever it wants them.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
 import multiprocessing
 import os
 import platform
@@ -18,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 Tick = Callable[[float, float], None]
 Say = Callable[[str], None]
 GOAL = 11e9  # bytes: the most that the 4-bit stack with one group of codecs may take
+WRITE_GOAL = 6e9  # bytes: the most that writing the random checkpoints may take
 LOOK_S = 0.2  # between two looks at the memory
 TURNS = (("text", "text"), ("image", "speech"), ("speech", "music"), ("music", "image"))  # every modality once in, once out
 LENGTHS: Mapping[str, int] = {"text": 8, "image": 38, "speech": 14, "music": 26}  # most ids of a reply
@@ -63,28 +69,32 @@ class Plan:
 
 @dataclass
 class Row:
-    """One line of the report. peak: most bytes of resident memory; vram: most bytes on the card, 0 without one."""
+    """One line of the report. memory: most bytes that were needed; mapped: most bytes of files in memory; vram: most bytes on the card.
 
-    stage: str
+    Each is 0 where it is not known.
+    """
+
+    label: str
     seconds: float
     cpu_seconds: float
-    peak: int
+    memory: int
+    mapped: int = 0
     vram: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    stage: str = ""  # of STAGES
 
 
 # ---------------------------------------------------------------- measuring
 
 
-def _status(process: int | str, name: str) -> int:
-    """A size in bytes from /proc, 0 where there is none."""
+def memory_of(process: int | str) -> tuple[int, int]:
+    """Bytes of a process that are its own, and bytes of files that it has mapped; 0 where /proc does not tell."""
     try:
-        for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith(name + ":"):
-                return int(line.split()[1]) * 1024
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+        sizes = {name: int(words.split()[0]) * 1024 for name, _, words in (line.partition(":") for line in lines) if name.startswith("Rss")}
     except (OSError, ValueError, IndexError):
-        pass
-    return 0
+        return 0, 0
+    return sizes.get("RssAnon", 0) + sizes.get("RssShmem", 0), sizes.get("RssFile", 0)
 
 
 def _children(process: int) -> list[int]:
@@ -104,17 +114,13 @@ class Meter:
     """Time and peak memory of this process and those below it, lap by lap. Memory is known on Linux, elsewhere it is 0."""
 
     def __init__(self) -> None:
-        self.most = 0
         self._ended = threading.Event()
         self._begin()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _begin(self) -> None:
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
-        except OSError:
-            pass
-        self.most, self.start, self.cpu = 0, time.perf_counter(), sum(os.times()[:4])
+        self.memory = self.mapped = 0
+        self.start, self.cpu = time.perf_counter(), sum(os.times()[:4])
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
@@ -124,16 +130,17 @@ class Meter:
             self._look()
 
     def _look(self) -> None:
-        below = sum(_status(child, "VmRSS") for child in _children(os.getpid()))
-        self.most = max(self.most, _status("self", "VmRSS") + below)
+        sizes = [memory_of(process) for process in (os.getpid(), *_children(os.getpid()))]
+        self.memory = max(self.memory, sum(own for own, _ in sizes))
+        self.mapped = max(self.mapped, sum(files for _, files in sizes))
 
-    def lap(self, stage: str, **facts: Any) -> Row:
+    def lap(self, label: str, **facts: Any) -> Row:
         """What has been used since the last lap."""
         self._look()
         torch = sys.modules.get("torch")
         card = torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_available() else 0
-        peak = max(self.most, _status("self", "VmHWM"))
-        row = Row(stage, time.perf_counter() - self.start, sum(os.times()[:4]) - self.cpu, peak, int(card), facts)
+        spent, busy = time.perf_counter() - self.start, sum(os.times()[:4]) - self.cpu
+        row = Row(label, spent, busy, self.memory, self.mapped, int(card), facts)
         self._begin()
         return row
 
@@ -274,6 +281,19 @@ def one_turn(chat: Chat, plan: Plan, source: str, target: str) -> dict[str, Any]
 STAGES: Mapping[str, Callable[[Plan, Tick], Iterator[Row]]] = {"write": write, "fetch": fetch, "quantize": quantize, "turns": turns}
 
 
+def complete(stage: str, plan: Plan) -> bool:
+    """Whether the result of a stage lies in the folder. The turns have none: they are always taken."""
+    from anygpt_demo import mockup
+    from anygpt_demo.quantize import role_of
+
+    fetched = (plan.family / "manifest.json").is_file()  # the folder is renamed to this when all of it is there
+    if stage == "write":
+        return fetched or mockup.written(plan.official, mockup.SCALES[plan.scale]())
+    if stage == "fetch":
+        return fetched
+    return stage == "quantize" and fetched and Family.open(plan.family).has(role_of(plan.quantize))
+
+
 # ---------------------------------------------------------------- running
 
 
@@ -311,21 +331,21 @@ class Bar:
             sys.stderr.write("\n")
 
 
-def run_stage(stage: str, plan: Plan, say: Say) -> list[Row]:
-    """One stage in a fresh process. Raises the UserError that it raised, or ModelFault if it died."""
+def run_stage(stage: str, plan: Plan, say: Say) -> Iterator[Row]:
+    """One stage in a fresh process; its rows as they come. Raises the UserError that it raised, or ModelFault if it died."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(stage, plan, theirs))
     process.start()
     theirs.close()
-    bar, rows = Bar(stage, say), []
+    bar = Bar(stage, say)
     try:
         while True:
             kind, *rest = ours.recv()
             if kind == "tick":
                 bar.show(*rest)
             elif kind == "row":
-                rows.append(Row(**rest[0]))
+                yield Row(**rest[0])
             else:
                 raise UserError(*rest)
     except EOFError:
@@ -337,7 +357,6 @@ def run_stage(stage: str, plan: Plan, say: Say) -> list[Row]:
     if process.exitcode:
         raise ModelFault(f"The stage {stage} ended with status {process.exitcode}.", "It was stopped, or failed.", "Look at its output.")
     bar.end()
-    return rows
 
 
 def machine() -> str:
@@ -351,36 +370,51 @@ def machine() -> str:
     return f"{os.cpu_count()} cores {name}, {memory}"
 
 
+def _goal(rows: list[Row], most: float) -> dict[str, Any]:
+    """Whether the peak of some rows is within a goal; None if it was not measured."""
+    peak = max(row.memory for row in rows) if rows and all(row.memory for row in rows) else None
+    return {"bytes": peak, "goal_bytes": int(most), "met": None if peak is None else peak <= most}
+
+
 def report(plan: Plan, rows: list[Row]) -> dict[str, Any]:
-    """The figures as JSON values."""
-    working = [row for row in rows if row.stage == "start" or " to " in row.stage]
-    peak = max((row.peak for row in working), default=0)
-    facts = asdict(plan)
-    del facts["folder"]
+    """The figures as JSON values. The goal of the turns is judged when every one of them was taken."""
+    turned = [row for row in rows if row.stage == "turns"]
+    wanted = {"start", *(f"{source} to {target}" for source, target in TURNS)}
     return {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "plan": facts,
-        "stages": [asdict(row) for row in rows],
-        "peak_bytes": peak,
-        "goal_bytes": int(GOAL),
-        "goal_met": peak <= GOAL,
+        "plan": _choices(plan),
+        "rows": [asdict(row) for row in rows],
+        "peaks": {
+            "writing": _goal([row for row in rows if row.stage == "write"], WRITE_GOAL),
+            "the start and the turns": _goal(turned if wanted == {row.label for row in turned} else [], GOAL),
+        },
     }
+
+
+def _choices(plan: Plan) -> dict[str, Any]:
+    return {name: value for name, value in asdict(plan).items() if name != "folder"}
 
 
 def table(figures: Mapping[str, Any]) -> str:
     """The figures as a table in Markdown."""
-    lines = ["| stage | time | CPU time | peak memory | |", "|---|---|---|---|---|"]
-    for row in figures["stages"]:
+    lines = ["| | time | CPU time | memory | mapped files | |", "|---|---|---|---|---|---|"]
+    for row in figures["rows"]:
         facts = row["facts"]
         note = f"{facts['bytes'] / 1e9:.2f} GB written" if "bytes" in facts else ""
         if "times" in facts:
             spent = ", ".join(f"{name} {facts['times'][name]:.1f} s" for name in ("encode", "first_token", "generate", "decode"))
             note = f"{spent}; {facts['tokens']} ids, {facts['tokens_per_second']:.2f}/s"
-        memory = f"{row['peak'] / 1e9:.2f} GB" + (f", card {row['vram'] / 1e9:.2f} GB" if row["vram"] else "")
-        lines.append(f"| {row['stage']} | {row['seconds']:.1f} s | {row['cpu_seconds']:.1f} s | {memory} | {note} |")
-    met = "met" if figures["goal_met"] else "not met"
-    lines += ["", f"Peak of the start and the turns: {figures['peak_bytes'] / 1e9:.2f} GB; the goal of {GOAL / 1e9:.0f} GB is {met}."]
+        memory = f"{row['memory'] / 1e9:.2f} GB" + (f", card {row['vram'] / 1e9:.2f} GB" if row["vram"] else "")
+        spent = f"{row['seconds']:.1f} s | {row['cpu_seconds']:.1f} s"
+        lines.append(f"| {row['label']} | {spent} | {memory} | {row['mapped'] / 1e9:.2f} GB | {note} |")
+    lines.append("")
+    for what, peak in figures["peaks"].items():
+        goal = f"the goal is at most {peak['goal_bytes'] / 1e9:.0f} GB"
+        if peak["met"] is None:
+            lines.append(f"Peak memory of {what}: not measured; {goal}.")
+        else:
+            lines.append(f"Peak memory of {what}: {peak['bytes'] / 1e9:.2f} GB; {goal}: {'met' if peak['met'] else 'not met'}.")
     return "\n".join(lines)
 
 
@@ -389,29 +423,51 @@ def check_disk(plan: Plan) -> None:
     official, converted = expected_bytes(plan.scale)
     needed = 1.02 * (official + converted)  # the official files go before the small copy is made
     plan.folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(plan.folder).free
+    free = shutil.disk_usage(plan.folder).free + bytes_below(plan.folder)  # what lies there is used or written over
     if free < needed:
         cause = f"{needed / 1e9:.0f} GB are needed, {free / 1e9:.0f} GB are free."
         raise UserError("There is not enough room for the rehearsal.", cause, "Choose another --dir.")
 
 
-def run(plan: Plan, say: Say, keep: bool = False) -> dict[str, Any]:
-    """All stages. Writes report.json and report.md into the folder after each and returns the figures. Raises UserError.
+def _earlier(plan: Plan) -> list[Row]:
+    """The rows of a report that was made by the same plan."""
+    try:
+        figures = json.loads((plan.folder / "report.json").read_text(encoding="utf-8"))
+        return [Row(**row) for row in figures["rows"]] if figures["plan"] == _choices(plan) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
-    keep: leave the random checkpoints and the family; else they go as soon as nothing needs them.
+
+def _keep(plan: Plan, rows: list[Row]) -> dict[str, Any]:
+    """Write the report as it is by now."""
+    figures = report(plan, rows)
+    write_json(plan.folder / "report.json", figures)
+    (plan.folder / "report.md").write_text(table(figures) + "\n", encoding="utf-8")
+    return figures
+
+
+def run(plan: Plan, say: Say, keep: bool = False) -> dict[str, Any]:
+    """All stages that are not complete. Writes report.json and report.md into the folder after each row and returns the figures.
+
+    keep: leave the random checkpoints and the family; else they go as soon as nothing needs them. Raises UserError.
     """
     check_disk(plan)
+    earlier = _earlier(plan)
     rows: list[Row] = []
     figures: dict[str, Any] = {}
     for stage in STAGES:
         if stage == "quantize" and plan.quantize == "none":
             continue
-        rows += run_stage(stage, plan, say)
+        if complete(stage, plan):
+            say(f"{stage}: complete")
+            rows += [row for row in earlier if row.stage == stage]
+            figures = _keep(plan, rows)
+        else:
+            for row in run_stage(stage, plan, say):
+                rows.append(replace(row, stage=stage))
+                figures = _keep(plan, rows)
         if stage == "fetch" and not keep:
-            shutil.rmtree(plan.official)
-        figures = report(plan, rows)
-        write_json(plan.folder / "report.json", figures)
-        (plan.folder / "report.md").write_text(table(figures) + "\n", encoding="utf-8")
+            shutil.rmtree(plan.official, ignore_errors=True)
     if not keep:
         shutil.rmtree(plan.family)
     return figures

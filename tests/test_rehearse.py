@@ -15,24 +15,30 @@ from anygpt_demo.rehearse import Plan
 MANIFESTS = Path(__file__).parent / "golden" / "data" / "manifests"
 
 
-def test_every_stage_runs_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    seen = []
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the stages in this process. Returns the names of those that ran."""
+    seen: list[str] = []
 
-    def here(stage, plan, say):
-        ticks: list[tuple[float, float]] = []
-        rows = list(rehearse.STAGES[stage](plan, lambda done, total: ticks.append((done, total))))
-        assert all(0 <= done <= total for done, total in ticks)
+    def run_stage(stage, plan, say):
         seen.append(stage)
-        return rows
+        ticks: list[tuple[float, float]] = []
+        yield from rehearse.STAGES[stage](plan, lambda done, total: ticks.append((done, total)))
+        assert all(0 <= done <= total for done, total in ticks)
 
-    monkeypatch.setattr(rehearse, "run_stage", here)
+    monkeypatch.setattr(rehearse, "run_stage", run_stage)
     monkeypatch.setattr(convert, "in_child", lambda job, say: unpickle.work(job))
+    return seen
+
+
+def test_every_stage_runs_and_is_reported(tmp_path: Path, here: list[str], capsys: pytest.CaptureFixture[str]):
     assert cli.main(["rehearse", "--dir", str(tmp_path), "--scale", "tiny", "--threads", "1"]) == 0
-    assert seen == ["write", "fetch", "quantize", "turns"]
+    assert here == ["write", "fetch", "quantize", "turns"]
     figures = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    rows = {row["stage"]: row for row in figures["stages"]}
+    rows = {row["label"]: row for row in figures["rows"]}
     assert list(rows)[3:] == ["start", "text to text", "image to speech", "speech to music", "music to image"]
-    assert all(row["seconds"] > 0 and row["peak"] > 0 for row in rows.values()) and figures["peak_bytes"] > 0
+    assert all(row["seconds"] > 0 and row["memory"] > 0 for row in rows.values())
+    assert {name: peak["met"] for name, peak in figures["peaks"].items()} == {"writing": True, "the start and the turns": True}
     assert rows["music to image"]["facts"]["made"] == ["image"] and rows["music to image"]["facts"]["tokens"] >= 36
     assert rows["write"]["facts"]["bytes"] > rows["fetch --from"]["facts"]["bytes"] > rows["quantize 4bit"]["facts"]["bytes"] > 0
     table = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -40,10 +46,77 @@ def test_every_stage_runs_and_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"], "the random weights are gone"
 
 
+def test_an_interrupted_rehearsal_goes_on_where_it_stopped(tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch):
+    plan = Plan(tmp_path, "tiny")
+    stages = dict(rehearse.STAGES)
+
+    def stopped(plan, tick):
+        yield rehearse.Row("start", 1.0, 1.0, 10**6)
+        raise UserError("It was stopped.", "A test did it.", "None.")
+
+    monkeypatch.setattr(rehearse, "STAGES", {**stages, "fetch": stopped})
+    with pytest.raises(UserError, match="stopped"):
+        rehearse.run(plan, print)
+    monkeypatch.setattr(rehearse, "STAGES", {**stages, "turns": stopped})
+    with pytest.raises(UserError, match="stopped"):
+        rehearse.run(plan, print)
+    assert here == ["write", "fetch", "fetch", "quantize", "turns"]
+    figures = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert figures["peaks"]["writing"]["met"] and figures["peaks"]["the start and the turns"]["met"] is None
+    assert "Peak memory of the start and the turns: not measured" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(rehearse, "STAGES", stages)
+    said: list[str] = []
+    figures = rehearse.run(plan, said.append)
+    assert here[5:] == ["turns"] and said == ["write: complete", "fetch: complete", "quantize: complete"]
+    assert [row["label"] for row in figures["rows"]][:4] == ["write", "fetch --from", "quantize 4bit", "start"]
+    assert figures["peaks"]["the start and the turns"]["met"]
+
+
+def test_a_write_that_was_cut_is_done_again(tmp_path: Path):
+    scale = mockup.tiny()
+    home = mockup.write(tmp_path, scale)
+    assert mockup.written(home, scale)
+    path = home / "speechtokenizer" / "ckpt.dev"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert not mockup.written(home, scale)
+
+
+def test_no_goal_is_met_by_figures_that_are_not_there(tmp_path: Path):
+    labels = ["start", *(f"{source} to {target}" for source, target in rehearse.TURNS)]
+    rows = [rehearse.Row(label, 1.0, 1.0, 10**9, stage="turns") for label in labels]
+
+    def met(rows):
+        return rehearse.report(Plan(tmp_path), rows)["peaks"]["the start and the turns"]["met"]
+
+    assert met(rows) is True
+    assert met([]) is met(rows[:-1]) is None
+    rows[2].memory = 0  # where no system tells
+    assert met(rows) is None
+    rows[2].memory = 12 * 10**9
+    assert met(rows) is False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by Linux")
+def test_pages_of_files_are_not_counted_as_memory(tmp_path: Path):
+    import numpy as np
+
+    size = 64 << 20
+    (tmp_path / "zeros").write_bytes(bytes(size))
+    meter = rehearse.Meter()
+    mapped = np.memmap(tmp_path / "zeros", np.uint8, "c")
+    assert mapped.sum() == 0
+    row = meter.lap("mapped")
+    del mapped
+    own = np.ones(size, np.uint8)
+    later = meter.lap("own")
+    assert own.sum() == size and row.mapped >= size
+    assert later.memory - row.memory > size // 2, "what a process fills counts, what it maps does not"
+
+
 def test_a_refusal_of_a_stage_reaches_the_person(tmp_path: Path):
     said: list[str] = []
     with pytest.raises(UserError, match=r"no folder official"):
-        rehearse.run_stage("fetch", Plan(tmp_path, "tiny"), said.append)
+        list(rehearse.run_stage("fetch", Plan(tmp_path, "tiny"), said.append))
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
