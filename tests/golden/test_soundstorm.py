@@ -208,10 +208,15 @@ def test_voice_cloning_from_wave_to_wave(path: Path) -> None:
 
 @pytest.mark.parametrize("path", models(), ids=lambda path: path.stem)
 @torch.inference_mode()
-def test_half_precision_says_nearly_the_same(path: Path) -> None:
-    """What a card computes with: the same way, rounded. Deterministic, so that only rounding can make a difference."""
-    model, data = build(path), np.load(path)
-    semantic, prompt = ids(data["g1_semantic"]), ids(data["g1_prompt"])
-    exact = model.generate(semantic, prompt, 4, noise=torch.zeros_like)
-    rounded = model.half().generate(semantic, prompt, 4, noise=torch.zeros_like)
-    assert rounded.dtype == torch.int64 and (rounded == exact).float().mean() > 0.8
+def test_half_precision_is_close(path: Path) -> None:
+    """What a card computes with. Codes may differ where two were nearly as good, and then those that follow from them."""
+    model, data = build(path).half(), np.load(path)
+    codes, condition = ids(data["net_x"]), model.condition(ids(data["net_semantic"]))
+    rounded, exact = model.net(codes, condition).flatten(1, 2).float(), torch.from_numpy(data["net_logits"])
+    worst = (rounded - exact).abs().max()
+    assert worst < 0.01 * exact.abs().max()
+    first, second = exact.topk(2, -1).values.unbind(-1)
+    clear = first - second > 2 * worst
+    assert clear.float().mean() > 0.9 and torch.equal(rounded.argmax(-1)[clear], exact.argmax(-1)[clear])
+    made = model.generate(ids(data["g1_semantic"]), ids(data["g1_prompt"]), 4, noise=torch.zeros_like)
+    assert made.dtype == torch.int64 and torch.equal(made[..., 0], ids(data["g1_semantic"]))
