@@ -2,8 +2,8 @@
 
     {"role", "files", "config", "out"} on standard input  ->  safetensors under `out`, {"config"} or {"error"} on standard output
 
-Pickles are read by torch's weights-only reader, memory-mapped; every key and shape is compared with the module built on
-the meta device from the config before anything is copied; tensors are written one file at a time.
+Pickles are read by torch's weights-only reader, their numbers through a read-only mapping; every key and shape is compared with
+the module built on the meta device from the config before anything is copied; tensors are written one file at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -46,11 +47,36 @@ def _load(path: Path, checked: bool = False) -> Any:
                 damaged = archive.testzip()
             if damaged is not None:
                 raise _bad(path, f"Its part {damaged} is damaged.")
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+        place = "meta" if zipped else "cpu"  # meta: tensors without numbers, which know where in the file theirs are
+        return torch.load(str(path), map_location=place, weights_only=True)
     except (pickle.UnpicklingError, AttributeError) as error:
         raise _bad(path, "It holds something other than weights, or it is not a weight file.") from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile, SafetensorError) as error:
         raise _bad(path, "It is cut off, damaged or not a weight file.") from error
+
+
+def _windows(path: Path, table: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a table of _load(), as windows on the file. Raises BadCheckpoint.
+
+    The file is mapped for reading only, unlike torch's own mapping, which a system refuses for a file larger than its memory.
+    """
+    import numpy as np
+    import torch
+
+    if all(tensor.device.type != "meta" for tensor in table.values()):
+        return dict(table)
+    data = np.memmap(path, np.uint8, "r")
+    found = {}
+    for key, tensor in table.items():
+        storage = tensor.untyped_storage()
+        numbers = data[storage._checkpoint_offset :][: storage.nbytes()]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that they must not be written to
+                found[key] = torch.from_numpy(numbers).view(tensor.dtype).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        except RuntimeError as error:
+            raise _bad(path, f"Its tensor {key} is cut off.") from error
+    return found
 
 
 def read(path: Path, checked: bool = False) -> dict[str, Tensor]:
@@ -65,7 +91,7 @@ def read(path: Path, checked: bool = False) -> dict[str, Tensor]:
     for key, tensor in table.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
             raise _bad(path, f"Its entry {str(key)[:80]} is not a tensor.")
-    return dict(table)
+    return _windows(path, table)
 
 
 def sound(path: Path, key: str, tensor: Tensor, dtype: Any = None) -> Tensor:

@@ -229,3 +229,29 @@ def test_a_base_family_is_converted_too(official: Path, tmp_path: Path):
     skip = ("unclip", "soundstorm", "music_codec", "image_tokenizer")
     manifest = fetch.fetch("anygpt-base", tmp_path / "base", quiet, source=source, skip=skip, read=here)
     assert manifest["kind"] == "base" and set(manifest["components"]) == {"tokenizer", "llm", "speech_tokenizer"}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_of_every_kind_are_read_as_they_were_saved(tmp_path: Path, zipped: bool):
+    large = torch.arange(20.0).reshape(4, 5)
+    saved = {
+        "plain": torch.randn(3, 4),
+        "bfloat16": torch.randn(7).bfloat16(),
+        "float16": torch.randn(5).half(),
+        "transposed": large.T,
+        "window": large[1:3, 2:],
+        "parameter": torch.nn.Parameter(torch.randn(2, 2)),
+        "flag": torch.tensor(True),
+        "number": torch.tensor(3.5),
+        "empty": torch.empty(0, 3),
+    }
+    path = tmp_path / "weights.pt"
+    torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+    found = unpickle.read(path)
+    assert found.keys() == saved.keys()
+    for key, tensor in saved.items():
+        assert found[key].dtype == tensor.dtype and torch.equal(found[key], tensor), key
+    maps = Path("/proc/self/maps")
+    if zipped and maps.exists():
+        (line,) = [line for line in maps.read_text(encoding="utf-8").splitlines() if line.endswith(str(path))]
+        assert line.split()[1].startswith("r--"), "a mapping that could be written to counts as memory, and is refused for large files"
