@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ SOUNDSTORM: Mapping[str, Any] = {  # as AnyGPT's voice_clone builds it; the file
     "num_quantizers": 7,
     "conformer": {"dim": 1024, "depth": 12, "heads": 8, "dim_head": 128},
 }
+HASHES = "hashes.json"  # beside downloaded files: what the publisher says of them
 STEPS = 3  # vc_steps of the published generate_config.json
 TOKENIZER = ("tokenizer.model", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -97,9 +99,29 @@ def settings(role: str, name: str, source: Path) -> dict[str, Any]:
     return config
 
 
-def digests(files: Mapping[str, list[Path]]) -> dict[str, dict[str, Any]]:
-    """Name, bytes and hash of the source files."""
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for paths in files.values() for path in paths}
+def digests(files: Mapping[str, list[Path]], home: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and hash of the source files, by their path below `home`."""
+    every = [path for paths in files.values() for path in paths]
+    return {path.relative_to(home).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in every}
+
+
+def published(source: Path) -> dict[str, str]:
+    """The hashes that the publisher gave, by path below the folder, if the files were downloaded."""
+    path = source / HASHES
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _refuse_others(role: str, source: Path, home: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise BadCheckpoint naming the first file that is not the published one."""
+    hashes = published(source)
+    for name, facts in found.items():
+        place = (home / name).relative_to(source).as_posix()
+        if hashes.get(place, facts["sha256"]) != facts["sha256"]:
+            raise BadCheckpoint(
+                f"{role}: {place} is not the file that was published.",
+                "Its SHA-256 is another one.",
+                "Delete it and run the same command again.",
+            )
 
 
 def _alone() -> list[str]:
@@ -160,26 +182,36 @@ def _copy_tokenizer(files: Mapping[str, list[Path]], out: Path) -> dict[str, Any
 def _component(role: str, name: str, source: Path, draft: Path, say: Say, read: Callable[..., dict[str, Any]]) -> None:
     """One component into the draft, unless it is there already and nothing has changed."""
     files, config = find(role, name, source), settings(role, name, source)
-    origin = {"config": config, "files": digests(files)}
-    if (draft / "manifest.json").is_file():
-        family = Family.open(draft)
-        if family.has(role) and family.manifest["components"][role].get("source") == origin:
-            try:
-                family.component(role).verify()
-            except BadCheckpoint:
-                pass  # made again below
-            else:
-                say(f"{role}: kept")
-                return
+    home = _home(role, name, source)
+    if _kept(role, draft, {"config": config, "files": files}, home):
+        say(f"{role}: kept")
+        return
     start = time.monotonic()
     shutil.rmtree(draft / role, ignore_errors=True)
-    if role == "tokenizer":
-        kept = _copy_tokenizer(files, draft / role)
-    else:
-        paths = {kind: [str(path.resolve()) for path in paths] for kind, paths in files.items()}
-        kept = read({"role": role, "files": paths, "config": config, "out": str((draft / role).resolve())}, say)
-    enter(draft, role, kept, FAMILY, source=origin)
+    with ThreadPoolExecutor(1) as beside:  # the reader goes through the same pages at the same time
+        hashes = beside.submit(digests, files, home)
+        if role == "tokenizer":
+            kept = _copy_tokenizer(files, draft / role)
+        else:
+            paths = {kind: [str(path.resolve()) for path in paths] for kind, paths in files.items()}
+            kept = read({"role": role, "files": paths, "config": config, "out": str((draft / role).resolve())}, say)
+        _refuse_others(role, source, home, hashes.result())
+        enter(draft, role, kept, FAMILY, source={"config": config, "files": hashes.result()})
     say(f"{role}: {_written(draft / role) / 1e6:.1f} MB in {time.monotonic() - start:.0f} s")
+
+
+def _kept(role: str, draft: Path, origin: Mapping[str, Any], home: Path) -> bool:
+    """Whether an earlier run has made this component from these very files, and nothing has happened to it since."""
+    if not (draft / "manifest.json").is_file() or not Family.open(draft).has(role):
+        return False
+    family = Family.open(draft)
+    if family.manifest["components"][role].get("source") != {**origin, "files": digests(origin["files"], home)}:
+        return False
+    try:
+        family.component(role).verify()
+    except BadCheckpoint:
+        return False
+    return True
 
 
 def check_vocabulary(family: Family, exact: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from anygpt_demo.checkpoints import write_json
+from anygpt_demo.convert import HASHES
 from anygpt_demo.errors import MissingProgram, UserError
 
 Say = Callable[[str], None]
@@ -95,8 +96,11 @@ def _refused(what: str, error: Exception) -> UserError:
     )
 
 
-def from_hub(source: Source, home: Path, commit: str | None = None) -> str:
-    """Download a repository's files below home, resuming. commit: the one to take, if it is known. Returns it. Raises UserError."""
+def from_hub(source: Source, home: Path, commit: str | None = None) -> tuple[str, dict[str, str]]:
+    """Download a repository's files below home, resuming. commit: the one to take, if it is known.
+
+    Returns the commit, and the SHA-256 that the publisher gives of every large file, by its path below home. Raises UserError.
+    """
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
@@ -105,11 +109,13 @@ def from_hub(source: Source, home: Path, commit: str | None = None) -> str:
     import httpx
 
     try:
-        commit = commit or HfApi().repo_info(source.repo, revision=source.revision).sha or source.revision
+        facts = HfApi().repo_info(source.repo, revision=commit or source.revision, files_metadata=True)
+        commit = commit or facts.sha or source.revision
         snapshot_download(source.repo, revision=commit, local_dir=home / source.folder, allow_patterns=list(source.files))
     except (OSError, HfHubHTTPError, httpx.HTTPError, ValueError) as error:
         raise _refused(source.repo, error) from error
-    return commit
+    large = [(Path(source.folder, item.rfilename), item.lfs.sha256) for item in facts.siblings or () if item.lfs is not None]
+    return commit, {path.as_posix(): digest for path, digest in large if (home / path).is_file()}
 
 
 def from_url(url: str, home: Path, say: Say) -> str:
@@ -163,11 +169,17 @@ def download(name: str, home: Path, say: Say, known: Mapping[str, str] | None = 
     known: commits to take; those of an interrupted download go before them, so that no repository is read at two commits.
     """
     revisions = {**(known or {}), **_recorded(home / "revisions.json")}
+    hashes: dict[str, str] = {}
     for item in sources(name):
-        say(f"{item.repo or item.url}  (licence: {item.licence})")
         place = item.repo or item.url
-        revisions[place] = from_hub(item, home, revisions.get(place)) if item.repo else from_url(item.url, home / item.folder, say)
+        say(f"{place}  (licence: {item.licence})")
+        if item.repo:
+            revisions[place], found = from_hub(item, home, revisions.get(place))
+            hashes |= found
+        else:
+            revisions[place] = from_url(item.url, home / item.folder, say)
         write_json(home / "revisions.json", revisions)
+    write_json(home / HASHES, hashes)
     return {item.repo or item.url: revisions[item.repo or item.url] for item in sources(name)}
 
 

@@ -214,8 +214,11 @@ def fetch(plan: Plan, tick: Tick) -> Iterator[Row]:
 
 def quantize(plan: Plan, tick: Tick) -> Iterator[Row]:
     """The language model in fewer bits, and the copy that the next start reads."""
+    import torch
+
     from anygpt_demo.quantize import load_llama, role_of
 
+    torch.set_num_threads(plan.threads)
     meter = Meter()
     load_llama(Family.open(plan.family), "cpu", plan.quantize, tick)
     yield meter.lap(f"quantize {plan.quantize}", bytes=bytes_below(plan.family / role_of(plan.quantize)))

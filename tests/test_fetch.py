@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 
 from anygpt_demo import convert, fetch, unpickle
 from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Settings
-from anygpt_demo.checkpoints import Family
+from anygpt_demo.checkpoints import Family, sha256
 from anygpt_demo.conversation import Conversation
 from anygpt_demo.errors import BadCheckpoint, UserError
 from anygpt_demo.media import Audio, Picture
@@ -175,19 +176,40 @@ def test_a_page_instead_of_the_file_is_refused(address: str, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+def facts_of(commit: str, *names: str) -> SimpleNamespace:
+    """What a hub says of a repository with these large files and a small one."""
+    files = [SimpleNamespace(rfilename=name, lfs=SimpleNamespace(sha256=f"hash of {name}")) for name in names]
+    return SimpleNamespace(sha=commit, siblings=[*files, SimpleNamespace(rfilename="config.json", lfs=None)])
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(official: Path, tmp_path: Path):
+    source = tmp_path / "source"
+    shutil.copytree(official, source)
+    name = "stable-diffusion-2-1-unclip/vae/diffusion_pytorch_model.safetensors"
+    (source / convert.HASHES).write_text(json.dumps({name: sha256(source / name)}), encoding="utf-8")
+    convert.convert("anygpt-chat", source, tmp_path / "out", quiet, read=here)
+    data = bytearray((source / name).read_bytes())
+    data[-3] ^= 1  # of a number: neither its key nor its shape tells
+    (source / name).write_bytes(bytes(data))
+    with pytest.raises(BadCheckpoint, match="unclip.*vae.*not the file that was published"):
+        convert.convert("anygpt-chat", source, tmp_path / "other", quiet, read=here)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_commit_that_was_read_is_asked_for_and_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import huggingface_hub
 
     asked = []
-
-    class Info:
-        sha = "c0ffee"
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo, revision: Info())
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "repo_info", lambda self, repo, revision, files_metadata: facts_of("c0ffee", "model.safetensors")
+    )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: asked.append((repo, options)))
     monkeypatch.setattr(fetch, "from_url", lambda url, home, say: "tag")
     said: list[str] = []
+    (tmp_path / "encodec_32khz").mkdir()
+    (tmp_path / "encodec_32khz" / "model.safetensors").write_bytes(b"x")
     revisions = fetch.download("anygpt-base", tmp_path, said.append)
+    assert convert.published(tmp_path) == {"encodec_32khz/model.safetensors": "hash of model.safetensors"}
     assert revisions["fnlp/AnyGPT-base"] == "c0ffee" and len(revisions) == 6
     assert {options["revision"] for _, options in asked} == {"c0ffee"}
     folders = {repo: options["local_dir"].relative_to(tmp_path).as_posix() for repo, options in asked}
@@ -201,12 +223,8 @@ def test_the_commit_that_was_read_is_asked_for_and_noted(monkeypatch: pytest.Mon
 def test_recorded_commits_are_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import huggingface_hub
 
-    asked, looked = [], []
-
-    class Info:
-        sha = "new"
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo, revision: looked.append(repo) or Info())
+    asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo, revision, files_metadata: facts_of("new"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: asked.append((repo, options["revision"])))
     monkeypatch.setattr(fetch, "from_url", lambda url, home, say: "tag")
     monkeypatch.setattr(convert, "convert", lambda *rest, about, **more: about)
@@ -215,7 +233,7 @@ def test_recorded_commits_are_used_again(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (out / "manifest.json").write_text(json.dumps({"revisions": {"fnlp/AnyGPT-chat": "recorded"}}), encoding="utf-8")
     found = fetch.fetch("anygpt-chat", out, quiet)["revisions"]
     assert found["fnlp/AnyGPT-chat"] == "recorded" and found["facebook/encodec_32khz"] == "new"
-    assert ("fnlp/AnyGPT-chat", "recorded") in asked and "fnlp/AnyGPT-chat" not in looked
+    assert ("fnlp/AnyGPT-chat", "recorded") in asked
     assert fetch.fetch("anygpt-chat", out, quiet, latest=True)["revisions"]["fnlp/AnyGPT-chat"] == "new"
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "revisions.json").write_text(json.dumps({"fnlp/AnyGPT-base": "begun"}), encoding="utf-8")
