@@ -38,6 +38,8 @@ Media = Audio | Picture
 TEXT_LIMIT = 20_000  # characters of one message
 RESERVE = 1100  # ids kept free for a reply: five seconds of music, or a sentence spoken
 SHORTEST_REPLY = 64  # ids without which no reply is worth starting
+NAMES = {"image": "picture"}  # what a modality is called in a sentence, if not by its name
+OUT_OF_MEMORY = "Close other programs, choose the preset fast, or start with --quantize 4bit or a smaller --vram."
 log = logging.getLogger(__name__)
 
 
@@ -214,6 +216,7 @@ class Chat:
         self.engine = engine
         self._load = load
         self.model = model  # fingerprint of the family's files
+        self.clones = True  # speech can be rendered in a given voice
         self._shelf = shelf
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
@@ -247,12 +250,21 @@ class Chat:
         if large:
             memory.require(home, quantize, device)
         engine = LocalEngine.load(home, device, quantize)
-        return cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
+        chat = cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
+        chat.clones = home.has("soundstorm")
+        return chat
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of what can be sent and made, besides words."""
         return tuple(self.vocabulary.ranges)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the codecs that are in memory."""
+        if self._shelf is not None:
+            return tuple(f"{name} ({purpose})" if purpose != "both" else name for name, purpose in self._shelf.held)
+        return tuple(self._codecs)
 
     @property
     def budgeted(self) -> bool:
@@ -417,6 +429,7 @@ class _Reply:
         self.heard: list[str] | None = None
         self.times = dict.fromkeys(("encode", "first_token", "generate", "decode", "total"), 0.0)
         self.tokens = 0
+        self.shares: list[float | None] = []  # how likely each written id was, if the engine tells
         self.reason = "fault"
         self.began = time.perf_counter()
 
@@ -486,7 +499,8 @@ class _Reply:
             return
         ids = (*turn.ids[:first], *self.chat.vocabulary.block(new.modality, new.codes), *turn.ids[last:])
         edits = [*turn.facts.get("edits", ()), {"part": number, "seed": self.seed, "settings": self.settings.record()}]
-        yield self._exchanged(index, number, new, ids, {**turn.facts, "edits": edits})
+        facts = {name: fact for name, fact in turn.facts.items() if name != "shares"}
+        yield self._exchanged(index, number, new, ids, {**facts, "edits": edits})
 
     def render(self, index: int, number: int) -> Iterator[Update]:
         """One part decoded once more."""
@@ -557,6 +571,7 @@ class _Reply:
                             self.reason = "eos"
                             return
             self.reason = "stop" if self.stop.is_set() else str(generation.reason or "budget")
+            self.shares = getattr(generation, "shares", [])
         except UserError as error:
             self.conversation.cache = None
             yield Card(error)
@@ -584,6 +599,9 @@ class _Reply:
         heard = "".join(self.heard) if self.heard is not None else None
         facts = {"seed": self.seed, "settings": self.settings.record(), "voice": self.voice.name if self.voice is not None else None}
         facts |= {"opening": len(self.opening.ids), "reason": self.reason, "model": self.chat.model}
+        if self.shares:  # the ids that ended the reply are not kept; a mark that closed a block for it was not drawn
+            known = [None] * len(self.opening.ids) + self.shares
+            facts["shares"] = [share if share is None else round(share, 3) for share in (*known, None)[: len(parser.kept)]]
         turn = Turn("mmgpt", tuple(self.parts), heard, tuple(parser.kept), facts)
         self.conversation.add(turn)
         return turn
@@ -619,7 +637,11 @@ class _Reply:
         elif isinstance(event, protocol.BlockClosed):
             yield from self._decode(event)
         elif isinstance(event, protocol.BlockDropped):
-            yield Note(f"An unfinished {event.modality} was left out.")
+            if self.stop.is_set():
+                yield Note(f"An unfinished {event.modality} was left out.")
+            else:
+                cause = "The reply ended, or reached its limit, before it was whole."
+                yield Card(ModelFault(f"The {NAMES.get(event.modality, event.modality)} was not finished.", cause, "Press Retry."))
 
     def _codec(self, name: str) -> tuple[Codec, int]:
         """The codec of the part that comes next, and its seed."""
@@ -710,5 +732,5 @@ class _Reply:
 
 def _fault(problem: str, error: Exception) -> ModelFault:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return ModelFault(problem, "There was not enough memory.", "Close other programs, or ask for something smaller.")
+        return ModelFault(problem, "There was not enough memory.", OUT_OF_MEMORY)
     return ModelFault(problem, f"The model stopped with an internal error ({type(error).__name__}).", "Try again with another seed.")

@@ -375,6 +375,7 @@ class LocalGeneration:
         self.block: str | None = None
         self._seen = np.empty(budget, np.int64)  # ids drawn since the block (or the text) began, each once
         self._count = 0
+        self.shares: list[float | None] = []  # how likely each id was, one per id; None for those found by beam search
 
     def __iter__(self) -> Iterator[int]:
         """Yield ids until the grammar ends the turn, the stop flag is set or the budget is spent."""
@@ -403,10 +404,12 @@ class LocalGeneration:
                 drawn = self._search(row, legal.sampling.beams, left)
             else:
                 drawn = iter([self._choose(row, legal)])
-            fresh = []
+            fresh: list[int] = []
             for token in drawn:
                 self.grammar.advance(token)
                 fresh.append(token)
+                if len(self.shares) < self.budget - left + len(fresh):
+                    self.shares.append(None)
                 yield token
             left -= len(fresh)
             if self.grammar.done:
@@ -443,7 +446,10 @@ class LocalGeneration:
             if legal.sampling.repetition_penalty != 1.0:
                 seen = head.place[self._seen[: self._count]]
                 penalise(scores, seen[seen >= 0], legal.sampling.repetition_penalty)
-            token = int(head.ids[draw(scores, legal.sampling, self.random)])
+            place = draw(scores, legal.sampling, self.random)
+            token = int(head.ids[place])
+            likely = np.exp(scores - scores.max())
+            self.shares.append(float(likely[place] / likely.sum()))
         if legal.sampling.repetition_penalty != 1.0 and token not in self._seen[: self._count]:
             self._seen[self._count] = token
             self._count += 1

@@ -100,7 +100,7 @@ def _slider(place: str, most: int, value: int, kind: str) -> str:
     )
 
 
-def _shares(chat: Chat, turn: Turn, number: int) -> Sequence[float] | None:
+def _shares(chat: Chat, turn: Turn, number: int) -> Sequence[float | None] | None:
     """Probabilities of the ids of one part, if the engine noted them."""
     shares = turn.facts.get("shares")
     if not shares or len(shares) != len(turn.ids):
@@ -110,15 +110,16 @@ def _shares(chat: Chat, turn: Turn, number: int) -> Sequence[float] | None:
     if number not in media or len(spans) != len(media):
         return None
     first, last = spans[media.index(number)]
-    return [float(share) for share in shares[first + 1 : last - 1]]
+    return list(shares[first + 1 : last - 1])
 
 
-def _ids(chat: Chat, part: MediaPart, shares: Sequence[float] | None) -> str:
+def _ids(chat: Chat, part: MediaPart, shares: Sequence[float | None] | None) -> str:
     """Frames as rows, layers as columns: the code, and how likely it was."""
     item = chat.vocabulary.ranges[part.modality]
     layers = part.codes.shape[1]
     head = "".join(f"<th>layer {layer + 1}</th>" for layer in range(layers)) if layers > 1 else "<th>code</th>"
-    likely = np.asarray(shares).reshape(part.codes.shape) if shares is not None and len(shares) == part.codes.size else None
+    told = shares is not None and len(shares) == part.codes.size and all(isinstance(share, int | float) for share in shares)
+    likely = np.asarray(shares, float).reshape(part.codes.shape) if told else None
     rows = []
     for frame, codes in enumerate(part.codes[:ROWS]):
         cells = "".join(
@@ -127,7 +128,8 @@ def _ids(chat: Chat, part: MediaPart, shares: Sequence[float] | None) -> str:
         )
         rows.append(f"<tr><th>{frame + 1}</th>{cells}</tr>")
     about = f"Ids {item.first} to {item.stop - 1} are {part.modality}; id = {item.first} + layer x {item.modality.codebook} + code."
-    return f'<p class="smallprint">{about}</p><div class="ids"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+    table = f'<table><tr><th></th>{head}</tr>{"".join(rows)}</table>'
+    return f'<p class="smallprint">{about}</p><div class="ids" tabindex="0" role="region" aria-label="Ids">{table}</div>'
 
 
 def _text_panel(chat: Chat, turn: Turn, index: int, number: int, part: TextPart) -> str:

@@ -28,7 +28,9 @@ def engine(vocabulary) -> LocalEngine:
 
 def write(engine, vocabulary, prompt, seed=1, budget=300, **options):
     generation = engine.generate(prompt, Grammar(vocabulary, budget=budget), seed=seed, max_new=budget, **options)
-    return list(generation), generation.reason
+    ids = list(generation)
+    assert len(generation.shares) == len(ids) and all(share is None or 0 < share <= 1 for share in generation.shares)
+    return ids, generation.reason
 
 
 def test_random_weights_write_only_well_formed_replies(engine, vocabulary):
