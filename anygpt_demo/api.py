@@ -65,9 +65,10 @@ class Endpoints:
     @contextmanager
     def _turn(self, request: gr.Request | None) -> Iterator[None]:
         who = request.client.host if request is not None and request.client else "program"
+        place = who if self._public or request is None else f"{who} {request.session_hash}"  # strangers share their address's place
         with _plainly():
             self._pace.step(who)
-            with self._line.turn(f"program at {who}"):
+            with self._line.turn(f"program at {place}"):
                 yield
 
     def _reply(self, message: Message, output: str, preset: str, seed: int, voice: dict | None = None) -> tuple[Finished, list]:

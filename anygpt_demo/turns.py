@@ -5,23 +5,28 @@ claim() is the quick first half, answer() the second one, which waits for the mo
 
 from __future__ import annotations
 
+import base64
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gradio.utils import get_upload_folder
 
 from anygpt_demo import chat as dialogue
 from anygpt_demo import lens
-from anygpt_demo.chat import Chat, Message, Settings
+from anygpt_demo.chat import PRESETS, Chat, Message, Settings
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
-from anygpt_demo.errors import BadText, UserError
+from anygpt_demo.errors import BadAudio, BadPicture, BadText, UserError
+from anygpt_demo.media import Audio
 from anygpt_demo.view import (
     DOING,
     NAMES,
     View,
+    button,
     card,
     human_content,
     remark,
@@ -37,6 +42,8 @@ from anygpt_demo.visitors import Job, Line, Session
 
 ITEMS = 8  # files in one message
 FRAME_S = 0.1  # the page is redrawn at most ten times a second
+PIECES = 4  # of sound are handed to the page at once: some redraws of it may be skipped
+REPETITION = UserError("The reply goes in circles.", "The model repeats the same words.", "Retry draws other ones; so does another seed.")
 OUTPUTS = ("image", "speech", "music", "text", "heard")  # what a chip may ask for
 
 
@@ -68,8 +75,8 @@ def preview(found: Sequence[tuple[str, Any]], text: str) -> list[Any]:
     return [*content, words(text)] if text else content
 
 
-def claim(session: Session, prepare: Callable[[], Job | None]) -> tuple[View, str]:
-    """First half of a turn: read and show the message. The second half, answer(), waits for the model."""
+def claim(session: Session, prepare: Callable[[], Job | None], sent: bool = True) -> tuple[View, str]:
+    """First half of a turn: read and show the message. The second half, answer(), waits for the model. sent: it is a new message."""
     if not session.turn.acquire(blocking=False):
         return session.view, status_line("One reply at a time: please wait for this one, or stop it.")
     session.stop.clear()
@@ -78,15 +85,35 @@ def claim(session: Session, prepare: Callable[[], Job | None]) -> tuple[View, st
         session.pending = prepare()
         return session.view, status_line("Waiting for the model" if session.pending is not None else "")
     except UserError as error:
-        session.view.append({"role": "assistant", "content": [card(error)]})
+        session.view.append({"role": "assistant", "content": [card(error, way_out(session, error) if sent else "")]})
         return session.view, status_line("")
     finally:
         if session.pending is None:
             session.turn.release()
 
 
+def way_out(session: Session, error: UserError) -> str:
+    """The button below a refusal: another file for one that cannot be read, else the same message once more."""
+    if isinstance(error, BadPicture | BadAudio):
+        return button("attach", "image" if isinstance(error, BadPicture) else "speech", "Choose another file")
+    if session.last is None or isinstance(error, BadText):
+        return ""
+    if error.remedy == dialogue.OUT_OF_MEMORY and session.last.lighter is not None:
+        return button("lighter", "0", "Answer with the preset fast")
+    return button("resend", "0", "Try again")
+
+
 def _options(session: Session, settings: Settings) -> dict[str, Any]:
     return {"voice": session.voice, "settings": settings, "stop": session.stop}
+
+
+def repeats(text: str, span: int = 24, times: int = 3) -> bool:
+    """Whether a text ends in the same few words, said over and over: at most `span` of them, `times` times or more."""
+    said = text.split()
+    return any(
+        len(said) >= count * times and all(said[-count:] == said[-count * (turn + 1) : -count * turn] for turn in range(1, times))
+        for count in range(3, span + 1)
+    )
 
 
 def _wished(session: Session, output: object) -> Settings:
@@ -97,6 +124,7 @@ def _wished(session: Session, output: object) -> Settings:
 
 def new_message(chat: Chat, session: Session, text: str, items: object, output: object = None) -> Job:
     """A message from the composer."""
+    session.last = None
     try:
         found, notes = read_items(chat, items)
     except UserError:
@@ -105,8 +133,15 @@ def new_message(chat: Chat, session: Session, text: str, items: object, output: 
     session.view.append({"role": "user", "content": preview(found, text)})
     if notes:
         session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
-    message, options = Message(text, tuple(found)), _options(session, _wished(session, output))
-    return Job(lambda seed: chat.reply(session.conversation, message, seed=seed, **options))
+    message, wish = Message(text, tuple(found)), _wished(session, output)
+
+    def start(seed: int, light: bool = False) -> Iterator[dialogue.Update]:
+        fast = PRESETS["fast"]
+        used = replace(wish, limits=fast.limits, max_new=fast.max_new) if light else wish
+        return chat.reply(session.conversation, message, seed=seed, **_options(session, used))
+
+    session.last = Job(start, lighter=lambda seed: start(seed, True))
+    return session.last
 
 
 def answered_anew(
@@ -119,10 +154,11 @@ def answered_anew(
     options = _options(session, _wished(session, output))
 
     def start(seed: int) -> Iterator[dialogue.Update]:
-        conversation.undo(len(conversation.turns) - index)
+        conversation.undo(max(0, len(conversation.turns) - index))
         yield from chat.reply(conversation, human, seed=seed, opening=keep, **options)
 
-    return Job(start)
+    session.last = Job(start)
+    return session.last
 
 
 def edited(chat: Chat, session: Session, place: str, text: str, items: object, output: object = None) -> Job:
@@ -137,7 +173,9 @@ def edited(chat: Chat, session: Session, place: str, text: str, items: object, o
 
 
 def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
-    """A button of a message: retry, undo, branch, again or render. Raises UserError."""
+    """A button of a message: resend, lighter, retry, undo, branch, again or render. Raises UserError."""
+    if name in ("resend", "lighter") and session.last is not None:
+        return session.last if name == "resend" else Job(session.last.lighter or session.last.start)
     index, number, turn = lens.find(session.conversation, place)
     if turn.role != "mmgpt" or index == 0:
         raise BadText("This cannot be done here.", "It is not a reply.", "Use the buttons below a reply.")
@@ -162,13 +200,17 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
 class Answer:
     """One reply as it grows on the page."""
 
-    def __init__(self, chat: Chat, session: Session) -> None:
-        self.chat, self.session = chat, session
+    def __init__(self, chat: Chat, session: Session, job_index: int | None = None) -> None:
+        self.chat, self.session, self.job_index = chat, session, job_index
         self.parts: list[Part] = []
         self.extra: list[str] = []  # cards and notes
+        self.failed: list[tuple[int, dialogue.Card]] = []  # where the cards are among them
+        self.began: dict[str, float] = {}  # when the first codes of the block that is being written came
         self.text = ""
         self.heard = ""
         self.rough: dict[str, str] | None = None  # the picture that forms
+        self.sounds: list[dict[str, Any]] = []  # newest pieces of sound, to be played at once
+        self.heard_pieces = False  # of the sound that is being made
         self.status = status_line("Thinking")
         self.message: dict[str, Any] = {"role": "assistant", "content": []}
         self.asked: dict[str, Any] = next((message for message in reversed(session.view) if message["role"] == "user"), {})
@@ -191,12 +233,20 @@ class Answer:
             self._close_words()
             self.rough = shown_media(update.media, "A picture that forms")
             return True
+        elif isinstance(update, dialogue.Piece):
+            self.heard_pieces = True
+            self._sound(update.media)
+            return True
         elif isinstance(update, dialogue.Made | dialogue.Kept):
+            if isinstance(update, dialogue.Made) and isinstance(update.media, Audio) and not self.heard_pieces:
+                self._sound(update.media)
+            self.heard_pieces = False
             self._close_words()
             self.rough = None
             self.parts.append(update.part)
             return True
         elif isinstance(update, dialogue.Card):
+            self.failed.append((len(self.extra), update))
             self.extra.append(card(update.error))
             return True
         elif isinstance(update, dialogue.Note):
@@ -206,6 +256,11 @@ class Answer:
             return True
         return False
 
+    def _sound(self, audio: Audio) -> None:
+        data = (np.clip(audio.samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+        self.sounds.append({"id": secrets.token_hex(8), "rate": audio.rate_hz, "pcm": base64.b64encode(data).decode()})
+        del self.sounds[:-PIECES]
+
     def _close_words(self) -> None:
         if self.text.strip():
             self.parts.append(TextPart(self.text))
@@ -213,10 +268,23 @@ class Answer:
 
     def _progress(self, update: dialogue.Progress) -> str:
         facts = self.chat.vocabulary.ranges[update.modality].modality
-        count = f"{update.codes} of {update.total} tokens" if update.total else f"{update.codes} tokens"
         rate = facts.frame_rate_hz
+        frames = self.session.settings.limits.get(update.modality, facts.frames.stop - 1)
+        total = update.total or frames * facts.layers  # a sound may end earlier
+        count = f"{update.codes} of {'' if update.total else 'at most '}{total} tokens"
         length = f", {update.codes / facts.layers / rate:.1f} s" if rate else ""
-        return status_line(f"{DOING.get(update.modality, 'Making')}: {count}{length}", update.modality, update.codes, update.total)
+        left = self._left(update, total)
+        ends = f", {'' if update.total else 'at most '}{left:.0f} s left" if left is not None and left >= 1 else ""
+        return status_line(f"{DOING.get(update.modality, 'Making')}: {count}{length}{ends}", update.modality, update.codes, total)
+
+    def _left(self, update: dialogue.Progress, total: int) -> float | None:
+        """Seconds until `total` codes are there, at the pace so far."""
+        now = time.monotonic()
+        if not update.codes or update.modality not in self.began:
+            self.began = {update.modality: now}
+            return None
+        spent = now - self.began[update.modality]
+        return spent / update.codes * (total - update.codes) if spent > FRAME_S else None
 
     def _finish(self, update: dialogue.Finished) -> None:
         self._close_words()
@@ -230,6 +298,24 @@ class Answer:
         self.rough = None
         self.status = status_line(f"{end} after {update.times['total']:.1f} s, {update.tokens} tokens" if end else "")
         self.turn = update.turn
+        if update.turn is not None:
+            index = len(self.session.conversation.turns) - 1
+            if update.reason == "budget":
+                self.extra.append(f'<div class="acts turn">{button("branch", f"{index}.{len(self.parts) - 1}", "Continue")}</div>')
+            if repeats(update.turn.text):
+                self.extra.append(card(REPETITION, button("retry", index, "Retry")))
+        for place, failed in self.failed:
+            self.extra[place] = card(failed.error, self._way_out(failed, update.turn))
+
+    def _way_out(self, failed: dialogue.Card, turn: Turn | None) -> str:
+        """The button of a card: the part that failed made anew, else the whole reply."""
+        if turn is None or self.job_index is not None:
+            return way_out(self.session, failed.error) if self.job_index is None else ""
+        index = len(self.session.conversation.turns) - 1
+        for number, part in enumerate(turn.parts):
+            if isinstance(part, MediaPart) and part.file is None and part.modality == failed.modality:
+                return button("again", f"{index}.{number}", "Make it anew")
+        return button("retry", index, "Retry")
 
     turn: Turn | None = None
 
@@ -246,23 +332,26 @@ class Answer:
         return [*self.session.view, self.message] if self.message["content"] else self.session.view, self.status
 
 
-def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str]]:
-    """Second half of a turn: wait for the model, then the reply, redrawn at most ten times a second."""
+def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str, list[dict[str, Any]]]]:
+    """Second half of a turn: wait for the model, then the reply, redrawn at most ten times a second.
+
+    Yields the messages, the status line and the newest pieces of sound.
+    """
     job, session.pending = session.pending, None
     if job is None:
         return
-    page = Answer(chat, session)
+    page = Answer(chat, session, job.index)
     ticket: object | None = None
     try:
         ticket = line.enter(session.key)
         while not line.wait(ticket, 0.5) and not session.stop.is_set():
-            yield session.view, status_line(f"Waiting for the model: {line.ahead(ticket)} before you")
+            yield session.view, status_line(f"Waiting for the model: {line.ahead(ticket)} before you"), []
         if session.stop.is_set():
-            yield session.view, status_line("Stopped")
+            yield session.view, status_line("Stopped"), []
             return
         yield from _follow(page, job)
     except UserError as error:
-        page.extra.append(card(error))
+        page.extra.append(card(error, way_out(session, error)))
     finally:  # also when the visitor has closed the page
         if ticket is not None:
             line.leave(ticket)
@@ -274,12 +363,13 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
         if page.message["content"]:
             session.view.append(page.message)
         session.turn.release()
-    yield session.view, page.status
+    yield session.view, page.status, page.sounds
 
 
-def _follow(page: Answer, job: Job) -> Iterator[tuple[View, str]]:
+def _follow(page: Answer, job: Job) -> Iterator[tuple[View, str, list[dict[str, Any]]]]:
     shown = 0.0
-    for update in job.start(page.session.next_seed()):
+    for update in job.start(page.session.next_seed() if job.seed is None else job.seed):
         if page.take(update) or time.monotonic() - shown > FRAME_S:
             shown = time.monotonic()
-            yield page.draw() if job.index is None else (page.session.view, page.status)
+            view, status = page.draw() if job.index is None else (page.session.view, page.status)
+            yield view, status, page.sounds

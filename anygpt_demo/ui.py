@@ -7,6 +7,7 @@ importing this module.
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import tempfile
@@ -16,119 +17,36 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from anygpt_demo import archive, lens, media
+from anygpt_demo import archive, lens, selftest
 from anygpt_demo.api import Endpoints
-from anygpt_demo.chat import PRESETS, Chat
-from anygpt_demo.codecs import speech
-from anygpt_demo.enhance import PROMPT_S, best_start, prompt_at
+from anygpt_demo.chat import Chat
+from anygpt_demo.drawer import FETCH, QUICK, settings_tab, voice_tab
 from anygpt_demo.errors import BadText, UserError
+from anygpt_demo.selftest import Health
 from anygpt_demo.turns import act, answer, claim, edited, new_message
-from anygpt_demo.view import NAMES, View, button, card, literal, remark, shown_media, status_line, view_of
+from anygpt_demo.view import View, button, card, literal, status_line, view_of
 from anygpt_demo.visitors import Line, Pace, Session, Visitors, prune
+from anygpt_demo.welcome import examples, header, model_facts, welcome
+
+if TYPE_CHECKING:
+    from anygpt_demo.checkpoints import Family
 
 HOME = Path(__file__).resolve().parent.parent
 ASSETS = HOME / "assets"
 SESSIONS = HOME / "sessions"
 QUEUE = 32  # people who may wait for the model
+SETTLE_S = 60.0  # a page waits for the check of the parts so long
 PUBLIC_PACE = 6  # messages a minute of one person on a public page
-VOICE_LIMIT_S = 600.0  # of a voice prompt are read
-EXAMPLES: tuple[tuple[str, str, str, str | None], ...] = (  # words on the card, message, modality of the file, file in assets/examples
-    ("Draw a dog in a meadow.", "Draw a dog in a meadow.", "", None),
-    ("Play some slow classical music.", "Play some slow classical music.", "", None),
-    ("What is in this picture?", "What is in this picture?", "image", "picture.png"),
-    ("A spoken request", "", "speech", "request.wav"),
-)
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-QUICK: dict[str, Any] = HIDDEN | {"queue": False}
 IDLE = "() => { document.querySelector('.composer').api.idle(); }"
-BUSY = "() => { document.querySelector('.composer').api.busy(); }"
-FETCH = "() => { setTimeout(() => document.querySelector('#zip a, a#zip, #zip')?.click(), 300); }"
 
 log = logging.getLogger(__name__)
-
-
-# ------------------------------------------------------------------------------------------------------------- voices
-
-
-def built_in_voices() -> list[str]:
-    """Names of the voices that come with the program."""
-    return sorted(path.stem for path in speech.VOICES.glob("*.wav"))
-
-
-def hear_voice(path: str | None, start_s: float | None = None) -> tuple[media.Audio, float, float]:
-    """The 3 s of a recording that are used: they, where they begin, and how late they could. Raises UserError."""
-    if path is None:
-        raise BadText("There is no recording.", "Nothing was recorded or chosen.", "Record a sentence, or choose a file.")
-    audio, _ = media.read_audio(Path(path).read_bytes(), rate_hz=16_000, limit_s=VOICE_LIMIT_S, crop=True)
-    start = best_start(audio) if start_s is None else round(start_s * audio.rate_hz)
-    return prompt_at(audio, start), start / audio.rate_hz, max(0.0, audio.seconds - PROMPT_S)
-
-
-def record_voice(session: Session, path: str | None, consent: bool, start_s: float | None = None, name: str = "") -> str:
-    """Speak with a recorded voice from now on. Returns what to tell the person."""
-    try:
-        if not consent:
-            raise BadText(
-                "This voice is not used yet.",
-                "The box about permission is not ticked.",
-                "Tick it if the voice is yours or its owner agrees.",
-            )
-        audio, _, _ = hear_voice(path, start_s)
-        label = " ".join(name.split())[:40] or f"my voice {len(session.voices) + 1}"
-        session.voice = session.voices[label] = media.Voice(label, audio)
-    except UserError as error:
-        return card(error)
-    return remark(f"Replies now speak with {label} ({session.voice.audio.seconds:.1f} s of it). It stays in this session only.")
-
-
-def choose_voice(session: Session, name: str | None) -> str:
-    """Speak with a built-in voice from now on."""
-    if name in session.voices:
-        session.voice = session.voices[str(name)]
-        return remark(f"Replies speak with {name}.")
-    if name not in built_in_voices():
-        session.voice = None
-        return remark("Replies speak with the standard voice.")
-    session.voice = speech.built_in_voice(str(name))
-    return remark(f"Replies speak with the built-in voice {name}.")
-
-
-# --------------------------------------------------------------------------------------------------------------- page
-
-
-def badge(family: str) -> str:
-    """Which models answer, and what not to expect of them."""
-    if family != "mini":
-        return (
-            f'<details class="badge"><summary>{literal(family)}</summary><div><p>Converted from the official weights.</p></div></details>'
-        )
-    limits = (
-        "<p><strong>mini</strong> is a family of very small models, trained from nothing for this demo. "
-        "They run on this computer; nothing leaves it.</p>"
-        "<p>It knows a small world: simple scenes of things and places, short spoken sentences, five-second tunes. English only.</p>"
-        "<p>It is not an assistant: it does not know facts, and it will be wrong about anything outside its world.</p>"
-    )
-    return (
-        f'<details class="badge"><summary title="What mini is">mini<span>, on this computer</span></summary><div>{limits}</div></details>'
-    )
-
-
-WELCOME = (
-    '<div class="welcome"><h2>Text, pictures, speech and music, in and out</h2>'
-    "<p>One small language model reads and writes them all as tokens. Type, hold the button and speak, or attach a file.</p></div>"
-)
-
-
-def examples() -> list[tuple[str, str, str, Path | None]]:
-    """The examples whose files are there."""
-    found = [(label, text, kind, ASSETS / "examples" / name if name else None) for label, text, kind, name in EXAMPLES]
-    return [item for item in found if item[3] is None or item[3].is_file()]
 
 
 def rail(visitors: Visitors, session: Session, search: str = "") -> str:
@@ -150,10 +68,13 @@ def rail(visitors: Visitors, session: Session, search: str = "") -> str:
     return f'<div class="rail">{title if session.conversation.turns else ""}{box}<ul>{"".join(rows) or empty}</ul></div>'
 
 
-def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = False, line: Line | None = None) -> gr.Blocks:
-    """The page over a loaded family."""
+def build(
+    chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = False, home: Family | None = None, health: Health | None = None
+) -> gr.Blocks:
+    """The page over a loaded family. home: where it lies, for the facts about it; health: what is found of it at the start."""
+    health = health or Health()
     visitors = Visitors(root)
-    line = line or Line(QUEUE)
+    line = Line(QUEUE)
     pace = Pace(PUBLIC_PACE if public else 600)
     cards = examples()
 
@@ -169,7 +90,7 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
     def start_anew(session: Session) -> Any:
         session.stop.set()
         fresh = visitors.find(session.key, "")
-        fresh.voice, fresh.voices, fresh.settings, fresh.seed = session.voice, session.voices, session.settings, session.seed
+        fresh.like(session)
         return shown(fresh)
 
     def send(session: Session, event: gr.EventData, request: gr.Request) -> tuple[View, str]:
@@ -177,29 +98,39 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
         text, items, output = str(data.get("text", "")), data.get("items", []), data.get("output")
 
         def prepare() -> Any:
-            pace.step(request.client.host if request.client else session.key)
             if data.get("edit") not in (None, ""):
+                pace.step(who(session, request))
                 return edited(chat, session, str(data["edit"]), text, items, output)
-            return new_message(chat, session, text, items, output)
+            job = new_message(chat, session, text, items, output)  # it is kept if it comes too soon
+            pace.step(who(session, request))
+            return job
 
         return claim(session, prepare)
 
     def press(session: Session, event: gr.EventData, request: gr.Request) -> tuple[View, str]:
+        name, value = str(event._data.get("name")), str(event._data.get("value"))
+
         def prepare() -> Any:
-            pace.step(request.client.host if request.client else session.key)
-            return act(chat, session, str(event._data.get("name")), str(event._data.get("value")))
+            pace.step(who(session, request))
+            return send_example(session, value) if name == "example" else act(chat, session, name, value)
 
-        return claim(session, prepare)
+        return claim(session, prepare, sent=name in ("resend", "lighter"))
 
-    def send_example(session: Session, event: gr.SelectData) -> tuple[View, str]:
-        _, text, kind, path = cards[event.index if isinstance(event.index, int) else event.index[0]]
-        items = [{"kind": kind, "path": save_file_to_cache(path, get_upload_folder())}] if path else []
-        return claim(session, lambda: new_message(chat, session, text, items))
+    def send_example(session: Session, value: str) -> Any:
+        if not value.isdecimal() or int(value) >= len(cards):
+            raise BadText("This example is gone.", "The page has changed since.", "Reload it.")
+        example = cards[int(value)]
+        items = [{"kind": kind, "path": save_file_to_cache(path, get_upload_folder())} for kind, path in example.files]
+        return replace(new_message(chat, session, example.text, items), seed=example.seed)
 
     def reply(session: Session) -> Iterator[Any]:
         if session.pending is None:  # refused: leave the page as it is (a generator that yields nothing would empty it)
-            yield gr.skip(), gr.skip()
-        yield from answer(chat, session, line)
+            yield gr.skip(), gr.skip(), gr.skip()
+        told: list[dict[str, Any]] = []
+        for view, state, sounds in answer(chat, session, line):
+            fresh = bool(sounds) and sounds != told
+            told = list(sounds)
+            yield view, state, pieces(sounds) if fresh and session.aloud else gr.skip()
 
     def halt(session: Session) -> None:
         session.stop.set()
@@ -211,14 +142,14 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
                 made = lens.panel(chat, session.conversation, session.folder, place, int(amount) if amount else None)
         except UserError as error:
             made = card(error)
-        return made, gr.Sidebar(open=True), gr.Tabs(selected="tokens")
+        return made, *opened("tokens")
 
     def chats(session: Session, event: gr.EventData) -> Any:
         name, value = event._data.get("name"), str(event._data.get("value", ""))
         if name == "open":
             session.stop.set()
             other = visitors.find(session.key, value)
-            other.voice, other.voices, other.settings, other.seed = session.voice, session.voices, session.settings, session.seed
+            other.like(session)
             return shown(other)
         if name == "rename":
             session.rename(value)
@@ -247,13 +178,30 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
             session.view.append({"role": "assistant", "content": [card(error)]})
             return session, gr.skip(), session.view, gr.skip(), gr.skip()
 
+    def settled() -> str:
+        health.done.wait(SETTLE_S)
+        return header(family, health)
+
+    def run_tests(session: Session, request: gr.Request) -> Iterator[str]:
+        done: list[selftest.Cell] = []
+        try:
+            pace.step(who(session, request))
+            with line.turn(session.key):
+                yield selftest.table(chat, done)
+                for item in selftest.cells(chat):
+                    done.append(item)
+                    yield selftest.table(chat, done)
+        except UserError as error:
+            yield card(error)
+
     with gr.Blocks(title="AnyGPT demo", fill_height=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         session = gr.State(time_to_live=24 * 3600, delete_callback=lambda gone: visitors.leave(gone, erase=public))
         key = gr.BrowserState(None, storage_key="anygpt-demo-session", secret="anygpt-demo")  # noqa: S106 - the key itself is the secret
         with gr.Row(elem_id="bar"):
             chats_button = gr.Button("Chats", elem_classes="quiet")
-            gr.HTML(f'<header class="top"><h1>AnyGPT demo</h1>{badge(family)}</header>')
-            voice_button = gr.Button("Voice", elem_classes="quiet", visible=not public)
+            top = gr.HTML(header(family, health), elem_id="top", apply_default_css=False)
+            model_button = gr.Button("Model", elem_classes="quiet wide")
+            voice_button = gr.Button("Voice", elem_classes="quiet wide", visible=not public)
             settings_button = gr.Button("Settings", elem_classes="quiet")
             new_button = gr.Button("New chat", elem_classes="quiet")
         messages = gr.Chatbot(
@@ -268,13 +216,14 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
             buttons=[],
             feedback_options=None,
             allow_file_downloads=False,
-            placeholder=WELCOME,
-            examples=[{"text": label, **({"icon": str(file)} if kind == "image" else {})} for label, _, kind, file in cards],
+            placeholder=welcome(cards, family),
         )
         status = gr.HTML(status_line(""), elem_id="status")
+        played = gr.HTML("", elem_id="pieces", apply_default_css=False)
         composer = gr.HTML(
             html_template=(ASSETS / "composer.html").read_text(encoding="utf-8"),
-            js_on_load=script("composer.js", "page.js"),
+            js_on_load=f"const ZH = {(ASSETS / 'zh.json').read_text(encoding='utf-8')};\n"
+            + script("composer.js", "page.js", "live.js", "language.js"),
             elem_id="composer",
             apply_default_css=False,
         )
@@ -286,25 +235,31 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
         with gr.Sidebar(open=False, position="right", width=360, elem_id="drawer") as right, gr.Tabs() as tabs:
             if not public:
                 with gr.Tab("Voice", id="voice"):
-                    _voice_tab(session)
+                    voice_tab(chat, session)
             with gr.Tab("Settings", id="settings"):
-                _settings_tab(chat, session)
+                settings_tab(chat, session, unclip=home is not None and home.has("unclip"))
             with gr.Tab("Tokens", id="tokens"):
                 tokens = gr.HTML(lens.EMPTY, elem_id="tokens", apply_default_css=False)
+            with gr.Tab("Model", id="model"):
+                facts = gr.HTML(model_facts(chat, family, home, health), apply_default_css=False)
+                gr.HTML("<h2>Any to any</h2>", apply_default_css=False)
+                test_button = gr.Button("Run the self-test", elem_classes="quiet")
+                grid = gr.HTML(selftest.table(chat, []), apply_default_css=False)
         here = [session, key, messages, status, listing]
         page.load(arrive, [key], here, **QUICK).then(None, js=IDLE)
+        page.load(settled, None, top, concurrency_limit=QUEUE, **HIDDEN)
         new_button.click(start_anew, [session], here, **QUICK)
         for opener, tab in ((voice_button, "voice"), (settings_button, "settings")):
-            opener.click(lambda tab=tab: (gr.Sidebar(open=True), gr.Tabs(selected=tab)), None, [right, tabs], **QUICK)
+            opener.click(lambda tab=tab: opened(tab), None, [right, tabs], **QUICK)
         chats_button.click(lambda session: (gr.Sidebar(open=True), rail(visitors, session)), [session], [left, listing], **QUICK)
-        messages.example_select(None, js=BUSY)
         for event in (
             composer.submit(send, [session], [messages, status], **QUICK),
             composer.retry(press, [session], [messages, status], **QUICK),
-            messages.example_select(send_example, [session], [messages, status], **QUICK),
         ):
-            answered = event.then(reply, [session], [messages, status], concurrency_limit=QUEUE, **HIDDEN)
+            answered = event.then(reply, [session], [messages, status, played], concurrency_limit=QUEUE, **HIDDEN)
             answered.then(None, js=IDLE)
+        model_button.click(lambda: (*opened("model"), model_facts(chat, family, home, health)), None, [right, tabs, facts], **QUICK)
+        test_button.click(run_tests, [session], grid, concurrency_limit=QUEUE, **HIDDEN)
         composer.stop(halt, [session], None, **QUICK)
         composer.select(look, [session], [tokens, right, tabs], concurrency_limit=QUEUE, **HIDDEN)
         composer.edit(chats, [session], here, **QUICK)
@@ -314,92 +269,24 @@ def build(chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = Fals
     return page
 
 
+def who(session: Session, request: gr.Request) -> str:
+    """Whose pace is counted: an address, behind a proxy all there are; else a visitor."""
+    return request.client.host if request.client else session.key
+
+
+def opened(tab: str) -> tuple[Any, Any]:
+    """The right drawer, open on one of its tabs."""
+    return gr.Sidebar(open=True), gr.Tabs(selected=tab)
+
+
+def pieces(sounds: list[dict[str, Any]]) -> str:
+    """Pieces of sound for live.js: nothing but letters, digits and JSON."""
+    return f'<span class="pieces-data" hidden>{json.dumps(sounds)}</span>'
+
+
 def script(*names: str) -> str:
     """The page's own JavaScript."""
     return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
-
-
-def _voice_tab(session: gr.State) -> None:
-    """The voice of replies: a built-in one, or a recording of which 3 s are used."""
-    voices = built_in_voices()
-    built_in = gr.Dropdown(["standard", *voices], value="standard", label="Voices", visible=bool(voices))
-    recording = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Or a voice of your own: a sentence or two")
-    begin = gr.Slider(0, 30, 0, step=0.1, label="The 3 s that are used begin at (s)", visible=False)
-    heard = gr.Audio(label="What is used", interactive=False, visible=False)
-    name = gr.Textbox(label="Its name", max_length=40)
-    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.")
-    use = gr.Button("Use this voice", variant="primary")
-    said = gr.HTML()
-    with gr.Row():
-        keep = gr.Button("Save as .voice", elem_classes="quiet")
-        give = gr.UploadButton("Open a .voice", file_types=[".voice", ".wav"], elem_classes="quiet")
-        parcel = gr.DownloadButton("voice", elem_id="voicefile", visible="hidden")
-    told = "The recording stays in the memory of this session. Speech made with it is AI-generated: say so where you use it."
-    gr.HTML(f'<p class="smallprint">{told}</p>')
-
-    def pick(path: str | None, start_s: float | None = None) -> Any:
-        if path is None:
-            return gr.Slider(visible=False), gr.Audio(visible=False), ""
-        try:
-            audio, start, most = hear_voice(path, start_s)
-        except UserError as error:
-            return gr.Slider(visible=False), gr.Audio(visible=False), card(error)
-        sound = shown_media(audio, "", generated=False)["path"]
-        return gr.Slider(maximum=max(most, 0.1), value=start, visible=most > 0), gr.Audio(sound, visible=True), ""
-
-    def listed(session: Session, text: str) -> Any:
-        return gr.Dropdown(["standard", *voices, *session.voices], value=session.voice.name if session.voice else "standard"), text
-
-    def take(session: Session, path: str | None, consent: bool, start_s: float, name: str) -> Any:
-        return listed(session, record_voice(session, path, consent, start_s or None, name))
-
-    def give_back(session: Session) -> Any:
-        voice = session.voice or speech.built_in_voice()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{''.join(sign for sign in voice.name if sign.isalnum() or sign in ' -_') or 'my'}.voice"
-            path.write_bytes(media.write_wav(voice.audio, ai_generated=False))
-            return gr.DownloadButton(value=save_file_to_cache(path, get_upload_folder()))
-
-    recording.change(pick, [recording], [begin, heard, said], **QUICK)
-    begin.release(pick, [recording, begin], [begin, heard, said], **QUICK)
-    built_in.input(choose_voice, [session, built_in], said, **QUICK)
-    use.click(take, [session, recording, consent, begin, name], [built_in, said], **QUICK)
-    keep.click(give_back, [session], parcel, **QUICK).then(None, js=FETCH.replace("zip", "voicefile"))
-    give.upload(lambda path: path, [give], recording, **QUICK)
-
-
-def _settings_tab(chat: Chat, session: gr.State) -> None:
-    """How replies are made."""
-    about = (
-        "<b>chat</b>: as it should be. <b>paper</b>: as the paper draws its words. "
-        "<b>fast</b>: shorter sounds. <b>best</b>: the likeliest words."
-    )
-    preset = gr.Radio(list(PRESETS), value="chat", label="Preset")
-    gr.HTML(f'<p class="smallprint">{about}</p>')
-    forbid = gr.CheckboxGroup([(NAMES.get(name, name), name) for name in chat.modalities], label="Never make")
-    sliders = {}
-    for name, item in chat.vocabulary.ranges.items():
-        rate = item.modality.frame_rate_hz
-        if rate:
-            most = (item.modality.frames.stop - 1) / rate
-            sliders[name] = gr.Slider(0.5, most, most, step=0.5, label=f"Longest {name} (s)")
-    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
-    lock = gr.Checkbox(label="Use this seed for every reply")
-
-    def change(session: Session, preset: str, forbid: list[str], seed: float, lock: bool, *longest: float) -> None:
-        base = PRESETS[preset if preset in PRESETS else "chat"]
-        limits = dict(base.limits)
-        for name, seconds in zip(sliders, longest, strict=True):
-            frames = round(seconds * (chat.vocabulary.ranges[name].modality.frame_rate_hz or 0))
-            limits[name] = max(1, min(frames, limits.get(name, frames)))
-        session.settings = replace(base, forbid=tuple(name for name in forbid if name in chat.modalities), limits=limits)
-        session.seed = int(seed) % 2**31 if lock else None
-
-    inputs = [session, preset, forbid, seed, lock, *sliders.values()]
-    for item in (preset, forbid, seed, lock):
-        item.input(change, inputs, None, **QUICK)
-    for item in sliders.values():
-        item.release(change, inputs, None, **QUICK)
 
 
 def theme() -> gr.themes.Base:
@@ -414,11 +301,20 @@ def theme() -> gr.themes.Base:
     return base.set(**both)
 
 
+HEAD = """<style>
+@media (prefers-reduced-motion: reduce) {
+  html *, html *::before, html *::after { animation: none !important; transition: none !important; }
+}
+@media (max-width: 520px) { body .gradio-container main.fillable, body .gradio-container .main { padding: 0 12px !important; } }
+</style>"""  # Gradio narrows the selectors of @media rules in css_paths to a part of the page
+
+
 def launch_options(public: bool) -> dict[str, Any]:
     """How the page is served, apart from its address."""
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "theme.css"],
+        "head": HEAD,
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
@@ -449,9 +345,10 @@ def serve(
     if not public:
         prune(SESSIONS)
     chat = Chat.open(home, device, quantize, vram)
-    threading.Thread(target=_warm, args=(chat,), daemon=True).start()
+    health = Health(() if chat.budgeted else chat.modalities)  # with a budget of memory parts come when they are needed
+    threading.Thread(target=health.check, args=(chat,), daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="anygpt-") as scratch:
-        page = build(chat, home.name, root=Path(scratch) if public else SESSIONS, public=public)
+        page = build(chat, home.name, root=Path(scratch) if public else SESSIONS, public=public, home=home, health=health)
         name, _, password = (auth or "").partition(":")
         page.queue(max_size=4 * QUEUE)
         signal.signal(signal.SIGTERM, lambda *_: _leave())
@@ -476,12 +373,3 @@ def serve(
 def _leave() -> None:
     """End as if Ctrl-C had been pressed: block_thread() returns, and the scratch folder goes."""
     raise KeyboardInterrupt
-
-
-def _warm(chat: Chat) -> None:
-    """Load the codecs while the visitor reads the page, unless they share a budget."""
-    for name in () if chat.budgeted else chat.modalities:
-        try:
-            chat.codec(name)
-        except UserError as error:
-            log.warning("%s: %s", name, error)

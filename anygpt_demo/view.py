@@ -53,7 +53,7 @@ def under(name: str, text: str, buttons: str = "") -> str:
 
 def card(error: UserError, buttons: str = "") -> str:
     """An error: problem, cause, remedy, and what can be pressed."""
-    sentences = f"<span>{literal(error.cause)} {literal(error.remedy)}</span>"
+    sentences = f"<span>{literal(error.cause)}</span> <span>{literal(error.remedy)}</span>"
     return f'<div class="refusal"><strong>{literal(error.problem)}</strong> {sentences}{buttons}</div>'
 
 
@@ -104,11 +104,11 @@ def seconds_of(vocabulary: Any, part: MediaPart) -> str:
     return f"{len(part.codes) / rate:.1f} s, " if rate else ""
 
 
-def part_buttons(name: str, place: str) -> str:
-    """What can be done with one picture or sound of a reply."""
+def part_buttons(name: str, place: str, clones: bool = True) -> str:
+    """What can be done with one picture or sound of a reply. clones: speech can be rendered in another voice."""
     again = button("again", place, "Another", "Write its tokens anew; the rest of the reply stays")
     other = {"image": ("Redraw", "The same tokens from other noise"), "speech": ("Other voice", "The same words in the chosen voice")}
-    render = button("render", place, *other[name]) if name in other else ""
+    render = button("render", place, *other[name]) if name in other and (clones or name != "speech") else ""
     return again + render + button("branch", place, "From here", "Keep the reply up to here and continue it anew")
 
 
@@ -124,7 +124,7 @@ def reply_content(chat: Chat, parts: Sequence[Part], folder: Path, index: int | 
             if not (isinstance(following, MediaPart) and following.modality == "speech" and following.file):
                 content.append(words(part.text))
             continue
-        buttons = part_buttons(part.modality, f"{index}.{number}") if index is not None else ""
+        buttons = part_buttons(part.modality, f"{index}.{number}", chat.clones) if index is not None else ""
         if part.file is None:
             content.append(under(part.modality, "could not be made", buttons))
             continue

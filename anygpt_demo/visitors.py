@@ -33,10 +33,15 @@ TITLE = 60  # characters
 
 @dataclass(frozen=True)
 class Job:
-    """What the model shall do. start: seed -> updates. index: the turn that is changed in its place, None for a new reply."""
+    """What the model shall do. start: seed -> updates. index: the turn that is changed in its place, None for a new reply.
+
+    lighter: the same in less memory, if that can be had. seed: the one to use instead of the visitor's.
+    """
 
     start: Callable[[int], Iterator[Update]]
     index: int | None = None
+    lighter: Callable[[int], Iterator[Update]] | None = None
+    seed: int | None = None
 
 
 @dataclass
@@ -51,15 +56,20 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     turn: threading.Lock = field(default_factory=threading.Lock)  # held from sending to the end of the reply
     pending: Job | None = None
+    last: Job | None = None  # the newest message, to be sent again if it failed
     voice: Voice | None = None
     voices: dict[str, Voice] = field(default_factory=dict)  # the visitor's own, by name
     settings: Settings = Settings()
     seed: int | None = None  # the locked one
-    address: str = ""
+    aloud: bool = True  # sounds are played while they are made
 
     def next_seed(self) -> int:
         """The locked seed, or a new one."""
         return self.seed if self.seed is not None else secrets.randbelow(2**31)
+
+    def like(self, other: Session) -> None:
+        """Take over another chat's voice and settings."""
+        self.voice, self.voices, self.settings, self.seed, self.aloud = other.voice, other.voices, other.settings, other.seed, other.aloud
 
     @property
     def title(self) -> str:

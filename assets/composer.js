@@ -6,9 +6,10 @@ const find = (selector) => root.querySelector(selector);
 const text = find('textarea'), tray = find('.composer-tray'), note = find('.composer-note'), chooser = find('.composer-file');
 const send = find('.composer-send'), talk = find('.composer-talk'), clock = find('.composer-time');
 const WORDS = { image: 'Picture', speech: 'Speech', music: 'Music' };
-const HOLD_MS = 350, SPEECH_S = 30;
+const HOLD_MS = 350, SPEECH_S = 30, SILENT = 0.002, MARGIN_S = 0.25;
 let items = [], kindAsked = 'image', recorder = null, state = 'idle', pressedAt = 0, locked = false;
 let output = null, edit = null, waiting = false; // the pressed chip, the message that is edited, whether one waits for the reply to end
+let recorded = 'speech'; // what the round button records
 
 function setState(next) {
   state = next;
@@ -149,10 +150,14 @@ text.addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
 });
 send.onclick = submit;
+function top() { // the Chatbot scrolls to its end, the empty page begins at its top
+  const scrolled = document.querySelector('.welcome')?.closest('.bubble-wrap');
+  if (scrolled) scrolled.scrollTop = 0;
+}
 root.api = {
   busy: () => setState('busy'),
-  idle: () => { setState('idle'); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
-  change, state: () => state,
+  idle: () => { setState('idle'); setTimeout(top, 100); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
+  change, state: () => state, record: (kind) => { recorded = kind; },
 };
 
 // ---- speaking
@@ -168,45 +173,65 @@ function microphoneTrouble(error) {
   return 'The microphone did not start (' + error.name + '). Attach a recording instead.';
 }
 
-async function openMicrophone() {
-  const stream = await navigator.mediaDevices.getUserMedia({
-    audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false } });
+async function capture(processing, take) { // take(samples, rate) for every few milliseconds; returns how to close
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, ...processing } });
   const context = new AudioContext({ sampleRate: 16000 });
   const module = URL.createObjectURL(new Blob([WORKLET], { type: 'text/javascript' }));
   await context.audioWorklet.addModule(module);
   URL.revokeObjectURL(module);
   const tap = new AudioWorkletNode(context, 'tap');
-  const chunks = [];
-  let count = 0;
-  tap.port.onmessage = ({ data }) => {
-    chunks.push(data);
-    count += data.length;
-    const level = Math.sqrt(data.reduce((sum, value) => sum + value * value, 0) / data.length);
-    talk.style.setProperty('--level', Math.min(1, level * 6).toFixed(2));
-    clock.textContent = Math.floor(count / context.sampleRate) + ' s';
-    if (count >= SPEECH_S * context.sampleRate) finish();
-  };
+  tap.port.onmessage = ({ data }) => take(data, context.sampleRate);
   context.createMediaStreamSource(stream).connect(tap);
-  const close = () => { stream.getTracks().forEach((track) => track.stop()); context.close(); };
-  return { close, wave: () => wave(chunks, Math.min(count, SPEECH_S * context.sampleRate), context.sampleRate) };
+  return () => { stream.getTracks().forEach((track) => track.stop()); context.close(); };
 }
 
-function wave(chunks, count, rate) { // 16-bit mono WAV
-  const view = new DataView(new ArrayBuffer(44 + 2 * count));
+function level(samples) { // root mean square
+  return Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / Math.max(1, samples.length));
+}
+
+function join(chunks) {
+  const whole = new Float32Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
+  chunks.reduce((at, chunk) => { whole.set(chunk, at); return at + chunk.length; }, 0);
+  return whole;
+}
+
+function trimmed(samples, rate) { // without the silence before and after; null if there is nothing else
+  const size = Math.round(0.02 * rate), levels = [];
+  for (let at = 0; at < samples.length; at += size) levels.push(level(samples.subarray(at, at + size)));
+  const loud = Math.max(SILENT, 0.05 * Math.max(...levels)), first = levels.findIndex((one) => one > loud);
+  if (first < 0) return null;
+  let last = levels.length - 1;
+  while (levels[last] <= loud) last -= 1;
+  const margin = Math.round(MARGIN_S * rate);
+  return samples.subarray(Math.max(0, first * size - margin), (last + 1) * size + margin);
+}
+
+async function openMicrophone() {
+  const chunks = [];
+  let count = 0, rate = 16000;
+  const close = await capture({ echoCancellation: false, noiseSuppression: false, autoGainControl: false }, (data, given) => {
+    rate = given;
+    chunks.push(data);
+    count += data.length;
+    talk.style.setProperty('--level', Math.min(1, level(data) * 6).toFixed(2));
+    clock.textContent = Math.floor(count / rate) + ' s';
+    if (count >= SPEECH_S * rate) finish();
+  });
+  return { close, samples: () => join(chunks).subarray(0, SPEECH_S * rate), rate: () => rate };
+}
+
+function wave(samples, rate) { // 16-bit mono WAV
+  const count = samples.length, view = new DataView(new ArrayBuffer(44 + 2 * count));
   const word = (at, letters) => [...letters].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
   word(0, 'RIFF'); view.setUint32(4, 36 + 2 * count, true); word(8, 'WAVEfmt ');
   view.setUint32(16, 16, true); view.setUint16(20, 1, true); view.setUint16(22, 1, true);
   view.setUint32(24, rate, true); view.setUint32(28, 2 * rate, true); view.setUint16(32, 2, true); view.setUint16(34, 16, true);
   word(36, 'data'); view.setUint32(40, 2 * count, true);
-  let at = 0;
-  for (const chunk of chunks) for (const value of chunk) {
-    if (at >= count) break;
-    view.setInt16(44 + 2 * at++, Math.max(-1, Math.min(1, value)) * 32767, true);
-  }
+  samples.forEach((value, at) => view.setInt16(44 + 2 * at, Math.max(-1, Math.min(1, value)) * 32767, true));
   return new Blob([view], { type: 'audio/wav' });
 }
 
-async function begin() {
+async function begin() { // recording by the button; hands-free listening ends
   say('');
   setState('starting');
   locked = false;
@@ -227,10 +252,19 @@ async function finish() {
   done.close();
   clock.textContent = '';
   talk.style.removeProperty('--level');
+  const samples = recorded === 'speech' ? trimmed(done.samples(), done.rate()) : done.samples();
+  if (!samples?.length || level(samples) < SILENT / 2) {
+    setState('idle');
+    return say('The recording is silent. The microphone may be muted, or the browser uses another one. Try "Check the microphone" in Settings.');
+  }
+  await sendRecording(wave(samples, done.rate()), recorded);
+}
+
+async function sendRecording(file, kind) {
   setState('sending');
-  const item = await attach(new File([done.wave()], 'recording.wav', { type: 'audio/wav' }), 'speech');
+  const item = await attach(new File([file], 'recording.wav', { type: 'audio/wav' }), kind);
   setState('idle');
-  if (item && item.path) submit();
+  if (item?.path) submit();
 }
 
 function cancel() {
@@ -243,6 +277,7 @@ function cancel() {
 
 talk.addEventListener('pointerdown', (event) => {
   if (event.button) return;
+  root.api.hush?.();
   if (state === 'busy') { trigger('stop', {}); return; }
   if (state === 'recording') { finish(); pressedAt = 0; return; }
   if (state !== 'idle') return;

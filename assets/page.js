@@ -1,11 +1,15 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
-const WORKING = ['retry', 'branch', 'again', 'render', 'undo'], LISTED = ['open', 'delete'];
+const WORKING = ['retry', 'branch', 'again', 'render', 'undo', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
 
 function tell(button) {
   const { name, value } = button;
   if (name === 'edit') {
     const words = [...button.closest('.message-row').querySelectorAll('.part')].map((part) => part.textContent).join(' ');
     root.api.change(value, words);
+  } else if (name === 'attach') {
+    find(`[data-attach=${value}]`).click();
+  } else if (name === 'check') {
+    root.api.check();
   } else if (WORKING.includes(name)) {
     if (root.api.state() !== 'idle') return;
     if (name !== 'undo') root.api.busy();
@@ -32,3 +36,12 @@ page.addEventListener('change', ({ target }) => {
   if (target.name === 'scrub') trigger('select', { name: 'scrub', value: target.dataset.place, amount: target.value });
   if (['search', 'rename'].includes(target.name)) trigger('edit', { name: target.name, value: target.value });
 });
+
+// ---- colours: as the system has them, or as chosen
+const DARK = { Light: false, Dark: true };
+root.api.paint = (choice) => {
+  localStorage.setItem('anygpt-colours', choice);
+  document.body.classList.toggle('dark', DARK[choice] ?? matchMedia('(prefers-color-scheme: dark)').matches);
+};
+const chosen = localStorage.getItem('anygpt-colours');
+if (chosen in DARK && !location.search.includes('__theme')) root.api.paint(chosen);

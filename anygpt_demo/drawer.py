@@ -1,0 +1,201 @@
+"""The right drawer of the page: the voice of replies, and how they are made."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+
+from anygpt_demo import media
+from anygpt_demo.chat import PRESETS, Chat
+from anygpt_demo.codecs import speech
+from anygpt_demo.codecs.base import Rendering
+from anygpt_demo.enhance import PROMPT_S, best_start, prompt_at
+from anygpt_demo.errors import BadText, UserError
+from anygpt_demo.view import NAMES, card, literal, remark, shown_media
+from anygpt_demo.visitors import Session
+
+VOICE_LIMIT_S = 600.0  # of a voice prompt are read
+QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+FETCH = "() => { setTimeout(() => document.querySelector('#zip a, a#zip, #zip')?.click(), 300); }"
+DEAF = "This family has no voice model yet: all replies sound in the one voice of its codec. Choices here wait for a family that has one."
+MICROPHONE = (
+    '<div class="mic"><button type="button" name="check" value="microphone" class="do">Check the microphone</button>'
+    '<meter class="mic-level" min="0" max="1" value="0" aria-label="Level"></meter><p class="mic-told" role="status"></p></div>'
+)
+
+
+# ------------------------------------------------------------------------------------------------------------- voices
+
+
+def built_in_voices() -> dict[str, str]:
+    """Names of the voices that come with the program, and where each is from."""
+    sources: dict[str, str] = {}
+    table = speech.VOICES / "SOURCES.md"
+    for line in table.read_text(encoding="utf-8").splitlines() if table.is_file() else ():
+        cells = [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0].endswith(".wav"):
+            sources[cells[0].removesuffix(".wav")] = f"{cells[1]}. {cells[2]}, {cells[3]}."
+    return {path.stem: sources.get(path.stem, "") for path in sorted(speech.VOICES.glob("*.wav"))}
+
+
+def hear_voice(path: str | None, start_s: float | None = None) -> tuple[media.Audio, float, float]:
+    """The 3 s of a recording that are used: they, where they begin, and how late they could. Raises UserError."""
+    if path is None:
+        raise BadText("There is no recording.", "Nothing was recorded or chosen.", "Record a sentence, or choose a file.")
+    audio, _ = media.read_audio(Path(path).read_bytes(), rate_hz=16_000, limit_s=VOICE_LIMIT_S, crop=True)
+    start = best_start(audio) if start_s is None else round(start_s * audio.rate_hz)
+    return prompt_at(audio, start), start / audio.rate_hz, max(0.0, audio.seconds - PROMPT_S)
+
+
+def record_voice(session: Session, path: str | None, consent: bool, start_s: float | None = None, name: str = "") -> str:
+    """Speak with a recorded voice from now on. Returns what to tell the person."""
+    try:
+        if not consent:
+            raise BadText(
+                "This voice is not used yet.",
+                "The box about permission is not ticked.",
+                "Tick it if the voice is yours or its owner agrees.",
+            )
+        audio, _, _ = hear_voice(path, start_s)
+        label = " ".join(name.split())[:40] or f"my voice {len(session.voices) + 1}"
+        session.voice = session.voices[label] = media.Voice(label, audio)
+    except UserError as error:
+        return card(error)
+    return remark(f"Replies now speak with {label} ({session.voice.audio.seconds:.1f} s of it). It stays in this session only.")
+
+
+def choose_voice(session: Session, name: str | None) -> str:
+    """Speak with a built-in voice from now on, or with one of the visitor's own."""
+    if name in session.voices:
+        session.voice = session.voices[str(name)]
+        return remark(f"Replies speak with {name}.")
+    if name not in built_in_voices():
+        session.voice = None
+        return remark("Replies speak with the standard voice.")
+    session.voice = speech.built_in_voice(str(name))
+    return remark(f"Replies speak with the built-in voice {name}.")
+
+
+def voice_tab(chat: Chat, session: gr.State) -> None:
+    """The voice of replies: a built-in one, or a recording of which 3 s are used."""
+    voices = built_in_voices()
+    if not chat.clones:
+        gr.HTML(remark(DEAF), apply_default_css=False)
+    built_in = gr.Dropdown(["standard", *voices], value="standard", label="Voices", visible=bool(voices))
+    sources = "".join(f"<li><b>{literal(name)}</b>: {literal(told)}</li>" for name, told in voices.items())
+    gr.HTML(f'<details class="sources"><summary>Where they are from</summary><ul>{sources}</ul></details>', apply_default_css=False)
+    recording = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Or a voice of your own: a sentence or two")
+    begin = gr.Slider(0, 30, 0, step=0.1, label="The 3 s that are used begin at (s)", visible=False)
+    heard = gr.Audio(label="What is used", interactive=False, visible=False)
+    name = gr.Textbox(label="Its name", max_length=40)
+    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.")
+    use = gr.Button("Use this voice", variant="primary")
+    said = gr.HTML(apply_default_css=False)
+    with gr.Row():
+        keep = gr.Button("Save as .voice", elem_classes="quiet")
+        give = gr.UploadButton("Open a .voice", file_types=[".voice", ".wav"], elem_classes="quiet")
+        parcel = gr.DownloadButton("voice", elem_id="voicefile", visible="hidden")
+    told = "The recording stays in the memory of this session. Speech made with it is AI-generated: say so where you use it."
+    gr.HTML(f'<p class="smallprint">{told}</p>', apply_default_css=False)
+
+    def pick(path: str | None, start_s: float | None = None) -> Any:
+        if path is None:
+            return gr.Slider(visible=False), gr.Audio(visible=False), ""
+        try:
+            audio, start, most = hear_voice(path, start_s)
+        except UserError as error:
+            return gr.Slider(visible=False), gr.Audio(visible=False), card(error)
+        sound = shown_media(audio, "", generated=False)["path"]
+        return gr.Slider(maximum=max(most, 0.1), value=start, visible=most > 0), gr.Audio(sound, visible=True), ""
+
+    def take(session: Session, path: str | None, consent: bool, start_s: float, name: str) -> Any:
+        told = record_voice(session, path, consent, start_s or None, name)
+        return gr.Dropdown(["standard", *voices, *session.voices], value=session.voice.name if session.voice else "standard"), told
+
+    def give_back(session: Session) -> Any:
+        voice = session.voice or speech.built_in_voice()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{''.join(sign for sign in voice.name if sign.isalnum() or sign in ' -_') or 'my'}.voice"
+            path.write_bytes(media.write_wav(voice.audio, ai_generated=False))
+            return gr.DownloadButton(value=save_file_to_cache(path, get_upload_folder()))
+
+    recording.change(pick, [recording], [begin, heard, said], **QUICK)
+    begin.release(pick, [recording, begin], [begin, heard, said], **QUICK)
+    built_in.input(choose_voice, [session, built_in], said, **QUICK)
+    use.click(take, [session, recording, consent, begin, name], [built_in, said], **QUICK)
+    keep.click(give_back, [session], parcel, **QUICK).then(None, js=FETCH.replace("zip", "voicefile"))
+    give.upload(lambda path: path, [give], recording, **QUICK)
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+
+
+def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> None:
+    """How replies are made. unclip: the family's pictures have a guidance scale and a noise level."""
+    about = (
+        "<b>chat</b>: as it should be. <b>paper</b>: as the paper draws its words. "
+        "<b>fast</b>: shorter sounds. <b>best</b>: the likeliest words."
+    )
+    preset = gr.Radio(list(PRESETS), value="chat", label="Preset")
+    gr.HTML(f'<p class="smallprint">{about}</p>', apply_default_css=False)
+    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
+    lock = gr.Checkbox(label="Use this seed for every reply")
+    forbid = gr.CheckboxGroup([(NAMES.get(name, name), name) for name in chat.modalities], label="Never make")
+    sliders = {}
+    with gr.Accordion("More", open=False):
+        for name, item in chat.vocabulary.ranges.items():
+            rate = item.modality.frame_rate_hz
+            if rate:
+                most = (item.modality.frames.stop - 1) / rate
+                sliders[name] = gr.Slider(0.5, most, most, step=0.5, label=f"Longest {name} (s)")
+        steps = gr.Slider(0, 50, 0, step=1, label="Steps of a picture (0: as many as it needs)")
+        voice_steps = gr.Slider(0, 32, 0, step=1, label="Steps of a voice (0: as many as it needs)", visible=chat.clones)
+        guidance = gr.Slider(0, 30, 0, step=0.5, label="Guidance of a picture (0: as published)", visible=unclip)
+        noise = gr.Slider(-1, 999, -1, step=1, label="Noise level of a picture (-1: as published)", visible=unclip)
+    gr.HTML("<h2>This device</h2>", apply_default_css=False)
+    gr.HTML(MICROPHONE, apply_default_css=False)
+    _device(
+        ("The round button records", [("Speech", "speech"), ("Music or humming", "music")], "speech", "record"),
+        ("Language", ["English", "中文"], None, "speak"),
+        ("Colours", ["As the system", "Light", "Dark"], None, "paint"),
+    )
+    aloud = gr.Checkbox(True, label="Play sounds while they are made")
+
+    def change(session: Session, *given: Any) -> None:
+        preset, forbid, seed, lock, aloud, steps, voice_steps, guidance, noise, *longest = given
+        base = PRESETS[preset if preset in PRESETS else "chat"]
+        limits = dict(base.limits)
+        for name, seconds in zip(sliders, longest, strict=True):
+            frames = round(seconds * (chat.vocabulary.ranges[name].modality.frame_rate_hz or 0))
+            limits[name] = max(1, min(frames, limits.get(name, frames)))
+        rendering = Rendering(
+            picture_steps=int(steps) or None,
+            picture_guidance=max(1.0, float(guidance)) if guidance else None,
+            picture_noise=int(noise) if noise >= 0 else None,
+            voice_steps=int(voice_steps) or None,
+        )
+        forbidden = tuple(name for name in forbid if name in chat.modalities)
+        session.settings = replace(base, forbid=forbidden, limits=limits, rendering=rendering)
+        session.seed = int(seed or 0) % 2**31 if lock else None
+        session.aloud = bool(aloud)
+
+    inputs = [session, preset, forbid, seed, lock, aloud, steps, voice_steps, guidance, noise, *sliders.values()]
+    for item in (preset, forbid, seed, lock, aloud):
+        item.input(change, inputs, None, **QUICK)
+    for item in (steps, voice_steps, guidance, noise, *sliders.values()):
+        item.release(change, inputs, None, **QUICK)
+
+
+def _device(*choices: tuple[str, list, str | None, str]) -> None:
+    """Choices that the browser keeps and the server never hears of. The last word of each: its function in the page's script."""
+    listen: Callable[[str], str] = lambda name: f"(choice) => {{ document.querySelector('.composer').api.{name}(choice); }}"  # noqa: E731
+    for label, options, value, name in choices:
+        item = gr.Radio(options, value=value, label=label)
+        item.input(None, [item], None, js=listen(name))
