@@ -37,12 +37,17 @@ def instruction(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(
             ["flite", "-voice", "slt", "-t", "Please draw a red boat on the lake, and sing a song.", "-o", str(path)], check=True
         )
+        with wave.open(str(path), "rb") as spoken:
+            facts, frames = spoken.getparams(), spoken.readframes(spoken.getnframes())
+        with wave.open(str(path), "wb") as file:  # the microphone plays it over and over: a pause between
+            file.setparams(facts)
+            file.writeframes(frames + bytes(2 * 2 * 16_000))
         return path
     seconds = np.arange(3 * 16_000) / 16_000
     buzz = np.sign(np.sin(2 * np.pi * 130 * seconds)) * np.clip(np.sin(2 * np.pi * 3 * seconds), 0, 1)
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes((buzz * 9_000).astype("<i2").tobytes())
+        file.writeframes((buzz * 9_000).astype("<i2").tobytes() + bytes(2 * 2 * 16_000))
     return path
 
 

@@ -42,6 +42,7 @@ class Actor:
         self.heard = 0  # prompts so far
         self.grammar: Any = None  # of the newest one
         self.forced: str | None = None
+        self.tame = False  # does not explode
 
     def generate(self, ids: Sequence[int], grammar: Any, *, seed: int, stop: threading.Event | None, max_new: int) -> Play:
         self.heard += 1
@@ -56,10 +57,15 @@ class Actor:
         tokens = self.vocabulary
         text = tokens.decode_text([number for number in message if number < tokens.text_size]).lower()
         sent = [name for name, found in tokens.ranges.items() if found.start in message]
-        if "explode" in text:
+        if "explode" in text and not self.tame:
             raise ModelFault("The language model stopped.", "It was told to.", "Say something else.")
         if self.grammar.transcribe:
             return [tokens.ins, *tokens.encode_text(" draw a boat and sing"), tokens.res, tokens.eos, tokens.stop]
+        if self.forced in tokens.ranges:
+            made = self._block(str(self.forced), 32 if self.forced == "image" else 25)
+            return [*tokens.encode_text(" As you wish:"), *made, tokens.eos, tokens.stop]
+        if not self.grammar.open_to:
+            return [*tokens.encode_text(f" I see your {sent[0] if sent else 'words'}."), tokens.eos, tokens.stop]
         if "speech" in sent:
             heard = [tokens.ins, *tokens.encode_text(" draw a boat and sing\n"), tokens.res]
             said = tokens.encode_text(" Here you are.")
@@ -72,9 +78,7 @@ class Actor:
                 tokens.eos,
                 tokens.stop,
             ]
-        if self.forced in tokens.ranges:
-            return [*tokens.encode_text(" As you wish:"), *self._block(self.forced, 32), tokens.eos, tokens.stop]
-        if sent and "draw" not in text:
+        if sent and not {"draw"} & set(text.replace(":", " ").split()):
             return [*tokens.encode_text(f" I see your {sent[0]}."), tokens.eos, tokens.stop]
         reply = tokens.encode_text(
             " You said: " + text.split("\n")[0].strip(": ") + " <img src=x onerror=alert(1)> ![x](http://evil.example/x.png) $$x$$"
@@ -115,6 +119,7 @@ class Props:
     def __init__(self, facts: Modality) -> None:
         self.modality = facts
         self.encoded: list[Any] = []
+        self.broken = False
 
     def encode(self, media: Any) -> np.ndarray:
         self.encoded.append(media)
@@ -122,6 +127,8 @@ class Props:
         return np.zeros((frames, self.modality.layers), dtype=np.int64)
 
     def decode(self, codes: np.ndarray, *, voice: Any = None, seed: int = 0) -> Any:
+        if self.broken:
+            raise RuntimeError("told to")
         if self.modality.kind == "image":
             down, across = np.mgrid[:256, :256]
             return Picture(np.stack([across, 255 - down, down], axis=-1).astype(np.uint8))

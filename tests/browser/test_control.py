@@ -105,7 +105,7 @@ def test_chats_are_listed_renamed_searched_saved_opened_and_deleted(page: Page, 
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         record = json.loads(file.read("chat.json"))
         assert record["title"] == "Orange things" and record["turns"][1]["ids"] and record["turns"][1]["facts"]["seed"] >= 0
-        assert b"src=\"http" not in file.read("index.html") and b"data:image/png" in file.read("index.html")
+        assert b'src="http' not in file.read("index.html") and b"data:image/png" in file.read("index.html")
         assert sum(name.startswith("media/") for name in file.namelist()) >= 1
     page.get_by_role("button", name="New chat").click(force=True)
     expect(page.locator("#chat .part")).to_have_count(0)

@@ -76,7 +76,7 @@ def test_text_streams_and_stays_text(page: Page) -> None:
 def test_picture_and_music_come_in_order_with_progress(page: Page) -> None:
     say(page, "draw and play")
     expect(page.locator("#status")).to_contain_text(re.compile(r"Drawing: \d+ of 32 tokens"), timeout=WAIT_MS)
-    expect(page.locator("#status")).to_contain_text(re.compile(r"Composing: \d+ tokens, \d"), timeout=WAIT_MS)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"Composing: \d+ of at most 1000 tokens, \d"), timeout=WAIT_MS)
     finished(page)
     picture = page.locator("#chat .bot img")
     expect(picture).to_have_count(1)
@@ -170,11 +170,14 @@ def test_new_chat_empties_the_page_and_a_reload_keeps_it(page: Page) -> None:
 def test_failures_are_cards(page: Page) -> None:
     say(page, "explode")
     finished(page)
-    expect(page.locator("#chat .refusal")).to_have_text(re.compile("The language model stopped. It was told to. Say something else."))
+    expect(page.locator("#chat .refusal")).to_have_text(
+        "The language model stopped. It was told to. Say something else.Try again"
+    )
     attach(page, "image", "letter.txt", b"I am no picture")
     page.click(".composer-send")
     finished(page)
     expect(page.locator("#chat .refusal").last).to_contain_text("cannot be read as a picture")
+    expect(page.locator("#chat .refusal").last.get_by_role("button", name="Choose another file")).to_be_visible()
     say(page, "still there?")
     finished(page)
     expect(page.locator("#chat .bot .part").last).to_contain_text("still there?")

@@ -1,0 +1,129 @@
+"""Sound while it is made, hands-free talking, the self-test, and what the page says when something fails."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.stage import Stage
+from tests.browser.test_page import finished, say
+
+pytestmark = pytest.mark.browser
+SILENCE = """() => { navigator.mediaDevices.getUserMedia = async () => {
+  const context = new AudioContext(), out = context.createMediaStreamDestination(), quiet = context.createGain();
+  quiet.gain.value = 0;
+  quiet.connect(out);
+  return out.stream;
+}; }"""
+PLAYED = "document.querySelector('.composer').api.played"
+
+
+def test_sounds_are_played_when_they_are_made_unless_unwanted(page: Page) -> None:
+    say(page, "play")
+    finished(page)
+    page.wait_for_function(f"{PLAYED} === 1", timeout=20_000)
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Play sounds while they are made").uncheck()
+    page.wait_for_timeout(1000)
+    say(page, "play")
+    finished(page)
+    assert page.evaluate(PLAYED) == 1
+
+
+def test_hands_free_hears_the_end_of_speech(page: Page, stage: Stage) -> None:
+    before = len(stage.props["speech"].encoded)
+    page.click(".composer-free")
+    expect(page.locator(".composer-free")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#chat .bot .tag-speech").first).to_be_visible(timeout=60_000)
+    page.click(".composer-free")
+    heard = stage.props["speech"].encoded[before]
+    assert 1 < heard.seconds < 15
+
+
+def test_speaking_interrupts_a_reply(page: Page) -> None:
+    say(page, "a long answer")
+    page.click(".composer-free")
+    expect(page.locator("#status")).to_contain_text("Stopped", timeout=60_000)
+    page.click(".composer-free")
+    finished(page)
+
+
+def test_the_microphone_is_checked_in_words(page: Page) -> None:
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.locator("button[name=check]").click()
+    expect(page.locator(".mic-told")).to_contain_text(re.compile("The microphone (works|is too loud)"))
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotFoundError')); }")
+    page.locator("button[name=check]").click()
+    expect(page.locator(".mic-told")).to_contain_text("There is no microphone")
+
+
+def test_silence_is_cut_off_and_not_sent_alone(page: Page, stage: Stage) -> None:
+    before = len(stage.props["speech"].encoded)
+    page.evaluate(SILENCE)
+    page.click(".composer-talk")
+    page.wait_for_selector(".composer[data-state=recording]")
+    page.wait_for_timeout(800)
+    page.click(".composer-talk")
+    expect(page.locator(".composer-note")).to_contain_text("The recording is silent")
+    expect(page.locator(".composer")).to_have_attribute("data-state", "idle")
+    assert len(stage.props["speech"].encoded) == before
+
+
+def test_the_button_records_music_as_it_is(page: Page, stage: Stage) -> None:
+    before = len(stage.props["music"].encoded)
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Music or humming").check()
+    page.keyboard.press("Escape")
+    page.evaluate("() => document.querySelector('.composer-talk').click()")
+    page.wait_for_selector(".composer[data-state=recording]")
+    page.wait_for_timeout(1500)
+    page.evaluate("() => document.querySelector('.composer-talk').click()")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    assert len(stage.props["music"].encoded) == before + 1 and stage.props["music"].encoded[-1].rate_hz == 32_000
+
+
+def test_a_part_that_fails_can_be_made_anew(page: Page, stage: Stage) -> None:
+    stage.props["image"].broken = True
+    say(page, "draw")
+    finished(page)
+    expect(page.locator("#chat .refusal")).to_contain_text("The image could not be made.")
+    stage.props["image"].broken = False
+    page.locator("#chat .refusal").get_by_role("button", name="Make it anew").click()
+    finished(page)
+    expect(page.locator("#chat .bot img")).to_have_count(1)
+
+
+def test_colours_are_chosen_and_kept(page: Page) -> None:
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Dark", exact=True).check()
+    page.wait_for_function("() => document.body.classList.contains('dark')")
+    page.reload()
+    page.wait_for_function("() => document.body.classList.contains('dark')")
+
+
+def test_the_self_test_fills_its_grid(page: Page) -> None:
+    page.get_by_role("button", name="Model", exact=True).click()
+    expect(page.locator("#drawer")).to_contain_text("It is not an assistant")
+    page.get_by_role("button", name="Run the self-test").click()
+    expect(page.locator("#drawer .grid .good, #drawer .grid .bad")).to_have_count(16, timeout=90_000)
+    expect(page.locator("#drawer .grid .good")).to_have_count(16)
+    expect(page.locator("#drawer")).to_contain_text(re.compile(r"16 of 16 work; at most \d+ MB"))
+
+
+def test_failures_have_buttons(page: Page, stage: Stage) -> None:
+    say(page, "explode once")
+    finished(page)
+    expect(page.locator("#chat .refusal")).to_contain_text("It was told to.")
+    stage.actor.tame = True
+    page.locator("#chat .refusal button[name=resend]").click()
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    stage.actor.tame = False
+    expect(page.locator("#chat .bot .part").last).to_contain_text("You said: explode once")
+    say(page, "a long answer")
+    finished(page)
+    expect(page.locator("#chat .refusal").last).to_contain_text("goes in circles")
+    expect(page.locator("#chat .refusal button[name=retry]")).to_be_visible()
