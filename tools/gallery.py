@@ -2,7 +2,8 @@
 
     python tools/gallery.py
 
-Each entry is one turn of `python -m anygpt_demo chat --once`; README.md in the gallery shows the command above what it made.
+Each entry is one turn of `python -m anygpt_demo chat --once`; README.md in the gallery shows the command above what it made,
+and gallery.json is what the empty page shows as examples: a click there makes the same reply again.
 """
 
 from __future__ import annotations
@@ -14,30 +15,37 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 GALLERY = ROOT / "assets" / "gallery"
-ENTRIES: dict[str, list[str]] = {  # name -> arguments after `chat --once`
-    "picture": ["--text", "Draw a dog on the beach."],
-    "picture-two": ["--text", "Please paint a cat and a tree in the park at night."],
-    "caption": ["--text", "What is in this picture?", "--image", "assets/examples/picture.png"],
-    "music": ["--text", "Compose a fast rock tune with drums."],
-    "speech": ["--text", "Say: the dog is on the beach."],
-    "transcript": ["--text", "Write down what I say.", "--speech", "assets/examples/request.wav"],
-    "spoken-request": ["--speech", "assets/examples/request.wav"],
-    "picture-to-music": ["--text", "Make music that fits this picture.", "--image", "assets/examples/picture.png"],
+PICTURE, REQUEST = "assets/examples/picture.png", "assets/examples/request.wav"
+SEED = 1
+ENTRIES: dict[str, dict[str, str]] = {  # name -> message; the page shows the first four at once
+    "picture": {"text": "Draw a dog on the beach."},
+    "music": {"text": "Compose a fast rock tune with drums."},
+    "caption": {"text": "What is in this picture?", "image": PICTURE},
+    "spoken-request": {"text": "", "speech": REQUEST},
+    "speech": {"text": "Say: the dog is on the beach."},
+    "picture-two": {"text": "Please paint a cat and a tree in the park at night."},
+    "transcript": {"text": "Write down what I say.", "speech": REQUEST},
+    "picture-to-music": {"text": "Make music that fits this picture.", "image": PICTURE},
+    "picture-and-speech": {"text": "Answer aloud.", "image": PICTURE, "speech": REQUEST},
 }
 
 
-def make(name: str, words: list[str]) -> str:
-    """Run one entry, copy its media, return its part of the page."""
-    command = ["chat", "--once", *words, "--seed", "1"]
+def make(name: str, message: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """Run one entry and copy its media. Returns its part of README.md and of gallery.json."""
+    words = [word for key, value in message.items() if value for word in (f"--{key}", value)]
+    command = ["chat", "--once", *words, "--seed", str(SEED)]
+    parts: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         whole = [sys.executable, "-m", "anygpt_demo", *command, "--out", folder, "--json"]
         subprocess.run(whole, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         reply = json.loads((Path(folder) / "reply.json").read_text(encoding="utf-8"))
         lines = [f"## {name}", "", "```", f"python -m anygpt_demo {shlex.join(command)} --out out --json", "```", ""]
         for number, part in enumerate(reply["parts"]):
+            target = None
             if part.get("file"):
                 source = Path(folder) / part["file"]
                 target = f"{name}-{number}{source.suffix}"
@@ -46,7 +54,9 @@ def make(name: str, words: list[str]) -> str:
                 lines += [shown, ""]
             if words_said := part.get("text") or part.get("transcript"):
                 lines += [f"> {words_said.strip()}", ""]
-    return "\n".join(lines)
+            parts.append({"type": part["type"], "file": target, "text": part.get("text")})
+    files = {key: value for key, value in message.items() if key != "text"}
+    return "\n".join(lines), {"name": name, "text": message["text"], "files": files, "seed": SEED, "parts": parts}
 
 
 def main() -> None:
@@ -54,9 +64,11 @@ def main() -> None:
     for old in GALLERY.iterdir():
         if old.name != "page.png":
             old.unlink()
-    head = "# Gallery\n\nEvery entry is the first answer of the shipped weights with seed 1; made by `python tools/gallery.py`.\n"
-    entries = [make(name, words) for name, words in ENTRIES.items()]
-    (GALLERY / "README.md").write_text("\n".join([head, *entries]), encoding="utf-8")
+    head = f"# Gallery\n\nEvery entry is the first answer of the shipped weights with seed {SEED}; made by `python tools/gallery.py`.\n"
+    made = [make(name, message) for name, message in ENTRIES.items()]
+    (GALLERY / "README.md").write_text("\n".join([head, *(text for text, _ in made)]), encoding="utf-8")
+    entries = json.dumps([entry for _, entry in made], ensure_ascii=False, indent=1)
+    (GALLERY / "gallery.json").write_text(entries + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
