@@ -109,7 +109,7 @@ def from_hub(source: Source, home: Path, commit: str | None = None) -> tuple[str
     import httpx
 
     try:
-        facts = HfApi().repo_info(source.repo, revision=commit or source.revision, files_metadata=True)
+        facts = HfApi().model_info(source.repo, revision=commit or source.revision, files_metadata=True)
         commit = commit or facts.sha or source.revision
         snapshot_download(source.repo, revision=commit, local_dir=home / source.folder, allow_patterns=list(source.files))
     except (OSError, HfHubHTTPError, httpx.HTTPError, ValueError) as error:

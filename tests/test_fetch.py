@@ -201,7 +201,7 @@ def test_the_commit_that_was_read_is_asked_for_and_noted(monkeypatch: pytest.Mon
 
     asked = []
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "repo_info", lambda self, repo, revision, files_metadata: facts_of("c0ffee", "model.safetensors")
+        huggingface_hub.HfApi, "model_info", lambda self, repo, revision, files_metadata: facts_of("c0ffee", "model.safetensors")
     )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: asked.append((repo, options)))
     monkeypatch.setattr(fetch, "from_url", lambda url, home, say: "tag")
@@ -224,7 +224,7 @@ def test_recorded_commits_are_used_again(monkeypatch: pytest.MonkeyPatch, tmp_pa
     import huggingface_hub
 
     asked = []
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo, revision, files_metadata: facts_of("new"))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, revision, files_metadata: facts_of("new"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: asked.append((repo, options["revision"])))
     monkeypatch.setattr(fetch, "from_url", lambda url, home, say: "tag")
     monkeypatch.setattr(convert, "convert", lambda *rest, about, **more: about)
