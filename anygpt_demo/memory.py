@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anygpt_demo.errors import UserError
@@ -102,10 +103,22 @@ def preset(vram: int | None, device: str) -> Preset | None:
     return PRESETS[vram]
 
 
-def require(family: Family, quantize: str, device: str) -> None:
-    """Raise UserError if a card has less free memory than the language model and its largest single codec need."""
-    if not device.startswith("cuda"):
-        return
+def free_bytes(device: str) -> int | None:
+    """Bytes that are free on a card, or in this machine with its swap; None where it is not known."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {name: int(words.split()[0]) * 1024 for name, _, words in (line.partition(":") for line in lines)}
+        return sizes["MemAvailable"] + sizes["SwapFree"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
+def needed_bytes(family: Family, quantize: str, device: str) -> float:
+    """Bytes of the language model with a full conversation, and of the largest codec beside it."""
     import torch
 
     from anygpt_demo.models.llama import Llama, LlamaConfig
@@ -114,16 +127,26 @@ def require(family: Family, quantize: str, device: str) -> None:
     with torch.device("meta"):
         model = Llama(config)
     layers = _count(model.model.layers)
-    cache = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * config.max_position_embeddings
+    wide = 4 if quantize == "none" and not device.startswith("cuda") else 2  # bytes of what is not quantized
+    bits = 8 * wide if quantize == "none" else BITS[quantize]
+    cache = 2 * wide * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * config.max_position_embeddings
     codec = max(estimate(family, name, purpose, device) for name in ROLES for purpose in ("encode", "decode"))
-    needed = layers * BITS[quantize] / 8 + 2 * (_count(model) - layers) + cache + CONTEXT_BYTES + codec
-    free, _ = torch.cuda.mem_get_info(device)
-    if free < needed:
-        raise UserError(
-            "The graphics card has too little free memory for this model.",
-            f"About {needed / GB:.1f} GB are needed ({quantize if quantize != 'none' else '16 bit'}), {free / GB:.1f} GB are free.",
-            "Close other programs that use the card, choose fewer bits (--quantize 4bit), or leave --device out.",
-        )
+    return layers * bits / 8 + wide * (_count(model) - layers) + cache + CONTEXT_BYTES + codec
+
+
+def require(family: Family, quantize: str, device: str) -> None:
+    """Raise UserError if less memory is free than the language model and its largest single codec need."""
+    free = free_bytes(device)
+    needed = needed_bytes(family, quantize, device)
+    if free is None or free >= needed:
+        return
+    card = device.startswith("cuda")
+    width = {"none": "16 bit" if card else "32 bit"}.get(quantize, quantize)
+    raise UserError(
+        f"{'The graphics card' if card else 'This machine'} has too little free memory for this model.",
+        f"About {needed / GB:.1f} GB are needed ({width}), {free / GB:.1f} GB are free.",
+        "Close other programs, or choose fewer bits (--quantize 4bit)" + (", or leave --device out." if card else "."),
+    )
 
 
 @dataclass(frozen=True)
