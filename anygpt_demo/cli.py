@@ -170,13 +170,24 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure speed and memory."""
+    """Measure speed and memory; or where the time of one token goes."""
     family = checkpoints.Family.open(options.family)
-    result = call("anygpt_demo.eval.bench:run")(family, repeats=options.repeats, threads=options.threads)
+    if options.name == "kernels":
+        times = call("anygpt_demo.eval.bench:kernels")(family, threads=options.threads)
+        if options.json is not None:
+            checkpoints.write_json(options.json, times)
+        for name, value in times.items():
+            say(f"{name:32} {value:10.1f} us")
+        return 0
+    if options.device != "cpu":
+        result = call("anygpt_demo.eval.bench_gpu:run")(options.device, repeats=options.repeats)
+    else:
+        result = call("anygpt_demo.eval.bench:run")(family, repeats=options.repeats, threads=options.threads)
     if options.json is not None:
         checkpoints.write_json(options.json, result)
-    for name, figure in result["figures"].items():
-        say(f"{name:32} {figure['value']:12.4g} {figure['unit']}")
+    if options.plot is not None:
+        call("anygpt_demo.eval.bench:plot")(result, options.plot)
+    say(call("anygpt_demo.eval.bench:table")(result))
     return 0
 
 
@@ -391,7 +402,10 @@ def arguments() -> argparse.ArgumentParser:
             added.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     added = command("bench", bench, "measure speed and memory")
     added.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    added.add_argument("name", nargs="?", choices=["kernels"], help="kernels: where the time of one token goes")
+    added.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures as bars (PNG)")
     added.add_argument("--repeats", type=int, default=5)
+    added.set_defaults(threads=1)
     command("version", version, "show the version")
     return parser
 

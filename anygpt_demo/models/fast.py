@@ -16,6 +16,7 @@ R query heads per key-value head, E head width, n positions in a cache.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -33,8 +34,11 @@ Ranges = tuple[tuple[int, int], ...]
 View = tuple[Array, Array, Tensor, Tensor]  # one layer of a cache: keys and values as arrays (G, n, E), as tensors (G, E, n) and (G, n, E)
 KINDS: tuple[Kind, ...] = ("int8", "bf16", "fp32")
 BLOCK = 128  # ids of a prompt that are read at once; half of it takes a fifth longer
+EDGE = 16  # columns behind the inputs of fbgemm: two are needed, and rows stay aligned
+CACHED_BYTES = 16_000_000  # 8-bit weights up to this size stay in a processor's cache from one id to the next
 FEW = 8  # rows up to which numpy's calls are the cheaper ones, and work spaces are kept
 TINY = 1e-30
+fbgemm = torch.ops.quantized.linear_dynamic._op  # the operation itself: what stands around it costs as much again for one row
 
 
 class Work:
@@ -44,6 +48,7 @@ class Work:
         self.rows = rows
         self.whole = whole  # a larger one whose memory is used: fresh memory costs more than the arithmetic done in it
         self._inputs: dict[int, tuple[Array, NDArray[np.int8], Tensor]] = {}
+        self._edged: dict[int, tuple[Tensor, Array]] = {}
         self._outputs: dict[int, tuple[NDArray[np.int32], Tensor, Array, Tensor]] = {}
 
     def inputs(self, width: int) -> tuple[Array, NDArray[np.int8], Tensor]:
@@ -56,6 +61,15 @@ class Work:
             else:
                 rounded, codes = np.empty((self.rows, width), np.float32), np.empty((self.rows, width), np.int8)
             found = self._inputs[width] = rounded, codes, torch.from_numpy(codes)
+        return found
+
+    def edged(self, width: int) -> tuple[Tensor, Array]:
+        """Float (M, K + EDGE) with what prepack() needs behind the first K columns, and those columns alone."""
+        found = self._edged.get(width)
+        if found is None:
+            whole = np.zeros((self.rows, width + EDGE), np.float32)
+            whole[:, width], whole[:, width + 1] = -127.0, 128.0
+            found = self._edged[width] = torch.from_numpy(whole), whole[:, :width]
         return found
 
     def outputs(self, width: int) -> tuple[NDArray[np.int32], Tensor, Array, Tensor]:
@@ -76,59 +90,127 @@ class Matrix(Protocol):
 
     def __call__(self, x: Array, work: Work) -> Array: ...
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights, which one call reads."""
+        ...
+
+
+def prepack(codes: Tensor, scale: Tensor) -> Any:
+    """8-bit weights (N, K) and their scales in fbgemm's own layout, behind EDGE more inputs whose weights are zero.
+
+    fbgemm chooses how to round its input by the least and the greatest number in it. With -127 and 128 among the inputs it
+    chooses the step 1, and whole numbers stay what they are.
+    """
+    wide = torch.cat([codes, codes.new_zeros(len(codes), EDGE)], 1)
+    before = torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that such tensors will move elsewhere: then probe() fails and int8 runs without them
+        try:
+            torch.backends.quantized.engine = "fbgemm"
+            zeros = torch.zeros(len(codes), dtype=torch.int64)
+            return torch.ops.quantized.linear_prepack(torch._make_per_channel_quantized_tensor(wide, scale.double(), zeros, 0), None)
+        finally:
+            torch.backends.quantized.engine = before
+
+
+def probe() -> bool:
+    """Whether fbgemm's products are exact on this machine and equal to torch's integer product. Old processors saturate."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-127, 128, (48, 160), dtype=torch.int8, generator=generator)
+    codes[0] = 127
+    rows = torch.randint(-127, 128, (3, 160), dtype=torch.int8, generator=generator)
+    rows[0] = 127
+    try:
+        given = torch.cat([rows.float(), torch.tensor([[-127.0, 128.0] + [0.0] * (EDGE - 2)]).expand(3, EDGE)], 1)
+        found = fbgemm(given.contiguous(), prepack(codes, torch.ones(48)), False)
+        return torch.equal(found, torch._int_mm(rows, codes.t()).float())
+    except (RuntimeError, AttributeError):
+        return False
+
 
 class Int8:
     """8-bit weights, one scale per output; inputs are rounded to 8 bits row by row, and multiplied and summed in integers.
 
     eps: given if the input is to be RMS-normalised first; the norm's gain must be in the weight. The norm only changes the
     scale of a row, and that is taken out anyway: its root mean square is that of the rounded row, an exact sum.
+
+    Two products with one result: torch's, whose calls cost least, and fbgemm's, which reads weights from memory nearly twice
+    as fast. packed: take fbgemm's for a few rows, because the model is too large for a processor's cache.
     """
 
-    def __init__(self, weight: Tensor, eps: float | None = None) -> None:
+    def __init__(self, weight: Tensor, eps: float | None = None, packed: bool = False) -> None:
         weight = weight.float()
-        scale = weight.abs().amax(1).clamp_min(TINY) / 127
-        self.turned = (weight / scale[:, None]).round().to(torch.int8).contiguous().t()  # (K, N), its columns in memory
-        self.scale_view = scale
-        self.scale: Array = scale.numpy()
+        self.scale_view = weight.abs().amax(1).clamp_min(TINY) / 127
+        self.scale: Array = self.scale_view.numpy()
+        codes = (weight / self.scale_view[:, None]).round().to(torch.int8).contiguous()
+        self.turned = codes.t()  # (K, N), its columns in memory
+        self.packed = prepack(codes, self.scale_view) if packed else None
         self.eps = eps
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights and their scales."""
+        return self.turned.nbytes + self.scale.nbytes
 
     def __call__(self, x: Array, work: Work) -> Array:
         """x: float32 (M, K). Returns (M, N)."""
+        if len(x) == 1:
+            return self._one(x, work)
         width, outs = self.turned.shape
-        rounded, codes, codes_view = work.inputs(width)
-        sums, sums_view, y, y_view = work.outputs(outs)
-        if len(x) > FEW:
-            torch.abs(torch.from_numpy(x), out=torch.from_numpy(rounded))
+        few = len(x) <= FEW
+        if few and self.packed is not None:
+            whole, rounded = work.edged(width)
         else:
-            np.abs(x, out=rounded)
-        if len(x) == 1:  # the same arithmetic as below on plain numbers, which is twice as fast for one row
-            row = rounded[0]
-            top = float(row[row.argmax()]) + TINY
-            step = 127.0 / top
-            np.multiply(x, step, out=rounded)
-            np.rint(rounded, out=rounded)
-            factor = top / 127.0 if self.eps is None else 1.0 / math.sqrt(float(row.dot(row)) / width + self.eps * step * step)
-            codes[...] = rounded
-            torch._int_mm(codes_view, self.turned, out=sums_view)
-            np.multiply(sums, self.scale, out=y, dtype=np.float32, casting="unsafe")
-            return np.multiply(y, factor, out=y)
+            rounded = work.inputs(width)[0]
         view = torch.from_numpy(rounded)
-        tops = (rounded.max(1, keepdims=True) if len(x) <= FEW else view.amax(1, True).numpy()).astype(np.float64) + TINY
-        steps = 127.0 / tops
-        if len(x) <= FEW:
+        if few:
+            np.abs(x, out=rounded)
+            tops = rounded.max(1, keepdims=True).astype(np.float64) + TINY
+            steps = 127.0 / tops
             np.multiply(x, steps.astype(np.float32), out=rounded)
             np.rint(rounded, out=rounded)
         else:
+            tops = torch.abs(torch.from_numpy(x), out=view).amax(1, True).numpy().astype(np.float64) + TINY
+            steps = 127.0 / tops
             torch.mul(torch.from_numpy(x), torch.from_numpy(steps.astype(np.float32)), out=view).round_()
         if self.eps is None:
             factors = tops / 127.0
         else:
             squares = np.vecdot(rounded, rounded).astype(np.float64)[:, None]
             factors = 1.0 / np.sqrt(squares / width + self.eps * steps * steps)
+        if few and self.packed is not None:
+            y: Array = fbgemm(whole, self.packed, False).numpy()
+            return np.multiply(y, factors.astype(np.float32), out=y)
+        _, codes, codes_view = work.inputs(width)
+        _, sums_view, y, y_view = work.outputs(outs)
         codes[...] = rounded
         torch._int_mm(codes_view, self.turned, out=sums_view)
         y_view.copy_(sums_view).mul_(self.scale_view).mul_(torch.from_numpy(factors.astype(np.float32)))
         return y
+
+    def _one(self, x: Array, work: Work) -> Array:
+        """The same arithmetic on plain numbers, which is twice as fast for one row."""
+        width, outs = self.turned.shape
+        if self.packed is None:
+            rounded, codes, codes_view = work.inputs(width)
+        else:
+            whole, rounded = work.edged(width)
+        np.abs(x, out=rounded)
+        row = rounded[0]
+        top = float(row[row.argmax()]) + TINY
+        step = 127.0 / top
+        np.multiply(x, step, out=rounded)
+        np.rint(rounded, out=rounded)
+        factor = top / 127.0 if self.eps is None else 1.0 / math.sqrt(float(row.dot(row)) / width + self.eps * step * step)
+        if self.packed is not None:
+            found: Array = fbgemm(whole, self.packed, False).numpy()
+            return np.multiply(found, factor, out=found)
+        codes[...] = rounded
+        sums, sums_view, y, _ = work.outputs(outs)
+        torch._int_mm(codes_view, self.turned, out=sums_view)
+        np.multiply(sums, self.scale, out=y, dtype=np.float32, casting="unsafe")
+        return np.multiply(y, factor, out=y)
 
 
 class Plain:
@@ -138,6 +220,11 @@ class Plain:
         self.turned = weight.to(dtype).contiguous().t()
         self.dtype = dtype
         self.eps = eps
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights."""
+        return self.turned.nbytes
 
     def __call__(self, x: Array, work: Work) -> Array:
         """x: float32 (M, K). Returns (M, N)."""
@@ -153,37 +240,43 @@ class Plain:
         return y
 
 
-def matrix(weight: Tensor, kind: Kind, eps: float | None = None) -> Matrix:
-    """A weight (N, K) in the given kind."""
+def matrix(weight: Tensor, kind: Kind, eps: float | None = None, packed: bool = False) -> Matrix:
+    """A weight (N, K) in the given kind; packed: see Int8."""
     if kind == "int8":
-        return Int8(weight, eps)
+        return Int8(weight, eps, packed)
     return Plain(weight, eps, torch.bfloat16 if kind == "bf16" else torch.float32)
 
 
 class Head:
     """The output rows of some ids. ids: int64 (N,), in the order of the scores; place: id -> its position, or -1."""
 
-    def __init__(self, weight: Tensor, ranges: Ranges, kind: Kind, eps: float) -> None:
+    def __init__(self, weight: Tensor, ranges: Ranges, kind: Kind, eps: float, packed: bool) -> None:
         self.ids: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
         self.place: NDArray[np.int64] = np.full(len(weight), -1)
         self.place[self.ids] = np.arange(len(self.ids))
         rows = weight[ranges[0][0] : ranges[0][1]] if len(ranges) == 1 else weight[torch.from_numpy(self.ids)]
-        self.matrix = matrix(rows, kind, eps)
+        self.matrix = matrix(rows, kind, eps, packed)
 
 
 class Layer:
     """One transformer layer, packed: three projections in one matrix, gate and up in another, both with their norm's gain."""
 
-    def __init__(self, block: Any, kind: Kind, eps: float, heads: int, groups: int, width: int) -> None:
+    def __init__(self, block: Any, kind: Kind, eps: float, shape: tuple[int, int, int], packed: bool) -> None:
+        heads, groups, width = shape
         attention, feed = block.self_attn, block.mlp
         pairs = torch.arange(width).view(2, width // 2).t().reshape(-1)  # rotary halves (0, E/2), (1, E/2+1), ... side by side
         query = attention.q_proj.weight.unflatten(0, (heads, width))[:, pairs].flatten(0, 1) * width**-0.5
         key = attention.k_proj.weight.unflatten(0, (groups, width))[:, pairs].flatten(0, 1)
         gain, later_gain = block.input_layernorm.weight, block.post_attention_layernorm.weight
-        self.qkv = matrix(torch.cat([query, key, attention.v_proj.weight]) * gain, kind, eps)
-        self.out = matrix(attention.o_proj.weight, kind)
-        self.gate_up = matrix(torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * later_gain, kind, eps)
-        self.down = matrix(feed.down_proj.weight, kind)
+        self.qkv = matrix(torch.cat([query, key, attention.v_proj.weight]) * gain, kind, eps, packed)
+        self.out = matrix(attention.o_proj.weight, kind, None, packed)
+        self.gate_up = matrix(torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * later_gain, kind, eps, packed)
+        self.down = matrix(feed.down_proj.weight, kind, None, packed)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weights, which writing one id reads."""
+        return sum(part.bytes for part in (self.qkv, self.out, self.gate_up, self.down))
 
 
 class Fast:
@@ -197,9 +290,10 @@ class Fast:
         config = model.config
         self.config, self.kind = config, kind
         self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.layers = [
-            Layer(block, kind, config.rms_norm_eps, self.heads, self.groups, self.width) for block in model.model.layers
-        ]
+        weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
+        self.packed = kind == "int8" and weights > CACHED_BYTES and probe()
+        shape = self.heads, self.groups, self.width
+        self.layers = [Layer(block, kind, config.rms_norm_eps, shape, self.packed) for block in model.model.layers]
         self.embedding: Array = model.model.embed_tokens.weight.detach().float().numpy()
         self._rows = (model.head.detach() * model.model.norm.weight.detach()).float()
         cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), self.width, config.rope_theta)
@@ -224,7 +318,7 @@ class Fast:
         if found is None:
             if sum(len(head.ids) for head in self._heads.values()) > 4 * len(self._rows):
                 self._heads.clear()
-            found = self._heads[ranges] = Head(self._rows, ranges, self.kind, self.config.rms_norm_eps)
+            found = self._heads[ranges] = Head(self._rows, ranges, self.kind, self.config.rms_norm_eps, self.packed)
         return found
 
     def scores(self, row: Array, head: Head) -> Array:
@@ -291,7 +385,7 @@ class Fast:
                 x, mixed, work = x[rows], mixed[rows], self._space(len(pieces))
             x += layer.out(mixed, work)
             y = layer.gate_up(x, work)
-            gate, up = work.outputs(y.shape[1])[3].chunk(2, dim=1)
+            gate, up = torch.from_numpy(y).chunk(2, dim=1)
             x += layer.down(torch.mul(F.silu(gate), up).numpy(), work)
         for piece, cache in pieces:
             cache.ids += piece
