@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anygpt_demo.models.fast import Fast, Int8, Work, probe
+from anygpt_demo.models.fast import Fast, Int8, Work
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
 
 CONFIGS = {
@@ -129,12 +129,10 @@ def test_fewer_bits_cost_little(pair, kind, bound):
 
 
 @pytest.mark.parametrize("eps", [None, 1e-5])
-def test_a_row_in_8_bit_does_not_depend_on_its_company_nor_on_the_product(eps):
+def test_a_row_in_8_bit_does_not_depend_on_its_company(eps):
     torch.manual_seed(0)
-    weight, rows = torch.randn(96, 80), np.random.default_rng(0).normal(size=(140, 80)).astype(np.float32)
-    layer, other = Int8(weight, eps), Int8(weight, eps, probe())
+    layer, rows = Int8(torch.randn(96, 80), eps), np.random.default_rng(0).normal(size=(140, 80)).astype(np.float32)
     rows[3] = 0.0
     whole = layer(rows, Work(140)).copy()
     for count in (1, 5, 8, 64):
         assert np.array_equal(layer(rows[2 : 2 + count], Work(count)), whole[2 : 2 + count])
-        assert np.array_equal(other(rows[2 : 2 + count], Work(count)), whole[2 : 2 + count])

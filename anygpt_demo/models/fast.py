@@ -16,7 +16,6 @@ R query heads per key-value head, E head width, n positions in a cache.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -31,14 +30,12 @@ from anygpt_demo.models.llama import Cache, Llama, rotary_angles
 Array = NDArray[np.float32]
 Kind = Literal["int8", "bf16", "fp32"]
 Ranges = tuple[tuple[int, int], ...]
-View = tuple[Array, Array, Tensor, Tensor]  # one layer of a cache: keys and values as arrays (G, n, E), as tensors (G, E, n) and (G, n, E)
+View = tuple[Array, Tensor, Tensor]  # one layer of a cache: both as an array (2, G, n, E), keys as a tensor (G, E, n), values (G, n, E)
 KINDS: tuple[Kind, ...] = ("int8", "bf16", "fp32")
 BLOCK = 128  # ids of a prompt that are read at once; half of it takes a fifth longer
-EDGE = 16  # columns behind the inputs of fbgemm: two are needed, and rows stay aligned
 CACHED_BYTES = 16_000_000  # 8-bit weights up to this size stay in a processor's cache from one id to the next
 FEW = 8  # rows up to which numpy's calls are the cheaper ones, and work spaces are kept
 TINY = 1e-30
-fbgemm = torch.ops.quantized.linear_dynamic._op  # the operation itself: what stands around it costs as much again for one row
 
 
 class Work:
@@ -48,7 +45,6 @@ class Work:
         self.rows = rows
         self.whole = whole  # a larger one whose memory is used: fresh memory costs more than the arithmetic done in it
         self._inputs: dict[int, tuple[Array, NDArray[np.int8], Tensor]] = {}
-        self._edged: dict[int, tuple[Tensor, Array]] = {}
         self._outputs: dict[int, tuple[NDArray[np.int32], Tensor, Array, Tensor]] = {}
 
     def inputs(self, width: int) -> tuple[Array, NDArray[np.int8], Tensor]:
@@ -61,15 +57,6 @@ class Work:
             else:
                 rounded, codes = np.empty((self.rows, width), np.float32), np.empty((self.rows, width), np.int8)
             found = self._inputs[width] = rounded, codes, torch.from_numpy(codes)
-        return found
-
-    def edged(self, width: int) -> tuple[Tensor, Array]:
-        """Float (M, K + EDGE) with what prepack() needs behind the first K columns, and those columns alone."""
-        found = self._edged.get(width)
-        if found is None:
-            whole = np.zeros((self.rows, width + EDGE), np.float32)
-            whole[:, width], whole[:, width + 1] = -127.0, 128.0
-            found = self._edged[width] = torch.from_numpy(whole), whole[:, :width]
         return found
 
     def outputs(self, width: int) -> tuple[NDArray[np.int32], Tensor, Array, Tensor]:
@@ -85,6 +72,30 @@ class Work:
         return found
 
 
+class Inside:
+    """What a layer makes of M rows on the way, as views that are made once: a view costs as much as small arithmetic.
+
+    turned: complex (M, H + G, E/2), queries and keys; new: (M, 2, G, E), keys and values; queries: (M, G, R, E); all of them lie in
+    the output of qkv. mixed: (M, H E), what attention makes, and `seats` of it, (G, R, E) each; gate, up: in the output of gate_up;
+    gated: (M, F) twice.
+    """
+
+    def __init__(self, work: Work, shape: tuple[int, int, int], hidden: int) -> None:
+        heads, groups, width = shape
+        rows, inner = work.rows, heads * width
+        y = work.outputs((heads + 2 * groups) * width)[2]
+        self.turned = torch.from_numpy(y[:, : (heads + groups) * width].view(np.complex64)).unflatten(1, (heads + groups, -1))
+        self.new = y[:, inner:].reshape(rows, 2, groups, width)
+        self.queries = y[:, :inner].reshape(rows, groups, -1, width)
+        self.mixed: Array = np.empty((rows, inner), np.float32)
+        few = range(rows) if rows <= FEW else ()
+        self.asked = [torch.from_numpy(self.queries[row]) for row in few]
+        self.seats = [torch.from_numpy(self.mixed[row].reshape(groups, -1, width)) for row in few]
+        self.gate, self.up = work.outputs(2 * hidden)[3].chunk(2, dim=1)
+        self.gated: Array = np.empty((rows, hidden), np.float32)
+        self.gated_view = torch.from_numpy(self.gated)
+
+
 class Matrix(Protocol):
     """x W, or rms_norm(x) W: float32 (M, K) -> (M, N). The result lies in `work` and is overwritten by the next of its width."""
 
@@ -96,121 +107,78 @@ class Matrix(Protocol):
         ...
 
 
-def prepack(codes: Tensor, scale: Tensor) -> Any:
-    """8-bit weights (N, K) and their scales in fbgemm's own layout, behind EDGE more inputs whose weights are zero.
-
-    fbgemm chooses how to round its input by the least and the greatest number in it. With -127 and 128 among the inputs it
-    chooses the step 1, and whole numbers stay what they are.
-    """
-    wide = torch.cat([codes, codes.new_zeros(len(codes), EDGE)], 1)
-    before = torch.backends.quantized.engine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that such tensors will move elsewhere: then probe() fails and int8 runs without them
-        try:
-            torch.backends.quantized.engine = "fbgemm"
-            zeros = torch.zeros(len(codes), dtype=torch.int64)
-            return torch.ops.quantized.linear_prepack(torch._make_per_channel_quantized_tensor(wide, scale.double(), zeros, 0), None)
-        finally:
-            torch.backends.quantized.engine = before
-
-
-def probe() -> bool:
-    """Whether fbgemm's products are exact on this machine and equal to torch's integer product. Old processors saturate."""
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(-127, 128, (48, 160), dtype=torch.int8, generator=generator)
-    codes[0] = 127
-    rows = torch.randint(-127, 128, (3, 160), dtype=torch.int8, generator=generator)
-    rows[0] = 127
-    try:
-        given = torch.cat([rows.float(), torch.tensor([[-127.0, 128.0] + [0.0] * (EDGE - 2)]).expand(3, EDGE)], 1)
-        found = fbgemm(given.contiguous(), prepack(codes, torch.ones(48)), False)
-        return torch.equal(found, torch._int_mm(rows, codes.t()).float())
-    except (RuntimeError, AttributeError):
-        return False
-
-
 class Int8:
     """8-bit weights, one scale per output; inputs are rounded to 8 bits row by row, and multiplied and summed in integers.
 
     eps: given if the input is to be RMS-normalised first; the norm's gain must be in the weight. The norm only changes the
     scale of a row, and that is taken out anyway: its root mean square is that of the rounded row, an exact sum.
-
-    Two products with one result: torch's, whose calls cost least, and fbgemm's, which reads weights from memory nearly twice
-    as fast. packed: take fbgemm's for a few rows, because the model is too large for a processor's cache.
     """
 
-    def __init__(self, weight: Tensor, eps: float | None = None, packed: bool = False) -> None:
+    def __init__(self, weight: Tensor, eps: float | None = None) -> None:
         weight = weight.float()
-        self.scale_view = weight.abs().amax(1).clamp_min(TINY) / 127
-        self.scale: Array = self.scale_view.numpy()
-        codes = (weight / self.scale_view[:, None]).round().to(torch.int8).contiguous()
-        self.turned = codes.t()  # (K, N), its columns in memory
-        self.packed = prepack(codes, self.scale_view) if packed else None
+        scale = weight.abs().amax(1).clamp_min(TINY) / 127
+        self.turned = (weight / scale[:, None]).round().to(torch.int8).contiguous().t()  # (K, N), its columns in memory
+        self.scale_view = scale
+        self.scale: Array = scale.numpy()
         self.eps = eps
+        self.line: Tensor | None = None  # int64 (K N / 8,): the same memory, if it is read once before it is multiplied
 
     @property
     def bytes(self) -> int:
         """Bytes of the weights and their scales."""
         return self.turned.nbytes + self.scale.nbytes
 
+    def move(self, home: NDArray[np.int8]) -> None:
+        """Put the weights into `home`, int8 (K N,), and read them once, in order, before each product with few rows.
+
+        For a model that does not fit into a processor's cache: the product asks for memory in an order that no processor foresees, and
+        waits; a plain sum takes all that memory gives, and leaves the weights in the cache. Twice as fast together.
+        """
+        width, outs = self.turned.shape
+        place = torch.from_numpy(home).view(outs, width)
+        place.copy_(self.turned.t())
+        self.turned = place.t()
+        self.line = place.view(-1).view(torch.int64) if place.numel() % 8 == 0 else None
+
     def __call__(self, x: Array, work: Work) -> Array:
         """x: float32 (M, K). Returns (M, N)."""
-        if len(x) == 1:
-            return self._one(x, work)
         width, outs = self.turned.shape
-        few = len(x) <= FEW
-        if few and self.packed is not None:
-            whole, rounded = work.edged(width)
+        if self.line is not None and len(x) <= FEW:
+            self.line.sum()
+        rounded, codes, codes_view = work.inputs(width)
+        sums, sums_view, y, y_view = work.outputs(outs)
+        if len(x) > FEW:
+            torch.abs(torch.from_numpy(x), out=torch.from_numpy(rounded))
         else:
-            rounded = work.inputs(width)[0]
-        view = torch.from_numpy(rounded)
-        if few:
             np.abs(x, out=rounded)
-            tops = rounded.max(1, keepdims=True).astype(np.float64) + TINY
-            steps = 127.0 / tops
+        if len(x) == 1:  # the same arithmetic as below on plain numbers, which is twice as fast for one row
+            row = rounded[0]
+            top = float(row[row.argmax()]) + TINY
+            step = 127.0 / top
+            np.multiply(x, step, out=rounded)
+            np.rint(rounded, out=rounded)
+            factor = top / 127.0 if self.eps is None else 1.0 / math.sqrt(float(row.dot(row)) / width + self.eps * step * step)
+            codes[...] = rounded
+            torch._int_mm(codes_view, self.turned, out=sums_view)
+            np.multiply(sums, self.scale, out=y, dtype=np.float32, casting="unsafe")
+            return np.multiply(y, factor, out=y)
+        view = torch.from_numpy(rounded)
+        tops = (rounded.max(1, keepdims=True) if len(x) <= FEW else view.amax(1, True).numpy()).astype(np.float64) + TINY
+        steps = 127.0 / tops
+        if len(x) <= FEW:
             np.multiply(x, steps.astype(np.float32), out=rounded)
             np.rint(rounded, out=rounded)
         else:
-            tops = torch.abs(torch.from_numpy(x), out=view).amax(1, True).numpy().astype(np.float64) + TINY
-            steps = 127.0 / tops
             torch.mul(torch.from_numpy(x), torch.from_numpy(steps.astype(np.float32)), out=view).round_()
         if self.eps is None:
             factors = tops / 127.0
         else:
             squares = np.vecdot(rounded, rounded).astype(np.float64)[:, None]
             factors = 1.0 / np.sqrt(squares / width + self.eps * steps * steps)
-        if few and self.packed is not None:
-            y: Array = fbgemm(whole, self.packed, False).numpy()
-            return np.multiply(y, factors.astype(np.float32), out=y)
-        _, codes, codes_view = work.inputs(width)
-        _, sums_view, y, y_view = work.outputs(outs)
         codes[...] = rounded
         torch._int_mm(codes_view, self.turned, out=sums_view)
         y_view.copy_(sums_view).mul_(self.scale_view).mul_(torch.from_numpy(factors.astype(np.float32)))
         return y
-
-    def _one(self, x: Array, work: Work) -> Array:
-        """The same arithmetic on plain numbers, which is twice as fast for one row."""
-        width, outs = self.turned.shape
-        if self.packed is None:
-            rounded, codes, codes_view = work.inputs(width)
-        else:
-            whole, rounded = work.edged(width)
-        np.abs(x, out=rounded)
-        row = rounded[0]
-        top = float(row[row.argmax()]) + TINY
-        step = 127.0 / top
-        np.multiply(x, step, out=rounded)
-        np.rint(rounded, out=rounded)
-        factor = top / 127.0 if self.eps is None else 1.0 / math.sqrt(float(row.dot(row)) / width + self.eps * step * step)
-        if self.packed is not None:
-            found: Array = fbgemm(whole, self.packed, False).numpy()
-            return np.multiply(found, factor, out=found)
-        codes[...] = rounded
-        sums, sums_view, y, _ = work.outputs(outs)
-        torch._int_mm(codes_view, self.turned, out=sums_view)
-        np.multiply(sums, self.scale, out=y, dtype=np.float32, casting="unsafe")
-        return np.multiply(y, factor, out=y)
 
 
 class Plain:
@@ -240,43 +208,47 @@ class Plain:
         return y
 
 
-def matrix(weight: Tensor, kind: Kind, eps: float | None = None, packed: bool = False) -> Matrix:
-    """A weight (N, K) in the given kind; packed: see Int8."""
+def matrix(weight: Tensor, kind: Kind, eps: float | None = None) -> Matrix:
+    """A weight (N, K) in the given kind."""
     if kind == "int8":
-        return Int8(weight, eps, packed)
+        return Int8(weight, eps)
     return Plain(weight, eps, torch.bfloat16 if kind == "bf16" else torch.float32)
 
 
 class Head:
     """The output rows of some ids. ids: int64 (N,), in the order of the scores; place: id -> its position, or -1."""
 
-    def __init__(self, weight: Tensor, ranges: Ranges, kind: Kind, eps: float, packed: bool) -> None:
+    def __init__(self, weight: Tensor, ranges: Ranges, kind: Kind, eps: float) -> None:
         self.ids: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
         self.place: NDArray[np.int64] = np.full(len(weight), -1)
         self.place[self.ids] = np.arange(len(self.ids))
         rows = weight[ranges[0][0] : ranges[0][1]] if len(ranges) == 1 else weight[torch.from_numpy(self.ids)]
-        self.matrix = matrix(rows, kind, eps, packed)
+        self.matrix = matrix(rows, kind, eps)
 
 
 class Layer:
     """One transformer layer, packed: three projections in one matrix, gate and up in another, both with their norm's gain."""
 
-    def __init__(self, block: Any, kind: Kind, eps: float, shape: tuple[int, int, int], packed: bool) -> None:
-        heads, groups, width = shape
+    def __init__(self, block: Any, kind: Kind, eps: float, heads: int, groups: int, width: int) -> None:
         attention, feed = block.self_attn, block.mlp
         pairs = torch.arange(width).view(2, width // 2).t().reshape(-1)  # rotary halves (0, E/2), (1, E/2+1), ... side by side
         query = attention.q_proj.weight.unflatten(0, (heads, width))[:, pairs].flatten(0, 1) * width**-0.5
         key = attention.k_proj.weight.unflatten(0, (groups, width))[:, pairs].flatten(0, 1)
         gain, later_gain = block.input_layernorm.weight, block.post_attention_layernorm.weight
-        self.qkv = matrix(torch.cat([query, key, attention.v_proj.weight]) * gain, kind, eps, packed)
-        self.out = matrix(attention.o_proj.weight, kind, None, packed)
-        self.gate_up = matrix(torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * later_gain, kind, eps, packed)
-        self.down = matrix(feed.down_proj.weight, kind, None, packed)
+        self.qkv = matrix(torch.cat([query, key, attention.v_proj.weight]) * gain, kind, eps)
+        self.out = matrix(attention.o_proj.weight, kind)
+        self.gate_up = matrix(torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * later_gain, kind, eps)
+        self.down = matrix(feed.down_proj.weight, kind)
+
+    @property
+    def parts(self) -> tuple[Matrix, ...]:
+        """Its matrices."""
+        return self.qkv, self.out, self.gate_up, self.down
 
     @property
     def bytes(self) -> int:
         """Bytes of all weights, which writing one id reads."""
-        return sum(part.bytes for part in (self.qkv, self.out, self.gate_up, self.down))
+        return sum(part.bytes for part in self.parts)
 
 
 class Fast:
@@ -290,19 +262,30 @@ class Fast:
         config = model.config
         self.config, self.kind = config, kind
         self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
-        self.packed = kind == "int8" and weights > CACHED_BYTES and probe()
-        shape = self.heads, self.groups, self.width
-        self.layers = [Layer(block, kind, config.rms_norm_eps, shape, self.packed) for block in model.model.layers]
+        self.layers = [
+            Layer(block, kind, config.rms_norm_eps, self.heads, self.groups, self.width) for block in model.model.layers
+        ]
+        self._gather()
         self.embedding: Array = model.model.embed_tokens.weight.detach().float().numpy()
         self._rows = (model.head.detach() * model.model.norm.weight.detach()).float()
         cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), self.width, config.rope_theta)
         half = self.width // 2
         self.turns = torch.complex(cos[:, :half], sin[:, :half])[:, None]  # (positions, 1, E/2)
         self._heads: dict[Ranges, Head] = {}
-        self._work: dict[int, Work] = {}
+        self._work: dict[int, tuple[Work, Inside]] = {}
         self._looks = torch.empty(2, 0)
         self._threads = torch.get_num_threads()
+
+    def _gather(self) -> None:
+        """Put the weights of a model that is too large for a processor's cache into one piece of memory: large pages, found sooner."""
+        parts = [part for layer in self.layers for part in layer.parts if isinstance(part, Int8)]
+        if sum(part.bytes for part in parts) <= CACHED_BYTES:
+            return
+        sizes = [part.turned.numel() for part in parts]
+        ends = np.cumsum(sizes)
+        whole = np.empty(ends[-1], np.int8)
+        for part, size, end in zip(parts, sizes, ends, strict=True):
+            part.move(whole[end - size : end])
 
     def cache(self, capacity: int) -> Cache:
         """An empty cache."""
@@ -318,17 +301,19 @@ class Fast:
         if found is None:
             if sum(len(head.ids) for head in self._heads.values()) > 4 * len(self._rows):
                 self._heads.clear()
-            found = self._heads[ranges] = Head(self._rows, ranges, self.kind, self.config.rms_norm_eps, self.packed)
+            found = self._heads[ranges] = Head(self._rows, ranges, self.kind, self.config.rms_norm_eps)
         return found
 
     def scores(self, row: Array, head: Head) -> Array:
         """Scores of a head's ids after one row of run(), float32 (D,). Returns float32 (N,)."""
         return head.matrix(row[None], Work(1))[0]
 
-    def _space(self, rows: int) -> Work:
+    def _space(self, rows: int) -> tuple[Work, Inside]:
+        """Memory for some rows."""
         found = self._work.get(rows)
         if found is None:
-            found = Work(rows, self._space(BLOCK) if FEW < rows < BLOCK else None)
+            work = Work(rows, self._space(BLOCK)[0] if FEW < rows < BLOCK else None)
+            found = work, Inside(work, (self.heads, self.groups, self.width), self.config.intermediate_size)
             if rows <= FEW or rows == BLOCK:
                 self._work[rows] = found
         return found
@@ -359,7 +344,7 @@ class Fast:
     def _run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
         ids = [number for piece, _ in pieces for number in piece]
         count = len(ids)
-        work = self._space(count)
+        work, inside = self._space(count)
         starts = [len(cache.ids) for _, cache in pieces]
         ends = np.cumsum([len(piece) for piece, _ in pieces]).tolist()
         x = self.embedding[ids]
@@ -368,54 +353,52 @@ class Fast:
         else:
             turns = torch.cat([self.turns[at : at + len(piece)] for at, (piece, _) in zip(starts, pieces, strict=True)])
         views = [cache.views() for _, cache in pieces]
-        mixed = np.empty((count, self.heads * self.width), np.float32)
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1  # of the last layer only each piece's last row is wanted, and all keys and values
-            y = layer.qkv(x, work)
-            turned = torch.from_numpy(y[:, : (self.heads + self.groups) * self.width].view(np.complex64))
-            turned.view(count, self.heads + self.groups, -1).mul_(turns)
+            layer.qkv(x, work)
+            inside.turned.mul_(turns)
             row = 0
             for end, start, view in zip(ends, starts, views, strict=True):
-                self._keep(y[row:end], start, view[number])
-                first = end - 1 if last else row
-                self._attend(y[first:end], mixed[first:end], start + first - row, view[number])
+                if end - row == 1 and count <= FEW:
+                    self._write(inside, row, start, view[number])
+                else:
+                    self._read(inside, row, end, start, view[number], last)
                 row = end
+            mixed = inside.mixed
             if last and len(pieces) < count:
                 rows = np.asarray(ends) - 1
-                x, mixed, work = x[rows], mixed[rows], self._space(len(pieces))
+                x, mixed = x[rows], mixed[rows]
+                work, inside = self._space(len(pieces))
             x += layer.out(mixed, work)
-            y = layer.gate_up(x, work)
-            gate, up = torch.from_numpy(y).chunk(2, dim=1)
-            x += layer.down(torch.mul(F.silu(gate), up).numpy(), work)
+            layer.gate_up(x, work)
+            torch.mul(F.silu(inside.gate), inside.up, out=inside.gated_view)
+            x += layer.down(inside.gated, work)
         for piece, cache in pieces:
             cache.ids += piece
         return x
 
-    def _keep(self, y: Array, start: int, view: View) -> None:
-        """Put the keys and values of one session's new rows, in y (T, (H + 2G) E), into its cache."""
-        inner, size, count = self.heads * self.width, self.groups * self.width, len(y)
-        for part, plane in enumerate(view[:2]):
-            new = y[:, inner + part * size : inner + (part + 1) * size].reshape(count, self.groups, self.width)
-            if count == 1:
-                plane[:, start] = new[0]
-            else:
-                plane[:, start : start + count] = new.swapaxes(0, 1)
+    def _write(self, inside: Inside, row: int, start: int, view: View) -> None:
+        """Attention of one row at position `start` of a session."""
+        plane, keys, values = view
+        plane[:, :, start] = inside.new[row]
+        looks = torch.bmm(inside.asked[row], keys.narrow(2, 0, start + 1))
+        torch.bmm(looks.softmax(-1), values.narrow(1, 0, start + 1), out=inside.seats[row])
 
-    def _attend(self, y: Array, mixed: Array, start: int, view: View) -> None:
-        """Attention of consecutive rows of one session, the first at position `start`: from y (T, (H + 2G) E) into mixed (T, H E)."""
-        _, _, keys, values = view
-        groups, width, count = self.groups, self.width, len(y)
-        end = start + count
-        keys, values = keys.narrow(2, 0, end), values.narrow(1, 0, end)
-        if count == 1:
-            query = torch.from_numpy(y[0, : self.heads * width].reshape(groups, -1, width))
-            torch.bmm(torch.bmm(query, keys).softmax(-1), values, out=torch.from_numpy(mixed[0].reshape(groups, -1, width)))
-            return
-        rows = y[:, : self.heads * width].reshape(count, groups, -1, width)
-        query = torch.from_numpy(rows.transpose(1, 2, 0, 3).reshape(groups, -1, width))
-        looks, shares = self._scratch((groups, query.shape[1], end))
+    def _read(self, inside: Inside, row: int, end: int, start: int, view: View, last: bool) -> None:
+        """Attention of the rows from `row` to `end` - 1, consecutive ones of one session, the first at position `start`.
+
+        last: only the last row's result is wanted.
+        """
+        plane, keys, values = view
+        size = start + end - row
+        plane[:, :, start:size] = inside.new[row:end].transpose(1, 2, 0, 3)
+        first = end - 1 if last else row
+        count, start = end - first, start + first - row
+        keys, values = keys.narrow(2, 0, size), values.narrow(1, 0, size)
+        query = torch.from_numpy(inside.queries[first:end].transpose(1, 2, 0, 3).reshape(self.groups, -1, self.width))
+        looks, shares = self._scratch((self.groups, query.shape[1], size))
         torch.bmm(query, keys, out=looks)
         looks.unflatten(1, (-1, count))[..., start:] += torch.full((count, count), -math.inf).triu_(1)
         torch.softmax(looks, -1, out=shares)
         found = torch.bmm(shares, values).unflatten(1, (-1, count))
-        mixed[...] = found.permute(2, 0, 1, 3).reshape(count, -1).numpy()
+        inside.mixed[first:end] = found.permute(2, 0, 1, 3).reshape(count, -1).numpy()

@@ -100,30 +100,31 @@ class Cache:
         self.ids: list[int] = []
         self.read = 0
         self.busy = False  # a reply is being written with it
-        self._both: tuple[Tensor, Tensor] | None = None
-        self._views: list[tuple[Any, Any, Tensor, Tensor]] | None = None
+        self._both: Tensor | None = None  # (2, layers, 1, G, capacity, E)
+        self._views: list[tuple[Any, Tensor, Tensor]] | None = None
 
-    def _tensors(self) -> tuple[Tensor, Tensor]:
+    @property
+    def both(self) -> Tensor:
+        """Keys and values of all layers, (2, layers, 1, G, capacity, E)."""
         if self._both is None:
-            first, second = (torch.empty(self.shape, dtype=self.dtype, device=self.device) for _ in range(2))
-            self._both = first, second
+            self._both = torch.empty((2, *self.shape), dtype=self.dtype, device=self.device)
         return self._both
 
     @property
     def keys(self) -> Tensor:
         """Keys of all layers."""
-        return self._tensors()[0]
+        return self.both[0]
 
     @property
     def values(self) -> Tensor:
         """Values of all layers."""
-        return self._tensors()[1]
+        return self.both[1]
 
-    def views(self) -> list[tuple[Any, Any, Tensor, Tensor]]:
-        """Per layer, on a CPU: keys and values as arrays (G, capacity, E), keys as a tensor (G, E, capacity), values (G, capacity, E)."""
+    def views(self) -> list[tuple[Any, Tensor, Tensor]]:
+        """Per layer, on a CPU: both as an array (2, G, capacity, E), keys as a tensor (G, E, capacity), values (G, capacity, E)."""
         if self._views is None:
-            planes = zip(self.keys[:, 0], self.values[:, 0], strict=True)
-            self._views = [(key.numpy(), value.numpy(), key.transpose(1, 2), value) for key, value in planes]
+            both = self.both[:, :, 0]
+            self._views = [(both[:, at].numpy(), both[0, at].transpose(1, 2), both[1, at]) for at in range(self.shape[0])]
         return self._views
 
     @property
@@ -153,8 +154,7 @@ class Cache:
         """Become equal to another cache, which agrees with this one before position `first`."""
         self.ids = list(other.ids)
         last = len(self.ids)
-        self.keys[:, :, :, first:last] = other.keys[:, :, :, first:last]
-        self.values[:, :, :, first:last] = other.values[:, :, :, first:last]
+        self.both[:, :, :, :, first:last] = other.both[:, :, :, :, first:last]
 
     def cut(self, ids: Sequence[int], unit: int = 1) -> int:
         """Forget everything after the longest common prefix with `ids`; at least the last id is left to read again.
