@@ -13,9 +13,11 @@ from __future__ import annotations
 import heapq
 import logging
 import math
+import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Reason = Literal["eos", "stop", "budget"]
 NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
-LINGER_S = 0.002  # how long the forward waits for a reply that took part in the last one
+AHEAD = 8  # ids that may be written before their reader takes them
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
 WORST_ERROR = 0.1  # of the scores in fewer bits, relative; the shipped weights have 0.015 in int8
 log = logging.getLogger(__name__)
@@ -134,100 +136,128 @@ class Runner(Protocol):
         ...
 
 
-@dataclass
-class Ticket:
-    """Work handed in at the desk, and its result."""
+class Client(Protocol):
+    """Somebody at the desk: rows are computed for its pieces, until it is satisfied."""
 
-    key: int  # the generation it belongs to
     pieces: Sequence[tuple[Sequence[int], Cache]]
-    rows: Any = None
-    error: Exception | None = None
-    done: bool = False
+    waiting: bool  # its thread waits for the bell
+    bell: queue.SimpleQueue[None]
 
     @property
-    def reading(self) -> bool:
-        """Whether it is a block of a prompt."""
-        return len(self.pieces[0][0]) > 1
+    def satisfied(self) -> bool:
+        """Whether there is something for its thread."""
+        ...
+
+    def receive(self, rows: Any) -> None:
+        """Take one row per piece. Raises nothing."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Take an error instead."""
+        ...
+
+
+class Ticket:
+    """Work handed in once, and its result."""
+
+    def __init__(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> None:
+        self.pieces = pieces
+        self.reading = len(pieces[0][0]) > 1  # a block of a prompt
+        self.waiting = self.satisfied = False
+        self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.rows: Any = None
+        self.error: Exception | None = None
+
+    def receive(self, rows: Any) -> None:
+        """It is done."""
+        self.rows, self.satisfied = rows, True
+
+    def fail(self, error: Exception) -> None:
+        """It has failed."""
+        self.error, self.satisfied = error, True
 
 
 class Desk:
-    """Collects what all threads want computed. Whoever finds the desk free computes for everyone who waits.
+    """Collects what all threads want computed. Whoever finds the desk free computes for everyone.
 
-    Replies that write are served together in one forward, after at most LINGER_S for those that took part in the last one;
-    blocks of prompts are served one at a time, in turn with them, so that nobody waits longer than for a block.
+    All replies that are being written take part in every forward, whether their thread has come back for more or not (up to AHEAD
+    ids): nobody waits for anybody. The thread that computes also draws everybody's id, so the others only have to wake up for theirs.
+    Blocks of prompts are served one at a time, in turn with that, so that nobody waits longer than for a block.
     """
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.calls = 0
         self._door = threading.Condition()
-        self._waiting: list[Ticket] = []
-        self._expected: set[int] = set()
-        self._busy = self._read_last = False
+        self._jobs: list[Ticket] = []
+        self._writers: list[LocalGeneration] = []
+        self._batch: list[Client] = []  # served now
+        self._read_last = False
 
-    def leave(self, key: int) -> None:
-        """A generation has ended: wait for it no longer."""
+    def join(self, writer: LocalGeneration) -> None:
+        """Write a reply on from now."""
         with self._door:
-            self._expected.discard(key)
-            self._door.notify_all()
+            self._writers.append(writer)
 
-    def run(self, key: int, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Any:
-        """Rows of the pieces, computed together with whatever else waits. Raises what the runner raises."""
-        ticket = Ticket(key, pieces)
-        patience = time.monotonic() + LINGER_S
+    def leave(self, writer: LocalGeneration) -> None:
+        """Write it no longer. Returns when nobody computes for it."""
         with self._door:
-            self._waiting.append(ticket)
-            if not ticket.reading:
-                self._expected.add(key)
-            self._door.notify_all()
-        while batch := self._turn(ticket, patience):
-            self._serve(batch)
+            self._writers = [other for other in self._writers if other is not writer]
+            self._door.wait_for(lambda: all(other is not writer for other in self._batch))
+
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Any:
+        """Rows of the pieces. Raises what the runner raises."""
+        ticket = Ticket(pieces)
+        with self._door:
+            self._jobs.append(ticket)
+        self.satisfy(ticket)
         if ticket.error is not None:
             raise ticket.error
         return ticket.rows
 
-    def _turn(self, ticket: Ticket, patience: float) -> list[Ticket]:
-        """Wait until there is something to compute for this thread, or the ticket is done: then nothing."""
-        with self._door:
-            while not ticket.done:
-                batch = [] if self._busy else self._next(time.monotonic() >= patience)
-                if batch:
-                    self._busy = True
-                    return batch
-                self._door.wait(None if self._busy else LINGER_S)
-        return []
+    def satisfy(self, client: Client) -> None:
+        """Return when there is something for a client; compute while the desk is free."""
+        while True:
+            with self._door:
+                if client.satisfied:
+                    return
+                batch = [] if self._batch else self._next()
+                self._batch = batch or self._batch
+                client.waiting = not batch
+            if batch:
+                self._serve(batch)
+            else:
+                client.bell.get()
 
-    def _next(self, impatient: bool) -> list[Ticket]:
-        """Who is served now; nobody while somebody is expected."""
-        reads = [ticket for ticket in self._waiting if ticket.reading]
-        writes = [ticket for ticket in self._waiting if not ticket.reading]
-        batch: list[Ticket] = []
-        if reads and (not writes or not self._read_last):
-            batch = reads[:1]
-        elif writes and (impatient or self._expected <= {ticket.key for ticket in writes}):
-            batch = writes
-            self._expected = {ticket.key for ticket in writes}
-        if batch:
-            self._read_last = batch[0].reading
-            self._waiting = [ticket for ticket in self._waiting if all(ticket is not served for served in batch)]
+    def _next(self) -> list[Client]:
+        """Who is served now: a block of a prompt, or all who write."""
+        reads = [job for job in self._jobs if job.reading]
+        steps: list[Client] = [job for job in self._jobs if not job.reading]
+        steps += [writer for writer in self._writers if not writer.over and len(writer.ready) < AHEAD]
+        self._read_last = bool(reads) and (not steps or not self._read_last)
+        batch: list[Client] = [reads[0]] if self._read_last else steps
+        self._jobs = [job for job in self._jobs if all(job is not client for client in batch)]
         return batch
 
-    def _serve(self, batch: list[Ticket]) -> None:
+    def _serve(self, batch: list[Client]) -> None:
         try:
             with torch.inference_mode():
-                rows = self.runner.run([piece for ticket in batch for piece in ticket.pieces])
-            first = 0
-            for ticket in batch:
-                ticket.rows = rows[first : first + len(ticket.pieces)]
-                first += len(ticket.pieces)
+                rows = self.runner.run([piece for client in batch for piece in client.pieces])
+                first = 0
+                for client in batch:
+                    count = len(client.pieces)
+                    client.receive(rows[first : first + count])
+                    first += count
         except Exception as error:  # it belongs to all of them; each reply reports it in its own thread
-            for ticket in batch:
-                ticket.error = error
+            for client in batch:
+                client.fail(error)
         with self._door:
             self.calls += 1
-            self._busy = False
-            for ticket in batch:
-                ticket.done = True
+            self._batch = []
+            for client in [*batch, *self._jobs, *self._writers]:  # those who were not served may find the desk free
+                if client.waiting:
+                    client.waiting = False
+                    client.bell.put(None)
             self._door.notify_all()
 
 
@@ -376,6 +406,14 @@ class LocalGeneration:
         self._seen = np.empty(budget, np.int64)  # ids drawn since the block (or the text) began, each once
         self._count = 0
         self.shares: list[float | None] = []  # how likely each id was, one per id; None for those found by beam search
+        # at the desk
+        self.ready: deque[tuple[int, float]] = deque()  # drawn, with how likely it was; not yet read
+        self.over = False  # nothing is to be computed for it
+        self.waiting = False
+        self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.pieces: list[tuple[list[int], Cache]] = []
+        self._end: Reason | None = None
+        self._error: Exception | None = None
 
     def __iter__(self) -> Iterator[int]:
         """Yield ids until the grammar ends the turn, the stop flag is set or the budget is spent."""
@@ -384,40 +422,90 @@ class LocalGeneration:
             yield from self._write()
         finally:
             self.cache.busy = False
-            self.engine.desk.leave(id(self))
 
     @property
     def _stopped(self) -> bool:
         return self.stop is not None and self.stop.is_set()
 
+    @property
+    def _searching(self) -> bool:
+        """Whether beams come next."""
+        return self.grammar.state == "text" and self.grammar.allowed().sampling.beams > 1
+
     def _write(self) -> Iterator[int]:
         row = self._read_prompt()
-        left = self.budget
-        while left > 0:
-            if row is None or self._stopped:
-                self.reason = "stop"
-                return
-            legal = self.grammar.allowed()
-            if not legal.ranges:
-                break
-            if legal.sampling.beams > 1 and self.grammar.state == "text":
-                drawn = self._search(row, legal.sampling.beams, left)
-            else:
-                drawn = iter([self._choose(row, legal)])
-            fresh: list[int] = []
-            for token in drawn:
-                self.grammar.advance(token)
-                fresh.append(token)
-                if len(self.shares) < self.budget - left + len(fresh):
+        while row is not None and not self._stopped:
+            if self._searching:
+                fresh = []
+                for token in self._search(row, self.grammar.allowed().sampling.beams, self.budget):
+                    self.grammar.advance(token)
+                    fresh.append(token)
                     self.shares.append(None)
-                yield token
-            left -= len(fresh)
-            if self.grammar.done:
-                self.reason = "eos"
+                    yield token
+                self._spend(len(fresh))
+            else:
+                yield from self._sample(row)
+                fresh = self.pieces[0][0] if self.pieces else []
+            if self._end is not None and not self._stopped:
+                self.reason = self._end
                 return
-            if left > 0:
-                row = self._read(fresh)
-        self.reason = "budget"
+            row = self._read(fresh)
+        self.reason = "stop"
+
+    def _sample(self, row: Any) -> Iterator[int]:
+        """Draw ids, one after the other, until the reply ends or beams come next."""
+        self.over = False
+        self._take(row)
+        self.engine.desk.join(self)
+        try:
+            while not self._stopped:
+                if self.ready:
+                    token, share = self.ready.popleft()
+                    self.shares.append(share)
+                    yield token
+                elif self.over:
+                    break
+                else:
+                    self.engine.desk.satisfy(self)
+        finally:
+            self.engine.desk.leave(self)
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether there are ids to read, or will be none."""
+        return bool(self.ready) or self.over
+
+    def receive(self, rows: Any) -> None:
+        """The row after the last id: draw the next one. Called by whoever computes."""
+        try:
+            self._take(rows[0])
+        except Exception as error:  # it belongs to this reply alone
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error where the reply is read."""
+        self._error, self.over = error, True
+
+    def _take(self, row: Any) -> None:
+        legal = self.grammar.allowed()
+        if self._stopped or not legal.ranges or self.budget <= 0:
+            self._end, self.over = "budget", True
+            return
+        token, share = self._choose(row, legal)
+        self.grammar.advance(token)
+        self.pieces = [([token], self.cache)]
+        self._spend(1)
+        self.over = self._end is not None or self._searching
+        self.ready.append((token, share))
+
+    def _spend(self, count: int) -> None:
+        self.budget -= count
+        if self.grammar.done:
+            self._end = "eos"
+        elif self.budget <= 0 or not self.grammar.allowed().ranges:
+            self._end = "budget"
 
     def _read_prompt(self) -> Any:
         """The row after the prompt; None if stopped meanwhile."""
@@ -432,12 +520,12 @@ class LocalGeneration:
             if self._stopped:
                 return None
             size = block - len(self.cache.ids) % block  # up to the next multiple
-            row = self.engine.desk.run(id(self), [(list(fresh[start : start + size]), self.cache)])[0]
+            row = self.engine.desk.run([(list(fresh[start : start + size]), self.cache)])[0]
             start += size
         return row
 
-    def _choose(self, row: Any, legal: Slice) -> int:
-        """Draw the next id among the legal ones."""
+    def _choose(self, row: Any, legal: Slice) -> tuple[int, float]:
+        """Draw the next id among the legal ones; and how likely it was."""
         if legal.block != self.block:
             self.block, self._count = legal.block, 0
         head = self.engine.runner.head(legal.ranges)
@@ -449,11 +537,10 @@ class LocalGeneration:
             place = draw(scores, legal.sampling, self.random)
             token = int(head.ids[place])
             likely = np.exp(scores - scores.max())
-            self.shares.append(float(likely[place] / likely.sum()))
         if legal.sampling.repetition_penalty != 1.0 and token not in self._seen[: self._count]:
             self._seen[self._count] = token
             self._count += 1
-        return token
+        return token, float(likely[place] / likely.sum())
 
     # ---------------------------------------------------------------------------------------------------- beam search
 
@@ -469,7 +556,7 @@ class LocalGeneration:
             live = self._extend(live, ended, width, begun, left)
             if not live or (len(ended) >= width and max(beam.rank for beam in live) <= ended[-1].rank):
                 break
-            rows = self.engine.desk.run(id(self), [([beam.ids[-1]], beam.cache) for beam in live])
+            rows = self.engine.desk.run([([beam.ids[-1]], beam.cache) for beam in live])
             for beam, found in zip(live, rows, strict=True):
                 beam.row = found
             agreed = self._agreed([*live, *ended], told)

@@ -165,7 +165,7 @@ def test_a_failure_reaches_every_reply_that_shared_the_forward():
     desk = Desk(Broken())
     for key in range(2):
         with pytest.raises(RuntimeError):
-            desk.run(key, [([1], None)])
+            desk.run([([key], None)])
 
 
 def test_the_oldest_cache_gives_way_and_is_read_again(vocabulary):

@@ -262,9 +262,7 @@ class Fast:
         config = model.config
         self.config, self.kind = config, kind
         self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.layers = [
-            Layer(block, kind, config.rms_norm_eps, self.heads, self.groups, self.width) for block in model.model.layers
-        ]
+        self.layers = [Layer(block, kind, config.rms_norm_eps, self.heads, self.groups, self.width) for block in model.model.layers]
         self._gather()
         self.embedding: Array = model.model.embed_tokens.weight.detach().float().numpy()
         self._rows = (model.head.detach() * model.model.norm.weight.detach()).float()
