@@ -31,6 +31,7 @@ from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.modality import Sampling
 from anygpt_demo.models.eager import Eager
 from anygpt_demo.models.fast import Fast, Kind
+from anygpt_demo.models.graphs import Graphs, Later, seats_for
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
 
 if TYPE_CHECKING:
@@ -139,9 +140,13 @@ class Runner(Protocol):
 class Client(Protocol):
     """Somebody at the desk: rows are computed for its pieces, until it is satisfied."""
 
-    pieces: Sequence[tuple[Sequence[int], Cache]]
     waiting: bool  # its thread waits for the bell
     bell: queue.SimpleQueue[None]
+
+    @property
+    def pieces(self) -> Sequence[tuple[Sequence[Any], Cache]]:
+        """What is to be read, by cache."""
+        ...
 
     @property
     def satisfied(self) -> bool:
@@ -254,7 +259,8 @@ class Desk:
         with self._door:
             self.calls += 1
             self._batch = []
-            for client in [*batch, *self._jobs, *self._writers]:  # those who were not served may find the desk free
+            everybody: list[Client] = [*batch, *self._jobs, *self._writers]
+            for client in everybody:  # those who were not served may find the desk free
                 if client.waiting:
                     client.waiting = False
                     client.bell.put(None)
@@ -303,6 +309,15 @@ def pack(model: Llama) -> Fast:
     return exact
 
 
+def record(model: Llama, device: str) -> Runner:
+    """The model as recorded graphs where a seat's keys and values fit beside the weights; else layer by layer."""
+    seats = seats_for(model, torch.cuda.mem_get_info(device)[0])
+    if seats == 0:
+        log.warning("too little graphics memory is free for recorded steps: every layer is launched by itself, which is slower")
+        return Eager(model, device)
+    return Graphs(model, device, seats)
+
+
 class LocalEngine:
     """A LLaMA in this process. Read-only after loading, except for the caches that callers hand in.
 
@@ -311,14 +326,22 @@ class LocalEngine:
     """
 
     def __init__(
-        self, model: Llama, device: str = "cpu", kind: Kind | Literal["auto"] | None = "fp32", cache_bytes: int = CACHE_BYTES
+        self,
+        model: Llama,
+        device: str = "cpu",
+        kind: Kind | Literal["auto"] | None = "fp32",
+        cache_bytes: int = CACHE_BYTES,
+        runner: Runner | None = None,
     ) -> None:
         self.model = model.eval()
         self.device = device
         self.context = model.config.max_position_embeddings
         self.cache_bytes = cache_bytes
-        self.runner: Runner
-        if device != "cpu" or kind is None:
+        if runner is not None:
+            self.runner = runner
+        elif device.startswith("cuda"):
+            self.runner = record(model, device)
+        elif device != "cpu" or kind is None:
             self.runner = Eager(model, device)
         else:
             self.runner = pack(model) if kind == "auto" else Fast(model, kind)
@@ -411,7 +434,10 @@ class LocalGeneration:
         self.over = False  # nothing is to be computed for it
         self.waiting = False
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.pieces: list[tuple[list[int], Cache]] = []
+        self.pieces: list[tuple[list[Any], Cache]] = []
+        self.row: Any = None  # after all ids drawn so far, where it is known
+        self._later: Later | None = None  # drawn on the device, not yet known here
+        self._marks: Any = None  # ids drawn since the block began, on the device
         self._end: Reason | None = None
         self._error: Exception | None = None
 
@@ -449,12 +475,15 @@ class LocalGeneration:
             if self._end is not None and not self._stopped:
                 self.reason = self._end
                 return
-            row = self._read(fresh)
+            row = self._read(fresh) if self.row is None else self.row
         self.reason = "stop"
 
     def _sample(self, row: Any) -> Iterator[int]:
         """Draw ids, one after the other, until the reply ends or beams come next."""
-        self.over = False
+        self.over, self.row = False, None
+        runner = self.engine.runner
+        if isinstance(runner, Graphs):
+            runner.sit(self.cache)
         self._take(row)
         self.engine.desk.join(self)
         try:
@@ -469,6 +498,9 @@ class LocalGeneration:
                     self.engine.desk.satisfy(self)
         finally:
             self.engine.desk.leave(self)
+            if isinstance(runner, Graphs):
+                self._forget_later()
+                runner.stand(self.cache)
         if self._error is not None:
             raise self._error
 
@@ -489,16 +521,46 @@ class LocalGeneration:
         self._error, self.over = error, True
 
     def _take(self, row: Any) -> None:
+        """Draw what follows a row. On a device it is read one step later, while the device is already at the next."""
+        runner = self.engine.runner
+        if self._later is not None:
+            (token, share), self._later = self._later.get(), None
+            self.cache.ids[-1] = token
+            self._accept(token, share)
+            if self.over:
+                self.row = row.clone() if isinstance(row, torch.Tensor) else row  # its memory is the next step's
+                return
         legal = self.grammar.allowed()
         if self._stopped or not legal.ranges or self.budget <= 0:
             self._end, self.over = "budget", True
-            return
-        token, share = self._choose(row, legal)
+        elif isinstance(runner, Graphs):
+            self._later = self._launch(runner, row, legal)
+            self.pieces = [([self._later], self.cache)]
+        else:
+            token, share = self._choose(row, legal)
+            self.pieces = [([token], self.cache)]
+            self._accept(token, share)
+
+    def _accept(self, token: int, share: float) -> None:
         self.grammar.advance(token)
-        self.pieces = [([token], self.cache)]
         self._spend(1)
         self.over = self._end is not None or self._searching
         self.ready.append((token, share))
+
+    def _launch(self, runner: Graphs, row: Any, legal: Slice) -> Later:
+        """Draw on the device."""
+        if self._marks is None or legal.block != self.block:
+            self.block, self._marks = legal.block, runner.blank()
+        head = runner.head(legal.ranges)
+        alone = legal.sampling.temperature == 0.0 or len(head.ids) == 1  # no luck is needed, and none taken
+        with torch.inference_mode():
+            return runner.draw(row, head, legal.sampling, 0.0 if alone else self.random.random(), self._marks)
+
+    def _forget_later(self) -> None:
+        """Cut off an id that was read by the model but never here."""
+        self._later = None
+        if self.cache.ids and self.cache.ids[-1] == -1:
+            self.cache.ids.pop()
 
     def _spend(self, count: int) -> None:
         self.budget -= count
