@@ -180,7 +180,7 @@ def bench(options: argparse.Namespace) -> int:
             say(f"{name:32} {value:10.1f} us")
         return 0
     if options.device != "cpu":
-        result = call("anygpt_demo.eval.bench_gpu:run")(options.device, repeats=options.repeats)
+        result = call("anygpt_demo.eval.bench_gpu:run")(options.device, family, repeats=options.repeats)
     else:
         result = call("anygpt_demo.eval.bench:run")(family, repeats=options.repeats, threads=options.threads)
     if options.json is not None:

@@ -1,0 +1,59 @@
+"""The bench: what it promises about its file, its table and its plot, and that the bench of a card runs as far as a CPU can say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from anygpt_demo.eval import bench, bench_gpu
+from anygpt_demo.models.llama import LlamaConfig
+
+
+def some_figures() -> dict:
+    return {"figures": {name: bench.figure([limit * 2] * 5, "x") | {"gate": "g"} for name, (_, limit) in bench.GATES.items()}}
+
+
+def test_a_figure_is_the_median_of_its_runs():
+    found = bench.figure([3.0, 1.0, 2.0], "ms", "wall")
+    assert found == {"value": 2.0, "runs": [3.0, 1.0, 2.0], "unit": "ms", "clock": "wall"}
+    assert bench.figure([1.0], "s", wall=[4.0, 5.0, 9.0])["wall"] == 5.0
+
+
+def test_a_gate_is_kept_from_its_own_side():
+    assert bench.met("music_vs_hf", 5.0) and not bench.met("music_vs_hf", 4.9)
+    assert bench.met("abort_ms", 50.0) and not bench.met("abort_ms", 50.1)
+    assert bench.met("read_limit_gb_s", 1.0) is None
+
+
+def test_the_table_has_a_row_per_figure():
+    lines = bench.table(some_figures()).splitlines()
+    assert len(lines) == 2 + len(bench.GATES) and all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+def test_the_plot_is_a_picture_with_bars(tmp_path):
+    bench.plot(some_figures(), tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as picture:
+        assert picture.width > 600 and len(picture.getcolors(100_000)) > 3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@torch.inference_mode()
+def test_the_reference_of_a_card_has_the_same_layers(tied):
+    model = bench_gpu.random_llama(LlamaConfig(300, 64, 128, 2, 2, 1, tie_word_embeddings=tied), "cpu", "none")
+    ids = torch.randint(0, 300, (1, 40))
+    assert (bench_gpu.reference(model)(ids).logits - model(ids)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["none", "4bit"])
+def test_the_bench_of_a_card_runs_on_a_tiny_model(vocabulary, monkeypatch, kind):
+    if kind != "none":
+        pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(bench_gpu.Vocabulary, "of", lambda family: vocabulary)
+    monkeypatch.setattr(bench_gpu, "CODES", 12)
+    config = LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=1024)
+    found = bench_gpu.run("cpu", None, 1, config, (kind,))
+    assert {"music_tok_s", "bandwidth_share", "prefill_tok_s", "music_vs_hf", "batch8"} <= {
+        name.removesuffix(f"_{kind}") for name in found["figures"]
+    }
+    assert all(item["value"] > 0 for name, item in found["figures"].items() if not name.startswith("peak"))
