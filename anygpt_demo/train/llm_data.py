@@ -153,6 +153,13 @@ def without_repeats(codes: np.ndarray) -> np.ndarray:
     return codes[np.concatenate([[True], codes[1:] != codes[:-1]])]
 
 
+def _texts(folder: Path) -> frozenset[str]:
+    """Plain texts of the clips of a set; none without the set."""
+    path = folder / "index.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return frozenset(plain(row["text"]) for row in rows)
+
+
 class Library:
     """The source of chats for training: whatever is encoded by now."""
 
@@ -166,6 +173,7 @@ class Library:
         self.pictures = PictureSet(codes / "pictures", self.prefix) if (codes / "pictures" / name).is_file() else None
         self.music = MusicSet(codes / "music", self.prefix) if (codes / "music" / name).is_file() else None
         self.clips = self._clips(runs / "data" / "speech")
+        self.unseen = _texts(runs / "data" / "speech" / "synth_test")
         self.free = chats.FreeSource(seed, pool=6000)
 
     def _clips(self, folder: Path) -> ClipSet:
@@ -202,6 +210,11 @@ class Library:
             raise NotFound
         number = rng.choice(rows)
         return SpeechPart(self.clips.clips[number].item, number)
+
+
+def words_of(dialogue: Dialogue) -> set[str]:
+    """The plain texts that are written in a chat."""
+    return {plain(part.text) for turn in dialogue.turns for part in turn.parts if isinstance(part, Words)}
 
 
 @dataclass(frozen=True)
@@ -376,6 +389,8 @@ class Stream:
                 dialogue = self._public() if name == "public" else chats.write(name, self.rng, self.writer.library, tries=4)
             except NotFound:
                 continue
+            if self.writer.library.unseen & words_of(dialogue):
+                continue  # a sentence that listening is tested on is not read either
             document = self.writer.document(dialogue, self.rng, view)
             if document is not None:
                 return document
