@@ -323,6 +323,7 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new", type=int, default=2048, metavar="N", help="most tokens of the reply")
     _rendering(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for media and reply.json (default: reply)")
+    parser.add_argument("--music-seconds", type=float, metavar="S", help="with --once: go on with music until it lasts so long")
     parser.add_argument("--json", action="store_true", help="print reply.json")
 
 

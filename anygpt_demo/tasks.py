@@ -12,15 +12,16 @@ import random
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anygpt_demo import codecs, protocol
+from anygpt_demo import codecs, longer, protocol
 from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import MediaPart, TextPart
 from anygpt_demo.errors import BadText, ModelFault, UserError
 from anygpt_demo.grammar import Grammar
+from anygpt_demo.media import Audio
 
 if TYPE_CHECKING:
     from anygpt_demo.chat import Chat, Media
@@ -170,7 +171,7 @@ def run(
     stop: threading.Event | None = None,
 ) -> Answer:
     """Do one task. given: words or clean media; voice: for tts; instruction: instead of one from the pool; rendering:
-    how codes become a picture or a voice.
+    how codes become a picture or a voice. A text too long for one block of speech is spoken by the sentence.
 
     Equal arguments give an equal answer. Raises UserError.
     """
@@ -181,6 +182,10 @@ def run(
     if needed:
         raise UserError(f"This family cannot do {name}.", f"It has no {needed[0]}.", "Use another family.")
     words = instruction or random.Random(seed).choice(task.instructions)
+    if name == "tts" and isinstance(given, str) and len(pieces := longer.blocks_of(given)) > 1:
+        options: dict[str, Any] = {"voice": voice, "instruction": words, "preset": preset, "max_new": max_new}
+        answers = [run(chat, name, piece, seed=seed, rendering=rendering, stop=stop, **options) for piece in pieces]
+        return Answer(words, media=longer.joined([answer.media for answer in answers if isinstance(answer.media, Audio)]))
     prompt = protocol.encode_base(chat.vocabulary, words, _source(chat, task, given))
     budget = min(max_new or task.limit, chat.engine.context - len(prompt))
     others = tuple(item for item in chat.modalities if item != task.target)
@@ -204,9 +209,7 @@ def run(
     return Answer(words, "".join(text).strip())
 
 
-def _finish(
-    chat: Chat, task: Task, words: str, codes: np.ndarray, voice: Voice | None, seed: int, rendering: Rendering
-) -> Answer:
+def _finish(chat: Chat, task: Task, words: str, codes: np.ndarray, voice: Voice | None, seed: int, rendering: Rendering) -> Answer:
     codec = codecs.tune(chat.codec(task.target, "decode"), rendering)
     media = codec.decode(codes, voice=voice, seed=seed if rendering.seed is None else rendering.seed)
     return Answer(words, media=media, codes=codes)

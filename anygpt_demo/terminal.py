@@ -17,7 +17,7 @@ from typing import Any
 from anygpt_demo import checkpoints, codecs
 from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Note, Settings, Update, Words, read_file
 from anygpt_demo.codecs.base import Rendering
-from anygpt_demo.conversation import Conversation, Journal, TextPart, Turn
+from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart, Turn
 from anygpt_demo.enhance import voice_prompt
 from anygpt_demo.errors import UserError
 from anygpt_demo.media import Voice, read_audio
@@ -158,6 +158,11 @@ def once(options: argparse.Namespace) -> int:
     with stoppable() as stop:
         for update in chat.reply(conversation, message, voice=voice, seed=options.seed, settings=settings, stop=stop):
             screen.show(update)
+        first = screen.last
+        if options.music_seconds is not None and first is not None and first.turn is not None:
+            for update in _longer(chat, conversation, options, stop):
+                screen.show(update)
+            screen.last = replace(first, turn=conversation.turns[-1])
     assert screen.last is not None
     if screen.last.reason == "refused":
         raise screen.errors[-1]
@@ -166,6 +171,16 @@ def once(options: argparse.Namespace) -> int:
     if options.json:
         say(json.dumps(reply, ensure_ascii=False))
     return 1 if screen.errors else 0
+
+
+def _longer(chat: Chat, conversation: Conversation, options: argparse.Namespace, stop: threading.Event) -> Iterator[Update]:
+    """Every piece of music in the last reply, as long as the command line says."""
+    from anygpt_demo.longer import lengthen
+
+    last = len(conversation.turns) - 1
+    for number, part in enumerate(conversation.turns[last].parts):
+        if isinstance(part, MediaPart) and part.modality == "music":
+            yield from lengthen(chat, conversation, last, number, options.music_seconds, seed=options.seed, stop=stop)
 
 
 def report(screen: Screen, seed: int, loaded: float) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""Longer than one block: music that goes on in step with itself and without a seam, and speech by the sentence."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from anygpt_demo import tasks
+from anygpt_demo.chat import Card, Chat, Finished, Made, Piece, Progress
+from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart, Turn
+from anygpt_demo.engine import LocalEngine
+from anygpt_demo.longer import blocks_of, joined, lengthen, onward
+from anygpt_demo.media import Audio
+from anygpt_demo.models.llama import Llama, LlamaConfig
+from tests.test_music_codec import codec  # noqa: F401 - a fixture
+
+PERIOD = 30  # frames of one bar
+
+
+def bars(frames: int, start: int = 0) -> np.ndarray:
+    """A pattern that repeats: frame t is the number t modulo the bar, in all layers."""
+    return np.repeat(((np.arange(frames) + start) % PERIOD)[:, None], 4, 1)
+
+
+class Musician:
+    """An engine that looks at the last frame and plays the next one of the bar; after `patience` frames it wants to end."""
+
+    context = 4096
+
+    def __init__(self, vocabulary, patience=10_000):
+        self.vocabulary, self.patience, self.prompts = vocabulary, patience, []
+
+    def generate(self, ids, grammar, *, seed, stop, max_new):
+        self.prompts.append(list(ids))
+        item = self.vocabulary.ranges["music"]
+        last = int(self.vocabulary.codes("music", ids[-4:])[0, 0])
+        for count in range(max_new):
+            legal = grammar.allowed().ranges
+            may_end = any(low <= item.end < high for low, high in legal)
+            full = may_end and sum(high - low for low, high in legal) == 1
+            if full or (may_end and count >= 4 * self.patience):
+                grammar.advance(item.end)
+                yield item.end
+                return
+            number = item.first + count % 4 * item.modality.codebook + (last + 1 + count // 4) % PERIOD
+            grammar.advance(number)
+            yield number
+
+
+def talk(vocabulary, journal=None):
+    conversation = Conversation(journal=journal)
+    block = vocabulary.block("music", bars(100))
+    ids = (*vocabulary.encode_text("Here:"), *block)
+    part = MediaPart("music", bars(100))
+    conversation.add(Turn("human", (TextPart("Play."),)), Turn("mmgpt", (TextPart("Here:"), part), None, ids, {"seed": 1}))
+    return conversation
+
+
+def test_half_a_minute_goes_on_in_step_and_sounds_as_one_line_of_codes(vocabulary, codec, tmp_path):  # noqa: F811
+    musician, conversation = Musician(vocabulary), talk(vocabulary, Journal(tmp_path))
+    chat = Chat(vocabulary, musician, lambda name: codec)
+    updates = list(lengthen(chat, conversation, 1, 1, 30.0))
+    made, last = updates[-2:]
+    assert isinstance(made, Made) and isinstance(last, Finished) and last.reason == "eos"
+    whole = codec.decode(bars(1500)).samples  # tempo: every frame in its place in the bar; level: one state of the decoder
+    assert made.media.seconds == 30.0 and np.abs(made.media.samples - whole).max() <= 1e-4
+    pieces = [update for update in updates if isinstance(update, Piece)]
+    assert np.array_equal(np.concatenate([piece.media.samples for piece in pieces]), made.media.samples)
+    assert [piece.start_s for piece in pieces] == sorted(piece.start_s for piece in pieces)
+    assert [update.codes for update in updates if isinstance(update, Progress)][-1] == 6000
+    assert made.path is not None and made.path.is_file() and len(musician.prompts) == 28
+
+
+def test_the_model_hears_the_last_half_of_its_own_block(vocabulary, codec):  # noqa: F811
+    musician, conversation = Musician(vocabulary), talk(vocabulary)
+    list(lengthen(Chat(vocabulary, musician, lambda name: codec), conversation, 1, 1, 5.0))
+    recent = vocabulary.block("music", bars(50, 50))[:-1]
+    assert musician.prompts[0][-len(recent) :] == recent
+    before = musician.prompts[0][: -len(recent)]
+    assert before[-len(vocabulary.encode_text("Here:")) :] == vocabulary.encode_text("Here:")
+    recent = vocabulary.block("music", bars(50, 100))[:-1]
+    assert musician.prompts[1] == [*before, *recent]
+
+
+def test_the_history_keeps_the_block_as_it_was_written(vocabulary, codec, tmp_path):  # noqa: F811
+    conversation = talk(vocabulary, Journal(tmp_path))
+    before = conversation.turns[1]
+    list(lengthen(Chat(vocabulary, Musician(vocabulary), lambda name: codec), conversation, 1, 1, 4.0, seed=7))
+    after = Journal(tmp_path).conversation().turns[1]
+    assert after.ids == before.ids and np.array_equal(after.parts[1].codes, bars(100))
+    assert after.parts[1].file and after.facts["edits"] == [{"part": 1, "seed": 7, "seconds": 4.0}]
+
+
+def test_a_model_that_insists_on_an_end_gets_it(vocabulary):
+    chat = Chat(vocabulary, Musician(vocabulary, patience=0), lambda name: None)
+    assert not list(onward(chat, [vocabulary.bos], "music", bars(100), 1500))
+    chat = Chat(vocabulary, Musician(vocabulary, patience=7), lambda name: None)
+    assert len(list(onward(chat, [vocabulary.bos], "music", bars(100), 200))) == 100
+
+
+def test_a_stop_ends_it_and_keeps_what_is_there(vocabulary, codec):  # noqa: F811
+    stop, conversation = threading.Event(), talk(vocabulary)
+    for update in lengthen(Chat(vocabulary, Musician(vocabulary), lambda name: codec), conversation, 1, 1, 30.0, stop=stop):
+        if isinstance(update, Progress):
+            stop.set()
+        if isinstance(update, Made):
+            assert 2.0 < update.media.seconds < 4.0
+    assert isinstance(update, Finished) and update.reason == "stop"
+
+
+@pytest.mark.parametrize(("index", "number", "seconds"), [(0, 0, 9.0), (1, 0, 9.0), (1, 1, 1000.0)])
+def test_what_cannot_be_continued_is_refused(vocabulary, index, number, seconds):
+    conversation = talk(vocabulary)
+    chat = Chat(vocabulary, Musician(vocabulary), lambda name: None)
+    card, last = lengthen(chat, conversation, index, number, seconds)
+    assert isinstance(card, Card) and isinstance(last, Finished) and last.reason == "refused"
+
+
+def test_equal_arguments_give_equal_music_from_a_real_engine(vocabulary):
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=1024, tie_word_embeddings=True))
+    chat = Chat(vocabulary, LocalEngine(model, kind="int8"), lambda name: None)
+    first, again, other = (np.stack(list(onward(chat, [vocabulary.bos, 7], "music", bars(60), 160, seed=seed))) for seed in (3, 3, 4))
+    assert first.shape == (100, 4) and np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_a_text_is_cut_where_sentences_end():
+    text = "The sun is up. A dog barks! Who is there? " * 12
+    pieces = blocks_of(text, 100)
+    assert " ".join(pieces).split() == text.split()
+    assert all(len(piece) <= 100 and piece[-1] in ".!?" for piece in pieces) and len(pieces) > 4
+    assert blocks_of("no end " * 40, 50)[0].startswith("no end no end") and all(len(piece) <= 50 for piece in blocks_of("no end " * 40, 50))
+    assert blocks_of("x" * 120, 50) == ["x" * 50, "x" * 50, "x" * 20]
+    assert blocks_of("Short.") == ["Short."]
+
+
+def test_a_long_text_is_spoken_by_the_sentence(vocabulary, monkeypatch):
+    spoken = []
+
+    class Speaker:
+        """A codec that notes what it decodes."""
+
+        modality = vocabulary.ranges["speech"].modality
+
+        def decode(self, codes, *, voice=None, seed=0):
+            spoken.append(codes)
+            return Audio(np.full(320 * len(codes), 0.1, np.float32), 16_000)
+
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=2048, tie_word_embeddings=True))
+    chat = Chat(vocabulary, LocalEngine(model), lambda name: Speaker())
+    text = "One two three four five six seven. " * 20
+    answer = tasks.run(chat, "tts", text, max_new=40)
+    assert len(spoken) == len(blocks_of(text)) == 3
+    silence = np.zeros(3200, np.float32)
+    assert answer.media.seconds == pytest.approx(sum(len(codes) for codes in spoken) / 50 + 2 * 0.2)
+    end = 320 * len(spoken[0])
+    assert np.array_equal(answer.media.samples[end : end + 3200], silence)
+    assert joined([Audio(np.ones(5, np.float32), 10)], 1.0).samples.tolist() == [1.0] * 5
