@@ -239,7 +239,8 @@ class Chat:
         large = home.name != "mini"
         preset = memory.preset(vram, device) if large or vram is not None else None
         if quantize is None:
-            quantize = preset.quantize if preset is not None and large else "auto"
+            small = "none" if preset is None else preset.quantize
+            quantize = small if large else "auto"
         shelf = None
         if preset is not None:
             shelf = memory.Shelf(
