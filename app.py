@@ -21,14 +21,17 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument(
-        "--family", type=Path, default=HOME / "checkpoints" / "mini", help="model family to load (default: checkpoints/mini)"
+        "--family",
+        type=Path,
+        default=Path(os.environ.get("ANYGPT_FAMILY", HOME / "checkpoints" / "mini")),
+        help="model family to load (default: checkpoints/mini, or $ANYGPT_FAMILY)",
     )
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's tunnel; needs --auth or --public")
     parser.add_argument("--auth", metavar="NAME:PASSWORD", default=os.environ.get("ANYGPT_AUTH"), help="ask for a name and a password")
     parser.add_argument(
         "--public", action="store_true", default="SPACE_ID" in os.environ, help="serve strangers: smaller limits, no voice cloning"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default=os.environ.get("ANYGPT_DEVICE", "cpu"), help="cpu or cuda (default: cpu, or $ANYGPT_DEVICE)")
     parser.add_argument("--quantize", choices=["4bit", "8bit", "none"], help="bits of the language model (default: as the card needs it)")
     parser.add_argument("--vram", type=int, choices=[8, 12, 16, 24], help="GB of graphics memory to stay within (default: the card's)")
     options = parser.parse_args(argv)

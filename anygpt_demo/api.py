@@ -226,5 +226,3 @@ class Endpoints:
         for function in [*named, *([] if self._public else [self.clone_voice])]:
             gr.api(function, api_name=function.__name__, concurrency_limit=self._line.limit)
         gr.api(self.status, api_name="status", queue=False)
-
-

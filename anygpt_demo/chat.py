@@ -223,12 +223,17 @@ class Chat:
 
     @classmethod
     def open(
-        cls, family: Family | Path | str | None = None, device: str = "cpu", quantize: str | None = None, vram: int | None = None
+        cls,
+        family: Family | Path | str | None = None,
+        device: str = "cpu",
+        quantize: str | None = None,
+        vram: int | None = None,
+        tick: Callable[[int, int], None] | None = None,
     ) -> Chat:
         """Load the vocabulary and language model of a family (default: the shipped one). Raises UserError, BadCheckpoint.
 
         quantize: none, 8bit or 4bit; None: as the card's preset says, and for the small family what is right and quick here.
-        vram: a preset of memory.PRESETS; None: the card's own.
+        vram: a preset of memory.PRESETS; None: the card's own. tick(done, total): is told the bytes read of a large language model.
         """
         from anygpt_demo import memory
         from anygpt_demo.checkpoints import MINI, Family
@@ -250,7 +255,7 @@ class Chat:
             )
         if large:
             memory.require(home, quantize, device)
-        engine = LocalEngine.load(home, device, quantize)
+        engine = LocalEngine.load(home, device, quantize, tick)
         chat = cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
         chat.clones = home.has("soundstorm")
         return chat

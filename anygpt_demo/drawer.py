@@ -131,7 +131,7 @@ def voice_tab(chat: Chat, session: gr.State) -> None:
     built_in.input(choose_voice, [session, built_in], said, **QUICK)
     use.click(take, [session, recording, consent, begin, name], [built_in, said], **QUICK)
     keep.click(give_back, [session], parcel, **QUICK).then(None, js=FETCH.replace("zip", "voicefile"))
-    give.upload(lambda path: path, [give], recording, **QUICK)
+    give.upload(lambda path: (path, Path(path).stem), [give], [recording, name], **QUICK)
 
 
 # ----------------------------------------------------------------------------------------------------------- settings

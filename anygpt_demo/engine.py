@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -350,16 +350,19 @@ class LocalEngine:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, family: Family, device: str = "cpu", quantize: str = "auto") -> LocalEngine:
+    def load(
+        cls, family: Family, device: str = "cpu", quantize: str = "auto", tick: Callable[[int, int], None] | None = None
+    ) -> LocalEngine:
         """Build the `llm` of a family, in fewer bits if asked (quantize.KINDS). Raises UserError, BadCheckpoint if files do not fit.
 
         auto: on a CPU 8 bit where a check at load finds them right and quick; elsewhere the same as none.
+        tick(done, total) is told the bytes read of a large model.
         """
         auto = quantize == "auto"
         if device != "cpu" or family.name != "mini" or not (auto or quantize == "none"):  # read file by file, never twice in memory
             from anygpt_demo.quantize import load_llama
 
-            return cls(load_llama(family, device, "none" if auto else quantize), device, None)
+            return cls(load_llama(family, device, "none" if auto else quantize, tick), device, None)
         component = family.component("llm")
         model = Llama(LlamaConfig.from_json(component.config))
         load_strict(model, component.state(), "llm")

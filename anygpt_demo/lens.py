@@ -128,7 +128,7 @@ def _ids(chat: Chat, part: MediaPart, shares: Sequence[float | None] | None) -> 
         )
         rows.append(f"<tr><th>{frame + 1}</th>{cells}</tr>")
     about = f"Ids {item.first} to {item.stop - 1} are {part.modality}; id = {item.first} + layer x {item.modality.codebook} + code."
-    table = f'<table><tr><th></th>{head}</tr>{"".join(rows)}</table>'
+    table = f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
     return f'<p class="smallprint">{about}</p><div class="ids" tabindex="0" role="region" aria-label="Ids">{table}</div>'
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import tempfile
 import threading
@@ -270,7 +271,9 @@ def build(
 
 
 def who(session: Session, request: gr.Request) -> str:
-    """Whose pace is counted: an address, behind a proxy all there are; else a visitor."""
+    """Whose pace is counted: an address, on a Space the one that its proxies name first (the line protects the model in any case)."""
+    if "SPACE_ID" in os.environ and request.headers.get("x-forwarded-for"):
+        return str(request.headers["x-forwarded-for"]).partition(",")[0].strip()
     return request.client.host if request.client else session.key
 
 
@@ -344,7 +347,7 @@ def serve(
     home = Family.open(family)
     if not public:
         prune(SESSIONS)
-    chat = Chat.open(home, device, quantize, vram)
+    chat = Chat.open(home, device, quantize, vram, Ticks())
     health = Health(() if chat.budgeted else chat.modalities)  # with a budget of memory parts come when they are needed
     threading.Thread(target=health.check, args=(chat,), daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="anygpt-") as scratch:
@@ -368,6 +371,20 @@ def serve(
         log.warning("AnyGPT demo (%s) at %s", home.name, url)
         page.block_thread()
         page.close(verbose=False)
+
+
+class Ticks:
+    """Says on the terminal how much of a large language model has been read, every tenth."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Bytes read, and all there are."""
+        tenth = 10 * done // max(1, total)
+        if tenth > self.told:
+            self.told = tenth
+            log.warning("Loading the language model: %.1f of %.1f GB", done / 1e9, total / 1e9)
 
 
 def _leave() -> None:

@@ -1,0 +1,62 @@
+"""The empty page: examples from the gallery or of our own, and the check of the parts at the start."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anygpt_demo.chat import Chat
+from anygpt_demo.errors import BadCheckpoint
+from anygpt_demo.media import Audio, Picture
+from anygpt_demo.selftest import Health
+from anygpt_demo.vocabulary import Vocabulary
+from anygpt_demo.welcome import examples, header, own_examples, welcome
+
+
+def test_our_own_examples_are_there_and_answer_in_every_modality() -> None:
+    found = own_examples()
+    assert {made for item in found for made in item.made} == {"text", "image", "speech", "music"}
+    assert all(path.is_file() for item in found for _, path in item.files)
+
+
+def test_recorded_examples_are_read(tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), "orange").save(tmp_path / "dog-1.png")
+    entry = {"name": "dog", "text": "Draw <b>a dog</b>.", "files": {}, "seed": 5}
+    entry["parts"] = [{"type": "text", "text": "Here:", "file": None}, {"type": "image", "file": "dog-1.png", "text": None}]
+    bad = [{}, 7, {**entry, "files": {"image": "absent.png"}}, {**entry, "parts": 3}, {**entry, "seed": "x"}]
+    (tmp_path / "gallery.json").write_text(json.dumps([*bad, *[entry] * 5]))
+    found = examples(tmp_path / "gallery.json")
+    assert len(found) == 5 and found[0].seed == 5 and found[0].made == ("text", "image")
+    page = welcome(found, "mini")
+    assert page.count("data:image/webp;base64,") == 5 and page.count('name="example"') == 5 and "More examples" in page
+    assert "<b>" not in page and "no facts" in page and "no facts" not in welcome(found, "anygpt-chat")
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}", "[]", "7", '["x"]'])
+def test_a_damaged_gallery_is_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gallery.json").write_text(text)
+    assert examples(tmp_path / "gallery.json") == own_examples() == examples(tmp_path / "absent.json")
+
+
+def test_the_check_at_the_start_finds_what_does_not_work(vocabulary: Vocabulary) -> None:
+    def load(name: str) -> object:
+        if name == "music":
+            raise BadCheckpoint("The music codec is damaged.", "x", "y")
+        wrong = Audio(np.full(99, np.nan, np.float32), 16_000)
+        return SimpleNamespace(decode=lambda codes: Picture(np.zeros((4, 4, 3), np.uint8)) if name == "image" else wrong)
+
+    chat = Chat(vocabulary, None, load)  # type: ignore[arg-type]
+    health = Health(chat.modalities)
+    assert health.state == "busy" and not health.done.is_set() and "Parts are loading" in header("mini", health)
+    health.check(chat)
+    assert health.found == {"image": "", "speech": "gives what is not a number", "music": "The music codec is damaged."}
+    assert health.state == "bad" and health.done.is_set() and "damaged" in header("mini", health)
+    assert Health().state == "good" and Health().done.is_set()
