@@ -309,6 +309,14 @@ HEAD = """<style>
   html *, html *::before, html *::after { animation: none !important; transition: none !important; }
 }
 @media (max-width: 520px) { body .gradio-container main.fillable, body .gradio-container .main { padding: 0 12px !important; } }
+@media (max-width: 1100px) {
+  body .sidebar-parent, body .sidebar-parent:has(.sidebar.open) { padding-left: 0 !important; padding-right: 0 !important; }
+  body .sidebar.open { z-index: 1001; }
+}
+@media (min-width: 2200px) {
+  body .gradio-container.gradio-container { zoom: 1.25; height: 80dvh; }
+  body .sidebar { height: 80vh !important; }
+}
 </style>"""  # Gradio narrows the selectors of @media rules in css_paths to a part of the page
 
 

@@ -156,7 +156,7 @@ function top() { // the Chatbot scrolls to its end, the empty page begins at its
 }
 root.api = {
   busy: () => setState('busy'),
-  idle: () => { setState('idle'); setTimeout(top, 100); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
+  idle: () => { setState('idle'); [0, 200, 600].forEach((later) => setTimeout(top, later)); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
   change, state: () => state, record: (kind) => { recorded = kind; },
 };
 

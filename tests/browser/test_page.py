@@ -90,6 +90,18 @@ def test_picture_and_music_come_in_order_with_progress(page: Page) -> None:
     assert page.locator("#chat .ribbon button").count() == 3
 
 
+def test_nothing_jumps_while_parts_stream_in(page: Page) -> None:
+    page.evaluate(
+        """() => { window.shift = 0; new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+        }).observe({type: 'layout-shift', buffered: false}); }"""
+    )
+    say(page, "draw and play")
+    finished(page)
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.shift") < 0.1
+
+
 def test_an_uploaded_picture_is_seen(page: Page, stage: Stage) -> None:
     before = len(stage.props["image"].encoded)
     attach(page, "image", "orange.png", png())
@@ -223,11 +235,17 @@ def test_visitors_do_not_see_each_other(page: Page, browser: Browser, stage: Sta
     other.context.close()
 
 
-@pytest.mark.parametrize(("width", "height"), [(320, 600), (360, 740), (1200, 800), (2560, 1300)])
+@pytest.mark.parametrize(("width", "height"), [(320, 600), (360, 740), (820, 1000), (1200, 800), (2560, 1300)])
 def test_nothing_scrolls_sideways(page: Page, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
     say(page, "draw")
     finished(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in ("Chats", "Settings"):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.wait_for_timeout(600)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator(".sidebar.open .toggle-button").first.click()
+        page.wait_for_timeout(600)
     box = page.locator(".composer").bounding_box()
     assert box is not None and box["y"] + box["height"] <= height
