@@ -35,13 +35,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def test_ten_programs_at_once(stage: Stage) -> None:
     result = crowd.run(stage.url, people=10, seconds=8)
-    assert not result.errors and result.crossed == 0 and result.replies >= 10
+    assert not result.errors and result.crossed == result.damaged == 0 and result.replies >= 10
 
 
 def test_a_crossed_reply_would_be_seen(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = crowd.Person.ask
-    monkeypatch.setattr(crowd.Person, "ask", lambda self, which: asked(self, which) + ("x" if self.alone and self.number else ""))
-    assert crowd.run(stage.url, people=2, seconds=1).crossed > 0
+    monkeypatch.setattr(crowd.Person, "ask", lambda self, which: asked(self, 0 if self.alone and self.number else which))
+    assert crowd.run(stage.url, people=2, seconds=3).crossed > 0
 
 
 def test_ten_chats_of_the_page_at_once(stage: Stage, tmp_path: Path) -> None:

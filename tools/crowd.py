@@ -2,9 +2,11 @@
 
     python tools/crowd.py [--people 10] [--minutes 5] [--url http://127.0.0.1:7860]
 
-Each person first asks alone; the replies (ids and the bytes of their media) are written down. Then all ask at the same time,
+Each person first asks alone; the replies (ids and media) are written down. Then all ask at the same time,
 over and over, each with their own words, pictures and seeds. Equal questions give equal replies, so any reply that differs from
-the one that was given alone would be somebody else's, or damaged. Without --url the shipped weights are served here.
+the one that was given alone would be somebody else's, or damaged; `crossed` counts those with other ids, `damaged` those whose ids
+are right and whose media differ by more than rounding (busy processors sum in another order).
+Without --url the shipped weights are served here.
 """
 
 from __future__ import annotations
@@ -22,11 +24,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 THINGS = ("dog", "cat", "boat", "tree", "car", "horse", "bird", "house", "fish", "train")
 COLOURS = ("red", "orange", "gold", "green", "teal", "navy", "purple", "pink", "brown", "gray")
 ASKS = 3  # different questions of one person
+ROUNDING = 0.02  # of the range of a picture or a sound
+
+
+def values(path: Path) -> np.ndarray:
+    """A medium as float32 in [-1, 1]: pixels (height, width, 3) or samples (count,)."""
+    if path.suffix == ".wav":
+        import soundfile
+
+        samples: np.ndarray = soundfile.read(path, dtype="float32")[0]
+        return samples
+    from PIL import Image
+
+    return np.asarray(Image.open(path).convert("RGB"), np.float32) / 127.5 - 1
+
+
+def difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    """The largest difference of two replies' media; infinite if they are not of the same kind and size."""
+    if [item.shape for item in one] != [item.shape for item in other]:
+        return float("inf")
+    return max((float(np.abs(mine - theirs).max(initial=0.0)) for mine, theirs in zip(one, other, strict=True)), default=0.0)
 
 
 @dataclass
@@ -35,6 +59,8 @@ class Result:
 
     replies: int = 0
     crossed: int = 0
+    damaged: int = 0
+    rounding: float = 0.0  # the largest difference of media that counts as equal
     errors: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -42,7 +68,8 @@ class Result:
         """As plain values."""
         found = sorted(self.seconds)
         times = {"median_s": round(statistics.median(found), 2), "longest_s": round(found[-1], 2)} if found else {}
-        return {"replies": self.replies, "errors": len(self.errors), "crossed": self.crossed, **times, "first_errors": self.errors[:3]}
+        counts = {"replies": self.replies, "errors": len(self.errors), "crossed": self.crossed, "damaged": self.damaged}
+        return {**counts, "rounding": round(self.rounding, 5), **times, "first_errors": self.errors[:3]}
 
 
 class Person:
@@ -63,18 +90,19 @@ class Person:
             (f"What is in picture {number}?", handle_file(str(picture)), None, None, "text", "fast", 10 * number + 1),
             (f"Tell me about the {thing}, number {number}.", None, None, None, "", "fast", 10 * number + 2),
         ]
-        self.alone: list[str] = []
+        self.alone: list[tuple[str, list[np.ndarray]]] = []
 
-    def ask(self, which: int) -> str:
-        """One reply, as a fingerprint of its ids and of the bytes of its media."""
+    def ask(self, which: int) -> tuple[str, list[np.ndarray]]:
+        """One reply: a fingerprint of its ids, and its media as arrays in [-1, 1]."""
         reply = self.client.predict(*self.asks[which], api_name="/chat")
-        found = hashlib.sha256(json.dumps([reply["ids"], reply["heard"], reply["seed"]]).encode())
+        ids = hashlib.sha256(json.dumps([reply["ids"], reply["heard"], reply["seed"]]).encode())
+        media = []
         for part in reply["parts"]:
-            found.update(part.get("text", "").encode())
+            ids.update(part.get("text", "").encode())
             if part.get("file"):
                 file = part["file"]
-                found.update(Path(file["path"] if isinstance(file, dict) else file).read_bytes())
-        return found.hexdigest()
+                media.append(values(Path(file["path"] if isinstance(file, dict) else file)))
+        return ids.hexdigest(), media
 
 
 def run(url: str, people: int, seconds: float) -> Result:
@@ -92,10 +120,13 @@ def run(url: str, people: int, seconds: float) -> Result:
                 which, start = turn % ASKS, time.monotonic()
                 turn += 1
                 try:
-                    same = person.ask(which) == person.alone[which]
+                    ids, media = person.ask(which)
+                    apart = difference(media, person.alone[which][1])
                     with lock:
                         result.replies += 1
-                        result.crossed += not same
+                        result.crossed += ids != person.alone[which][0]
+                        result.damaged += ids == person.alone[which][0] and apart > ROUNDING
+                        result.rounding = max(result.rounding, apart if apart <= ROUNDING else 0.0)
                         result.seconds.append(time.monotonic() - start)
                 except Exception as error:  # whatever goes wrong is what this test looks for
                     with lock:
@@ -126,7 +157,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(text + "\n")
-    return 1 if result.errors or result.crossed or not result.replies else 0
+    return 1 if result.errors or result.crossed or result.damaged or not result.replies else 0
 
 
 if __name__ == "__main__":
