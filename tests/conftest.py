@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read when their packages are imported
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import ipaddress
 import socket
 from collections.abc import Iterator

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import sys
 import threading
 from collections.abc import Iterator
