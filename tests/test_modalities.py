@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import textwrap
 
@@ -10,6 +11,7 @@ import pytest
 
 from anygpt_demo import codecs
 from anygpt_demo.chat import Chat, Made, Message, Settings, read_file
+from anygpt_demo.checkpoints import Family, export
 from anygpt_demo.conversation import Journal
 from anygpt_demo.errors import BadCheckpoint
 from anygpt_demo.media import Audio, write_wav
@@ -73,3 +75,14 @@ def test_a_fifth_modality_takes_part_in_a_chat(registry, tmp_path):
 def test_unknown_codecs_are_refused():
     with pytest.raises(BadCheckpoint):
         codecs.load_codec("smell", None)
+
+
+def test_a_family_states_how_its_codes_are_drawn(tmp_path):
+    published = {item.name: item.sampling for item in codecs.modalities()}
+    export(tmp_path, "llm", {"sampling": {"image": {"temperature": 0.5}}}, {})
+    own = {item.name: item.sampling for item in codecs.modalities(Family.open(tmp_path))}
+    assert own["image"] == dataclasses.replace(published["image"], temperature=0.5)
+    assert own["music"] == published["music"]
+    export(tmp_path, "llm", {"sampling": {"image": {"heat": 1}}}, {})
+    with pytest.raises(BadCheckpoint, match="sampling of image"):
+        codecs.modalities(Family.open(tmp_path))

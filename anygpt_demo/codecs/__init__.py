@@ -32,7 +32,12 @@ def is_stated(name: str, family: Family) -> bool:
 
 
 def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS) -> tuple[Modality, ...]:
-    """The facts of every registered modality in registry order; a family's manifest may state another codebook size."""
+    """The facts of every registered modality in registry order; a family's manifest may state others.
+
+    Of a codec: `codebook`. Of the language model: `sampling`, {modality: fields of Sampling}, where codes of a small
+    model are drawn otherwise than those of the published one. Raises BadCheckpoint if it cannot be read.
+    """
+    own = family.component("llm").config.get("sampling", {}) if family is not None and family.has("llm") else {}
     found = []
     for name, target in codecs.items():
         facts: Modality = import_module(target.partition(":")[0]).MODALITY
@@ -41,6 +46,13 @@ def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS)
             codebook = config.get("codebook", config.get("codebook_size"))
             if codebook is not None:
                 facts = dataclasses.replace(facts, codebook=int(codebook))
+        if name in own:
+            try:
+                facts = dataclasses.replace(facts, sampling=dataclasses.replace(facts.sampling, **own[name]))
+            except TypeError as error:
+                raise BadCheckpoint(
+                    f"The sampling of {name} cannot be read.", "Its settings have no such name.", "Fetch the family again."
+                ) from error
         found.append(facts)
     return tuple(found)
 
