@@ -103,7 +103,7 @@ def _slider(place: str, most: int, value: int, kind: str) -> str:
 def _shares(chat: Chat, turn: Turn, number: int) -> Sequence[float | None] | None:
     """Probabilities of the ids of one part, if the engine noted them."""
     shares = turn.facts.get("shares")
-    if not shares or len(shares) != len(turn.ids):
+    if not isinstance(shares, list) or len(shares) != len(turn.ids):
         return None
     spans = protocol.blocks(chat.vocabulary, turn.ids)
     media = [place for place, part in enumerate(turn.parts) if isinstance(part, MediaPart)]

@@ -91,3 +91,21 @@ def test_refusals_say_why(client: Client, files: dict[str, str], tmp_path: Path)
 def test_status(client: Client) -> None:
     status = client.predict(api_name="/status")
     assert status["family"] == "mini" and status["waiting"] == 0 and status["modalities"] == ["text", "image", "speech", "music"]
+
+
+def test_a_public_page_is_stricter(tmp_path: Path) -> None:
+    strict = Stage(tmp_path, public=True)
+    try:
+        client = Client(strict.url, verbose=False, analytics_enabled=False)
+        assert set(client.view_api(return_format="dict")["named_endpoints"]) == NAMES - {"/clone_voice"}
+        assert client.predict(api_name="/status")["public"] is True
+        texts = [
+            item["props"].get("value") for item in client.config["components"] if item["type"] == "button" and item["props"].get("visible")
+        ]
+        assert "Settings" in texts and "Voice" not in texts and "Use this voice" not in texts
+        for _ in range(6):
+            client.predict("text", "x", None, api_name="/tokenize")
+        with pytest.raises(Exception, match="6 messages a minute"):
+            client.predict("text", "x", None, api_name="/tokenize")
+    finally:
+        strict.close()
