@@ -182,7 +182,7 @@ async function capture(processing, take) { // take(samples, rate) for every few 
   const tap = new AudioWorkletNode(context, 'tap');
   tap.port.onmessage = ({ data }) => take(data, context.sampleRate);
   context.createMediaStreamSource(stream).connect(tap);
-  return () => { stream.getTracks().forEach((track) => track.stop()); context.close(); };
+  return () => { tap.port.onmessage = null; stream.getTracks().forEach((track) => track.stop()); context.close(); };
 }
 
 function level(samples) { // root mean square

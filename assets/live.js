@@ -69,6 +69,7 @@ async function toggleFree() {
   if (free) {
     free.close?.();
     free = null;
+    talk.style.removeProperty('--level');
   } else {
     free = { floor: 0.01, loud: 0, quiet: 0, kept: [], seconds: 0, talking: false };
     try {

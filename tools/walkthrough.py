@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import screen
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Page
 
 SIZE = (960, 720)
@@ -24,18 +24,8 @@ LIMIT = 8_000_000  # bytes
 FRAME_S = 0.35  # between looks at the page while something is made
 LONGEST_MS = 500  # a wait is shown for at most so long
 QUALITY = ((960, 60), (800, 55), (720, 50), (640, 40))  # width and quality: the first that fits is taken
-CAPTION = """(words) => {
-  let line = document.querySelector('#caption');
-  if (!line) {
-    line = document.createElement('div');
-    line.id = 'caption';
-    line.style.cssText = 'position:fixed;left:0;right:0;bottom:0;z-index:5000;padding:6px 16px;font:700 15px/22px sans-serif;'
-      + 'color:#fff;background:#2b3f57;text-align:center;pointer-events:none';
-    document.body.append(line);
-    document.querySelector('.gradio-container').style.height = 'calc(100dvh - 34px)';
-  }
-  line.textContent = words;
-}"""
+BAR = 34  # pixels below the page for the caption
+PAPER, INK = (43, 63, 87), (255, 255, 255)
 
 
 @dataclass
@@ -45,22 +35,25 @@ class Film:
     page: Page
     frames: list[Image.Image] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    words: str = ""
 
     def look(self, shown_ms: int) -> None:
         """One frame; if nothing has changed, the last one is shown longer."""
-        image = Image.open(io.BytesIO(self.page.screenshot(type="jpeg", quality=92))).convert("RGB")
+        image = Image.new("RGB", SIZE, PAPER)
+        image.paste(Image.open(io.BytesIO(self.page.screenshot(type="jpeg", quality=92))).convert("RGB"))
+        ImageDraw.Draw(image).text((SIZE[0] / 2, SIZE[1] - BAR / 2), self.words, INK, ImageFont.load_default(17), "mm")
         if self.frames and image.tobytes() == self.frames[-1].tobytes():
             self.lengths[-1] += shown_ms
         else:
             self.frames.append(image)
             self.lengths.append(shown_ms)
 
-    def caption(self, words: str, shown_ms: int = 1500) -> None:
-        """What is done now, at the foot of the page."""
-        self.page.evaluate(CAPTION, words)
+    def caption(self, words: str, shown_ms: int = 2000) -> None:
+        """What is done now, below the page."""
+        self.words = words
         self.look(shown_ms)
 
-    def hold(self, shown_ms: int = 2500) -> None:
+    def hold(self, shown_ms: int = 4000) -> None:
         """Time to look."""
         self.page.wait_for_timeout(400)
         self.look(shown_ms)
@@ -182,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     microphone = screen.ROOT / "assets" / "examples" / "request.wav"
     with screen.served() as url, screen.chromium(microphone) as browser:
-        film = Film(screen.opened(browser, url, *SIZE))
+        film = Film(screen.opened(browser, url, SIZE[0], SIZE[1] - BAR))
         play(film)
     written = save(film, options.out)
     sys.stdout.write(f"{options.out}: {len(film.frames)} frames, {sum(film.lengths) / 1000:.0f} s, {written / 1e6:.1f} MB\n")
