@@ -31,6 +31,7 @@ SOUNDSTORM: Mapping[str, Any] = {  # as AnyGPT's voice_clone builds it; the file
 }
 HASHES = "hashes.json"  # beside downloaded files: what the publisher says of them
 STEPS = 3  # vc_steps of the published generate_config.json
+NEEDED = ("tokenizer", "llm")  # components without which there is no family
 TOKENIZER = ("tokenizer.model", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -78,7 +79,7 @@ def find(role: str, name: str, source: Path) -> dict[str, list[Path]]:
             raise BadCheckpoint(
                 f"{role}: the file {where}/{patterns[0]} is missing.",
                 "The official files are incomplete.",
-                f"Put it there, or leave the component out with --skip {role}.",
+                "Put it there." if role in NEEDED else f"Put it there, or leave the component out with --skip {role}.",
             )
         found[kind] = hits if "*" in patterns[0] else hits[:1]
     return found
@@ -247,7 +248,7 @@ def convert(
 
     skip: roles to leave out. about: further facts for the manifest. read: what converts one component.
     """
-    unknown = [role for role in skip if role not in PLANS or role in ("tokenizer", "llm")]
+    unknown = [role for role in skip if role not in PLANS or role in NEEDED]
     if unknown:
         raise UserError(f"{unknown[0]} cannot be left out.", "It is needed, or there is no such component.", "Check --skip.")
     draft = out.with_name(out.name + ".part")

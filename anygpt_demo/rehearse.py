@@ -148,11 +148,12 @@ class Meter:
 def bytes_below(folder: Path) -> int:
     """Bytes of all files below a folder."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            pass  # it was renamed meanwhile
+    for place, _, names in os.walk(folder):  # which passes over what is renamed meanwhile
+        for name in names:
+            try:
+                total += os.stat(os.path.join(place, name)).st_size
+            except OSError:
+                pass
     return total
 
 
@@ -404,7 +405,7 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = ["| | time | CPU time | memory | mapped files | |", "|---|---|---|---|---|---|"]
     for row in figures["rows"]:
         facts = row["facts"]
-        note = f"{facts['bytes'] / 1e9:.2f} GB written" if "bytes" in facts else ""
+        note = f"{facts['bytes'] / 1e6:,.0f} MB written" if "bytes" in facts else ""
         if "times" in facts:
             spent = ", ".join(f"{name} {facts['times'][name]:.1f} s" for name in ("encode", "first_token", "generate", "decode"))
             note = f"{spent}; {facts['tokens']} ids, {facts['tokens_per_second']:.2f}/s"

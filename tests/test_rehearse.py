@@ -162,3 +162,9 @@ def test_the_bar_says_every_tenth_where_there_is_no_terminal():
         bar.show(done, 100)
     bar.end()
     assert len(said) == 11 and "100%" in said[-1]
+
+
+def test_bytes_are_counted_while_folders_come_and_go(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(bytes(5))
+    assert rehearse.bytes_below(tmp_path) == 5 and rehearse.bytes_below(tmp_path / "gone") == 0

@@ -143,12 +143,13 @@ class UnclipDecoder:
         Raises BadCheckpoint if a converted folder does not fit.
         """
         hush()
-        from diffusers import StableUnCLIPImg2ImgPipeline
-        from diffusers.utils.logging import disable_progress_bar
         from transformers.utils.logging import set_verbosity_error
 
+        set_verbosity_error()  # of parts that are not used, and of what the next import misses
+        from diffusers import StableUnCLIPImg2ImgPipeline
+        from diffusers.utils.logging import disable_progress_bar
+
         disable_progress_bar()
-        set_verbosity_error()  # of parts that are not used
         dtype = torch.float32 if device == "cpu" else torch.float16
         found = cached_prompt(folder)
         if found is not None:
