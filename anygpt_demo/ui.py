@@ -326,6 +326,7 @@ def launch_options(public: bool) -> dict[str, Any]:
         "theme": theme(),
         "css_paths": [ASSETS / "theme.css"],
         "head": HEAD,
+        "favicon_path": ASSETS / "icon.svg",
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,

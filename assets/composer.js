@@ -9,7 +9,7 @@ const WORDS = { image: 'Picture', speech: 'Speech', music: 'Music' };
 const HOLD_MS = 350, SPEECH_S = 30, SILENT = 0.002, MARGIN_S = 0.25;
 let items = [], kindAsked = 'image', recorder = null, state = 'idle', pressedAt = 0, locked = false;
 let output = null, edit = null, waiting = false; // the pressed chip, the message that is edited, whether one waits for the reply to end
-let recorded = 'speech'; // what the round button records
+let recorded = 'speech', replies = 0; // what the round button records; how many replies have ended
 
 function setState(next) {
   state = next;
@@ -150,13 +150,24 @@ text.addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
 });
 send.onclick = submit;
+
+const PATIENCE_S = 15; // after Stop
+function stop() {
+  trigger('stop', {});
+  const asked = replies;
+  setTimeout(() => {
+    if (state !== 'busy' || replies !== asked) return;
+    setState('idle');
+    say('The server does not answer. It may have ended, or the network is gone. Reload this page: your chats are kept.');
+  }, 1000 * PATIENCE_S);
+}
 function top() { // the Chatbot scrolls to its end, the empty page begins at its top
   const scrolled = document.querySelector('.welcome')?.closest('.bubble-wrap');
   if (scrolled) scrolled.scrollTop = 0;
 }
 root.api = {
   busy: () => setState('busy'),
-  idle: () => { setState('idle'); [0, 200, 600].forEach((later) => setTimeout(top, later)); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
+  idle: () => { replies += 1; setState('idle'); [0, 200, 600].forEach((later) => setTimeout(top, later)); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
   change, state: () => state, record: (kind) => { recorded = kind; },
 };
 
@@ -173,16 +184,33 @@ function microphoneTrouble(error) {
   return 'The microphone did not start (' + error.name + '). Attach a recording instead.';
 }
 
+async function wire(stream, options, take) {
+  const context = new AudioContext(options);
+  const module = URL.createObjectURL(new Blob([WORKLET], { type: 'text/javascript' }));
+  try {
+    await context.audioWorklet.addModule(module);
+    const tap = new AudioWorkletNode(context, 'tap');
+    tap.port.onmessage = ({ data }) => take(data, context.sampleRate);
+    context.createMediaStreamSource(stream).connect(tap);
+    return () => { tap.port.onmessage = null; context.close(); };
+  } catch (error) {
+    context.close();
+    throw error;
+  } finally {
+    URL.revokeObjectURL(module);
+  }
+}
+
 async function capture(processing, take) { // take(samples, rate) for every few milliseconds; returns how to close
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, ...processing } });
-  const context = new AudioContext({ sampleRate: 16000 });
-  const module = URL.createObjectURL(new Blob([WORKLET], { type: 'text/javascript' }));
-  await context.audioWorklet.addModule(module);
-  URL.revokeObjectURL(module);
-  const tap = new AudioWorkletNode(context, 'tap');
-  tap.port.onmessage = ({ data }) => take(data, context.sampleRate);
-  context.createMediaStreamSource(stream).connect(tap);
-  return () => { tap.port.onmessage = null; stream.getTracks().forEach((track) => track.stop()); context.close(); };
+  const end = () => stream.getTracks().forEach((track) => track.stop());
+  try { // some browsers record at the microphone's own rate only: the server resamples
+    const close = await wire(stream, { sampleRate: 16000 }, take).catch(() => wire(stream, {}, take));
+    return () => { close(); end(); };
+  } catch (error) {
+    end();
+    throw error;
+  }
 }
 
 function level(samples) { // root mean square
@@ -278,7 +306,7 @@ function cancel() {
 talk.addEventListener('pointerdown', (event) => {
   if (event.button) return;
   root.api.hush?.();
-  if (state === 'busy') { trigger('stop', {}); return; }
+  if (state === 'busy') return stop();
   if (state === 'recording') { finish(); pressedAt = 0; return; }
   if (state !== 'idle') return;
   pressedAt = performance.now();
@@ -294,7 +322,7 @@ talk.addEventListener('pointerup', () => {
 });
 talk.addEventListener('click', (event) => { // keyboard: a click without a pointer
   if (event.detail) return;
-  if (state === 'busy') trigger('stop', {});
+  if (state === 'busy') stop();
   else if (state === 'recording') finish();
   else if (state === 'idle') begin();
 });
@@ -302,7 +330,14 @@ document.addEventListener('keydown', (event) => {
   if (event.key !== 'Escape') return;
   if (state === 'recording') cancel();
   else if (edit !== null) { text.value = ''; change(null); refresh(); }
-  else if (state === 'busy') trigger('stop', {});
+  else if (state === 'busy') stop();
+  else return;
+  event.preventDefault();
+});
+document.addEventListener('keydown', (event) => { // a slash goes to the message, from anywhere but a field
+  if (event.key !== '/' || event.ctrlKey || event.metaKey || event.target.closest('input, textarea, select, [contenteditable]')) return;
+  event.preventDefault();
+  text.focus();
 });
 setState('starting'); // until the page knows its visitor
 

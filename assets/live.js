@@ -55,7 +55,7 @@ function frame(samples, rate) {
     while (free.kept.length && free.seconds > 0.5) free.seconds -= free.kept.shift().length / rate; // what was just before the onset
     const made = state !== 'idle' || playing.length;
     if (free.loud < (made ? INTERRUPT_S : ONSET_S)) return;
-    if (made) { hush(); if (state === 'busy') trigger('stop', {}); }
+    if (made) { hush(); if (state === 'busy') stop(); }
     free.talking = true;
     say('');
   } else if (free.quiet > PAUSE_S || free.seconds > SPEECH_S - 0.1) {

@@ -17,6 +17,10 @@ SILENCE = """() => { navigator.mediaDevices.getUserMedia = async () => {
   quiet.connect(out);
   return out.stream;
 }; }"""
+OWN_RATE = """() => { const Real = window.AudioContext; window.AudioContext = function (options) {
+  if (options?.sampleRate === 16000) throw new DOMException('no', 'NotSupportedError');
+  return new Real(options);
+}; }"""
 PLAYED = "document.querySelector('.composer').api.played"
 
 
@@ -83,6 +87,26 @@ def test_the_button_records_music_as_it_is(page: Page, stage: Stage) -> None:
     page.wait_for_selector(".composer[data-state=busy]")
     finished(page)
     assert len(stage.props["music"].encoded) == before + 1 and stage.props["music"].encoded[-1].rate_hz == 32_000
+
+
+def test_a_browser_that_records_at_its_own_rate(page: Page, stage: Stage) -> None:
+    before = len(stage.props["speech"].encoded)
+    page.evaluate(OWN_RATE)
+    page.click(".composer-talk")
+    page.wait_for_selector(".composer[data-state=recording]")
+    page.wait_for_timeout(2500)
+    page.click(".composer-talk")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    heard = stage.props["speech"].encoded[before]
+    assert heard.rate_hz == 16_000 and 0.5 < heard.seconds < 6
+
+
+def test_a_slash_goes_to_the_message(page: Page) -> None:
+    page.get_by_role("button", name="New chat").focus()
+    page.keyboard.press("/")
+    page.keyboard.type("a/b")
+    expect(page.locator(".composer textarea")).to_have_value("a/b")
 
 
 def test_a_part_that_fails_can_be_made_anew(page: Page, stage: Stage) -> None:
