@@ -61,9 +61,9 @@ def make(name: str, message: dict[str, str]) -> tuple[str, dict[str, Any]]:
 
 def main() -> None:
     """All entries; old media go first."""
+    GALLERY.mkdir(exist_ok=True)
     for old in GALLERY.iterdir():
-        if old.name != "page.png":
-            old.unlink()
+        old.unlink()
     head = f"# Gallery\n\nEvery entry is the first answer of the shipped weights with seed {SEED}; made by `python tools/gallery.py`.\n"
     made = [make(name, message) for name, message in ENTRIES.items()]
     (GALLERY / "README.md").write_text("\n".join([head, *(text for text, _ in made)]), encoding="utf-8")
