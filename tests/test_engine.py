@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from anygpt_demo.engine import Desk, LocalEngine, draw, penalise
+from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, pack, penalise
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
+from anygpt_demo.models import fast
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from anygpt_demo.protocol import Parser
 
@@ -215,3 +218,124 @@ def test_after_the_text_of_beams_blocks_are_drawn_as_ever(small, vocabulary):
     parser = Parser(vocabulary)
     kinds = [type(event).__name__ for number in ids for event in parser.feed(number)]
     assert "BlockClosed" in kinds and "Malformed" not in kinds and ids[-1] == vocabulary.stop
+
+
+# ---------------------------------------------------------------- many sessions: caches, fairness, the choice of bits
+
+
+def test_sessions_in_turn_with_edits_and_undone_turns_stay_right(small, vocabulary):
+    """Two conversations take turns; each goes on, is edited, taken back, and the other never shines through."""
+    caches = [small.cache(), small.cache()]
+    base = [[vocabulary.bos, *range(start, start + 150)] for start in (10, 200)]
+    for step, change in enumerate((lambda ids: ids, lambda ids: ids + [30] * 140, lambda ids: ids[:130] + [31] * 9, lambda ids: ids)):
+        for cache, ids in zip(caches, base, strict=True):
+            assert write(small, vocabulary, change(ids), step, 60, cache=cache) == write(small, vocabulary, change(ids), step, 60)
+
+
+class Counting:
+    """A runner that computes nothing and notes who was served together."""
+
+    unit = block = 4
+
+    def __init__(self):
+        self.served = []
+
+    def cache(self, capacity):
+        return type("Nothing", (), {"ids": []})()
+
+    def run(self, pieces):
+        self.served.append([len(ids) for ids, _ in pieces])
+        return list(range(len(pieces)))
+
+
+class Writer:
+    """A reply at the desk that only counts."""
+
+    def __init__(self, name):
+        self.pieces, self.waiting, self.over, self.ready, self.drawn = [([name], None)], False, False, deque(), 0
+        self.bell = queue.SimpleQueue()
+
+    @property
+    def satisfied(self):
+        return bool(self.ready)
+
+    def receive(self, rows):
+        self.ready.append(0)
+        self.drawn += 1
+
+    def fail(self, error):
+        raise error
+
+
+def test_all_who_write_advance_together_and_a_prompt_waits_for_one_step_at_most():
+    desk = Desk(Counting())
+    writers = [Writer(name) for name in range(3)]
+    for writer in writers:
+        desk.join(writer)
+    for _ in range(4):
+        desk.satisfy(writers[0])
+        writers[0].ready.popleft()
+    assert [writer.drawn for writer in writers] == [4, 4, 4]
+    for _ in range(20):  # those who do not come for theirs are not written further than AHEAD
+        desk.satisfy(writers[0])
+        writers[0].ready.popleft()
+    assert [writer.drawn for writer in writers] == [24, AHEAD, AHEAD]
+    desk.runner.served.clear()
+    for writer in writers:
+        writer.ready.clear()
+    for _ in range(3):  # three blocks of a prompt: between two of them everybody gets an id
+        desk.run([([1, 2, 3], None)])
+        desk.satisfy(writers[0])
+        writers[0].ready.popleft()
+    assert desk.runner.served == [[3], [1, 1, 1]] * 3
+    for writer in writers:
+        desk.leave(writer)
+    assert desk._next() == []
+
+
+def test_int8_is_refused_where_it_is_wrong_or_does_not_run(vocabulary, monkeypatch):
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=128, tie_word_embeddings=True))
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
+    monkeypatch.setattr(fast.Plain, "__call__", slower(fast.Plain.__call__))  # so that time speaks for fewer bits
+    assert pack(model).kind == "int8"
+    right = fast.Int8.__call__
+
+    def wrong(self, x, work):
+        y = right(self, x, work)
+        y *= 1.5
+        return y
+
+    monkeypatch.setattr(fast.Int8, "__call__", wrong)
+    assert pack(model).kind in ("bf16", "fp32")
+
+    def absent(self, *rest):
+        raise RuntimeError("no such operation on this processor")
+
+    monkeypatch.setattr(fast.Int8, "__init__", absent)
+    assert pack(model).kind in ("bf16", "fp32")
+    monkeypatch.setattr(fast.Plain, "__call__", lambda self, x, work: np.zeros((len(x), self.turned.shape[1]), np.float32))
+    assert pack(model).kind == "fp32"  # nothing else agrees with the unpacked model
+
+
+def slower(call):
+    """The same after a fifth of a millisecond."""
+
+    def late(*given):
+        time.sleep(0.0002)
+        return call(*given)
+
+    return late
+
+
+def test_int8_is_refused_where_it_is_slow(vocabulary, monkeypatch):
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=128, tie_word_embeddings=True))
+    right = fast.Int8.__call__
+
+    def late(self, x, work):
+        time.sleep(0.005)
+        return right(self, x, work)
+
+    monkeypatch.setattr(fast.Int8, "__call__", late)
+    assert pack(model).kind != "int8"
