@@ -10,6 +10,7 @@ A remote engine can stand behind the same interface: ids in, a stream of ids out
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import math
@@ -41,6 +42,8 @@ Array = NDArray[np.float32]
 Reason = Literal["eos", "stop", "budget"]
 NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
 AHEAD = 8  # ids that may be written before their reader takes them
+HANDFUL = 4  # ids for which a reader is woken at once
+PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
 WORST_ERROR = 0.1  # of the scores in fewer bits, relative; the shipped weights have 0.015 in int8
 log = logging.getLogger(__name__)
@@ -153,6 +156,11 @@ class Client(Protocol):
         """Whether there is something for its thread."""
         ...
 
+    @property
+    def urgent(self) -> bool:
+        """Whether its thread should be woken for that."""
+        ...
+
     def receive(self, rows: Any) -> None:
         """Take one row per piece. Raises nothing."""
         ...
@@ -172,6 +180,11 @@ class Ticket:
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.rows: Any = None
         self.error: Exception | None = None
+
+    @property
+    def urgent(self) -> bool:
+        """When it is done."""
+        return self.satisfied
 
     def receive(self, rows: Any) -> None:
         """It is done."""
@@ -232,7 +245,8 @@ class Desk:
             if batch:
                 self._serve(batch)
             else:
-                client.bell.get()
+                with contextlib.suppress(queue.Empty):
+                    client.bell.get(timeout=PATIENCE_S)
 
     def _next(self) -> list[Client]:
         """Who is served now: a block of a prompt, or all who write."""
@@ -259,9 +273,9 @@ class Desk:
         with self._door:
             self.calls += 1
             self._batch = []
-            everybody: list[Client] = [*batch, *self._jobs, *self._writers]
-            for client in everybody:  # those who were not served may find the desk free
-                if client.waiting:
+            everybody: list[Client] = [*batch, *self._writers]
+            for client in everybody:
+                if client.waiting and client.urgent:
                     client.waiting = False
                     client.bell.put(None)
             self._door.notify_all()
@@ -511,6 +525,11 @@ class LocalGeneration:
     def satisfied(self) -> bool:
         """Whether there are ids to read, or will be none."""
         return bool(self.ready) or self.over
+
+    @property
+    def urgent(self) -> bool:
+        """Whether there is a handful of ids, or the end."""
+        return self.over or len(self.ready) >= HANDFUL
 
     def receive(self, rows: Any) -> None:
         """The row after the last id: draw the next one. Called by whoever computes."""

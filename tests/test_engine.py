@@ -259,6 +259,8 @@ class Writer:
     def satisfied(self):
         return bool(self.ready)
 
+    urgent = satisfied
+
     def receive(self, rows):
         self.ready.append(0)
         self.drawn += 1

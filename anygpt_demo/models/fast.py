@@ -30,7 +30,7 @@ from anygpt_demo.models.llama import Cache, Llama, rotary_angles
 Array = NDArray[np.float32]
 Kind = Literal["int8", "bf16", "fp32"]
 Ranges = tuple[tuple[int, int], ...]
-View = tuple[Array, Tensor, Tensor]  # one layer of a cache: both as an array (2, G, n, E), keys as a tensor (G, E, n), values (G, n, E)
+View = tuple[Array, Tensor, Tensor, Tensor]  # one layer of a cache: both as array and tensor (2, G, n, E), keys (G, E, n), values (G, n, E)
 KINDS: tuple[Kind, ...] = ("int8", "bf16", "fp32")
 BLOCK = 128  # ids of a prompt that are read at once; half of it takes a fifth longer
 CACHED_BYTES = 16_000_000  # 8-bit weights up to this size stay in a processor's cache from one id to the next
@@ -277,7 +277,8 @@ class Fast:
     def _gather(self) -> None:
         """Put the weights of a model that is too large for a processor's cache into one piece of memory: large pages, found sooner."""
         parts = [part for layer in self.layers for part in layer.parts if isinstance(part, Int8)]
-        if sum(part.bytes for part in parts) <= CACHED_BYTES:
+        self.far = sum(part.bytes for part in parts) > CACHED_BYTES
+        if not self.far:
             return
         sizes = [part.turned.numel() for part in parts]
         ends = np.cumsum(sizes)
@@ -377,8 +378,10 @@ class Fast:
 
     def _write(self, inside: Inside, row: int, start: int, view: View) -> None:
         """Attention of one row at position `start` of a session."""
-        plane, keys, values = view
+        plane, both, keys, values = view
         plane[:, :, start] = inside.new[row]
+        if self.far:
+            both.narrow(2, 0, start).sum()  # as in Int8.move()
         looks = torch.bmm(inside.asked[row], keys.narrow(2, 0, start + 1))
         torch.bmm(looks.softmax(-1), values.narrow(1, 0, start + 1), out=inside.seats[row])
 
@@ -387,7 +390,7 @@ class Fast:
 
         last: only the last row's result is wanted.
         """
-        plane, keys, values = view
+        plane, _, keys, values = view
         size = start + end - row
         plane[:, :, start:size] = inside.new[row:end].transpose(1, 2, 0, 3)
         first = end - 1 if last else row

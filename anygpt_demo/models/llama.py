@@ -101,7 +101,7 @@ class Cache:
         self.read = 0
         self.busy = False  # a reply is being written with it
         self._both: Tensor | None = None  # (2, layers, 1, G, capacity, E)
-        self._views: list[tuple[Any, Tensor, Tensor]] | None = None
+        self._views: list[tuple[Any, Tensor, Tensor, Tensor]] | None = None
 
     @property
     def both(self) -> Tensor:
@@ -120,11 +120,11 @@ class Cache:
         """Values of all layers."""
         return self.both[1]
 
-    def views(self) -> list[tuple[Any, Tensor, Tensor]]:
-        """Per layer, on a CPU: both as an array (2, G, capacity, E), keys as a tensor (G, E, capacity), values (G, capacity, E)."""
+    def views(self) -> list[tuple[Any, Tensor, Tensor, Tensor]]:
+        """Per layer, on a CPU: both as an array and a tensor (2, G, capacity, E), keys (G, E, capacity), values (G, capacity, E)."""
         if self._views is None:
-            both = self.both[:, :, 0]
-            self._views = [(both[:, at].numpy(), both[0, at].transpose(1, 2), both[1, at]) for at in range(self.shape[0])]
+            planes = self.both[:, :, 0].unbind(1)
+            self._views = [(plane.numpy(), plane, plane[0].transpose(1, 2), plane[1]) for plane in planes]
         return self._views
 
     @property
