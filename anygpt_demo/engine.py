@@ -273,9 +273,9 @@ class Desk:
         with self._door:
             self.calls += 1
             self._batch = []
-            everybody: list[Client] = [*batch, *self._writers]
-            for client in everybody:
-                if client.waiting and client.urgent:
+            everybody: list[Client] = [*batch, *self._writers, *self._jobs]
+            for client in everybody:  # a job that was not served may find the desk free
+                if client.waiting and (client.urgent or client in self._jobs):
                     client.waiting = False
                     client.bell.put(None)
             self._door.notify_all()
