@@ -187,6 +187,8 @@ def bench(options: argparse.Namespace) -> int:
         checkpoints.write_json(options.json, result)
     if options.plot is not None:
         call("anygpt_demo.eval.bench:plot")(result, options.plot)
+    for page in options.page or ():
+        call("anygpt_demo.eval.bench:put")(result, page)
     say(call("anygpt_demo.eval.bench:table")(result))
     return 0
 
@@ -405,7 +407,10 @@ def arguments() -> argparse.ArgumentParser:
     added.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     added.add_argument("name", nargs="?", choices=["kernels"], help="kernels: where the time of one token goes")
     added.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures as bars (PNG)")
-    added.add_argument("--repeats", type=int, default=5)
+    added.add_argument(
+        "--page", type=Path, action="append", metavar="FILE", help="put the table into a Markdown page that has a place for it"
+    )
+    added.add_argument("--repeats", type=int, default=5, help="runs of every figure, of which the median counts")
     added.set_defaults(threads=1)
     command("version", version, "show the version")
     return parser

@@ -325,11 +325,11 @@ def pack(model: Llama) -> Fast:
 
 def record(model: Llama, device: str) -> Runner:
     """The model as recorded graphs where a seat's keys and values fit beside the weights; else layer by layer."""
-    seats = seats_for(model, torch.cuda.mem_get_info(device)[0])
+    seats, length = seats_for(model, torch.cuda.mem_get_info(device)[0])
     if seats == 0:
         log.warning("too little graphics memory is free for recorded steps: every layer is launched by itself, which is slower")
         return Eager(model, device)
-    return Graphs(model, device, seats)
+    return Graphs(model, device, seats, length)
 
 
 class LocalEngine:

@@ -31,6 +31,19 @@ def test_the_table_has_a_row_per_figure():
     assert len(lines) == 2 + len(bench.GATES) and all(line.count("|") == lines[0].count("|") for line in lines)
 
 
+def test_the_table_takes_its_place_in_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before <!-- bench -->old<!-- /bench --> after")
+    facts = {**bench.machine(1), "load_before": 0.1, "weights": "int8"}
+    bench.put(some_figures() | {"machine": facts}, page)
+    text = page.read_text()
+    assert text.startswith("before <!-- bench -->") and text.endswith("<!-- /bench --> after") and "old" not in text
+    assert "`music_vs_hf`" in text and facts["date"] in text
+    page.write_text("no place")
+    with pytest.raises(ValueError, match="no place"):
+        bench.put(some_figures() | {"machine": facts}, page)
+
+
 def test_the_plot_is_a_picture_with_bars(tmp_path):
     bench.plot(some_figures(), tmp_path / "bars.png")
     with Image.open(tmp_path / "bars.png") as picture:

@@ -111,7 +111,19 @@ def test_the_penalty_on_the_device_is_the_penalty_on_the_host(model, vocabulary)
 
 def test_seats_take_a_share_of_the_free_memory(model):
     seat = 2 * 2 * 2 * 16 * 4 * 512
-    assert seats_for(model, 0) == 0 and seats_for(model, 4 * seat) == 1 and seats_for(model, 400 * seat) == 8
+    assert seats_for(model, 0) == (0, 0) and seats_for(model, 4 * seat) == (1, 512) and seats_for(model, 400 * seat) == (8, 512)
+    long = Llama(LlamaConfig(300, 64, 128, 2, 4, 2, max_position_embeddings=4096))
+    assert seats_for(long, 4 * 2 * seat) == (1, 1024) and seats_for(long, 4 * 8 * seat) == (1, 4096)
+
+
+def test_a_conversation_that_outgrows_its_seat_goes_on_without_one(model, vocabulary):
+    engine, cache = LocalEngine(model, runner=Graphs(model, "cpu", 2, length=100)), None
+    cache = engine.cache()
+    prompt = [vocabulary.bos, *range(9, 60)]
+    assert write(engine, vocabulary, prompt, 2, 150, cache=cache) == write(LocalEngine(model), vocabulary, prompt, 2, 150)
+    assert engine.runner.seats == [None, None] and len(cache.ids) > 100
+    longer = cache.ids[:120] + [5, 6]
+    assert write(engine, vocabulary, longer, 2, 90, cache=cache) == write(LocalEngine(model), vocabulary, longer, 2, 90)
 
 
 def test_the_outlier_path_is_switched_off(model):

@@ -86,6 +86,17 @@ def test_cut_keeps_the_common_prefix_and_leaves_one_id_to_read():
     assert cache.cut(list(range(12)), unit=4) == 8 and cache.ids == list(range(8)) and cache.read == 8
 
 
+def test_a_cache_grows_and_keeps_what_it_holds():
+    cache = Cache(CONFIGS["tied"], 4, torch.float32, "cpu")
+    cache.ids = [1, 2, 3]
+    cache.both[:] = torch.arange(cache.both.numel(), dtype=torch.float32).view(cache.both.shape)
+    before = cache.both[..., :3, :].clone()
+    cache.reserve(4)
+    assert cache.capacity == 4
+    cache.reserve(5)
+    assert cache.capacity == 512 and torch.equal(cache.both[..., :3, :], before)
+
+
 def packed_logits(packed: Fast, ids: list[int], cache: Cache, step: int) -> np.ndarray:
     """The last row's logits after reading in pieces."""
     for start in range(0, len(ids), step):

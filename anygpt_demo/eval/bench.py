@@ -430,10 +430,26 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def commit() -> str | None:
+    """The commit of this code, with a plus if it was changed since; None outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
 def machine(threads: int) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """What the figures were measured on, and of which code and when."""
     load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    return {"processor": processor(), "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__, "load": load}
+    facts = {"processor": processor(), "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__, "load": load}
+    return {**facts, "commit": commit(), "date": time.strftime("%Y-%m-%d")}
 
 
 def met(name: str, value: float) -> bool | None:
@@ -447,6 +463,7 @@ def met(name: str, value: float) -> bool | None:
 def run(family: Family, repeats: int = 5, threads: int = 1) -> dict[str, Any]:
     """All figures. Prints nothing; the command line writes and shows the result."""
     torch.set_num_threads(threads)
+    before = machine(threads)["load"]
     engine = LocalEngine.load(family)
     bench = Bench(family, Vocabulary.of(family), engine, repeats)
     figures: dict[str, Any] = {}
@@ -455,7 +472,7 @@ def run(family: Family, repeats: int = 5, threads: int = 1) -> dict[str, Any]:
     for name, (kind, limit) in GATES.items():
         figures[name]["gate"] = f"{'>=' if kind == 'least' else '<='} {limit:g}"
     weights = getattr(engine.runner, "kind", "as loaded")
-    return {"figures": figures, "machine": {**machine(threads), "weights": weights}}
+    return {"figures": figures, "machine": {**machine(threads), "load_before": before, "weights": weights}}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -472,6 +489,22 @@ def table(result: dict[str, Any]) -> str:
         )
         lines.append(" | ".join((f"| `{name}`", *facts)) + " |")
     return "\n".join(lines)
+
+
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def put(result: dict[str, Any], page: Path) -> None:
+    """Write the table and what it was measured on between the marks in a Markdown page. Raises ValueError if it has none."""
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page.name} has no place for the figures")
+    facts = result["machine"]
+    on = f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} thread; torch {facts['torch']}; weights in {facts['weights']}"
+    when = f"{facts['date']}, commit {facts['commit']}, load of the machine {facts['load_before']} before and {facts['load']} after"
+    page.write_text(f"{before}{BEGIN}\n{table(result)}\n\n{on}. {when}.\n{END}{after}", encoding="utf-8")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anygpt_demo.models.llama import Cache, Llama
+from anygpt_demo.models.llama import ROOM, Cache, Llama
 
 
 class EagerHead:
@@ -33,13 +33,14 @@ class Eager:
         self._heads: dict[tuple[tuple[int, int], ...], EagerHead] = {}
 
     def cache(self, capacity: int) -> Cache:
-        """An empty cache in the model's own type."""
-        return Cache(self.model.config, capacity, self.model.model.norm.weight.dtype, self.device)
+        """An empty cache in the model's own type; it grows when it has to."""
+        return Cache(self.model.config, min(capacity, ROOM), self.model.model.norm.weight.dtype, self.device)
 
     def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> list[Tensor]:
         """Continue caches by ids. Returns the last hidden state (D,) of each piece."""
         rows = []
         for ids, cache in pieces:
+            cache.reserve(len(cache.ids) + len(ids))
             rows.append(self.model.hidden(torch.tensor([list(ids)], device=self.device), cache)[0, -1])
             cache.ids += ids
         return rows

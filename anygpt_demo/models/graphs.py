@@ -27,7 +27,8 @@ from anygpt_demo.models.llama import Cache, Llama, rotary_angles, rotate
 
 WINDOWS = (256, 512, 1024, 2048, 4096)  # positions that a body looks at; the smallest that fits is taken
 MOST_SEATS = 8
-SHARE = 0.25  # of the free memory, at most, that seats may take
+SHARE = 0.3  # of the free memory, at most, that seats may take
+SHORTEST = 1024  # positions that a seat must hold to be worth having
 log = logging.getLogger(__name__)
 
 
@@ -94,25 +95,35 @@ def without_outliers(model: Llama) -> int:
     return len(states)
 
 
-def seats_for(model: Llama, free: int) -> int:
-    """How many seats fit into a share of `free` bytes, at most MOST_SEATS; 0: better without."""
+def seats_for(model: Llama, free: int) -> tuple[int, int]:
+    """How many seats fit into a share of `free` bytes, at most MOST_SEATS, and how many positions each holds.
+
+    The whole context if one such seat fits, else half of it, and so on. (0, 0): better without.
+    """
     config = model.config
-    weight = model.model.norm.weight
-    width = config.num_key_value_heads * config.head_dim * weight.element_size()
-    return min(MOST_SEATS, int(SHARE * free) // (2 * config.num_hidden_layers * width * config.max_position_embeddings))
+    width = config.num_key_value_heads * config.head_dim * model.model.norm.weight.element_size()
+    length = config.max_position_embeddings
+    while length >= min(SHORTEST, config.max_position_embeddings):
+        seats = int(SHARE * free) // (2 * config.num_hidden_layers * width * length)
+        if seats:
+            return min(MOST_SEATS, seats), length
+        length //= 2
+    return 0, 0
 
 
 class Graphs(Eager):
     """Runs a Llama by recordings. Prompts are read as in Eager; ids given as Later are written in seats."""
 
     @torch.inference_mode()
-    def __init__(self, model: Llama, device: str, seats: int = 1) -> None:
+    def __init__(self, model: Llama, device: str, seats: int = 1, length: int | None = None) -> None:
         super().__init__(model, device)
         if without_outliers(model):
             log.info("LLM.int8 runs without its outlier path, which cannot be recorded")
         config, weight = model.config, model.model.norm.weight
         self.seats: list[Cache | None] = [None] * seats
-        shape = (2, config.num_hidden_layers, seats, config.num_key_value_heads, config.max_position_embeddings, config.head_dim)
+        self.length = length or config.max_position_embeddings  # a longer conversation is written without a seat
+        spare = self.length + 1  # one position more, for seats that idle
+        shape = (2, config.num_hidden_layers, seats, config.num_key_value_heads, spare, config.head_dim)
         self.slots = torch.zeros(shape, dtype=weight.dtype, device=device)
         self.begun = [0] * seats  # position from which a seat holds what its cache does not
         self.ids = torch.zeros(seats, dtype=torch.int64, device=device)
@@ -124,7 +135,7 @@ class Graphs(Eager):
         self.luck = torch.zeros(1, dtype=torch.float32, device=device)
         self.drawn = torch.zeros(1, dtype=torch.int64, device=device)
         self.share = torch.zeros(1, dtype=torch.float32, device=device)
-        angles = rotary_angles(torch.arange(config.max_position_embeddings, device=device), config.head_dim, config.rope_theta)
+        angles = rotary_angles(torch.arange(spare, device=device), config.head_dim, config.rope_theta)
         self.cos, self.sin = (part.to(weight.dtype) for part in angles)
         self._lock = threading.RLock()  # the memory above is everybody's
         self._bodies: dict[tuple[int, int], Recording] = {}
@@ -134,9 +145,9 @@ class Graphs(Eager):
 
     @torch.inference_mode()
     def sit(self, cache: Cache) -> bool:
-        """Give a session a seat to write in; whether one was free."""
+        """Give a session a seat to write in; whether one was free, and long enough."""
         with self._lock:
-            if None not in self.seats:
+            if None not in self.seats or len(cache.ids) >= self.length:
                 return False
             seat, count = self.seats.index(None), len(cache.ids)
             self.slots[:, :, seat, :, :count] = cache.both[:, :, 0, :, :count]
@@ -149,7 +160,7 @@ class Graphs(Eager):
         with self._lock:
             seat = self._seat(cache)
             if seat is not None:
-                del cache.ids[self.slots.shape[4] - 1 :]  # the last position may hold what a seat that idles wrote there
+                cache.reserve(len(cache.ids))
                 first, last = self.begun[seat], len(cache.ids)
                 cache.both[:, :, 0, :, first:last] = self.slots[:, :, seat, :, first:last]
                 self.seats[seat] = None
@@ -168,6 +179,9 @@ class Graphs(Eager):
             return self._run(pieces)
 
     def _run(self, pieces: Sequence[tuple[Sequence[int | Later], Cache]]) -> list[Tensor]:
+        for _, cache in pieces:
+            if len(cache.ids) >= self.length:
+                self.stand(cache)
         seats = [self._seat(cache) if isinstance(ids[0], Later) else None for ids, cache in pieces]
         rows: list[Tensor] = [self.row] * len(pieces)
         taken = [(seat, place) for place, seat in enumerate(seats) if seat is not None]
@@ -177,6 +191,7 @@ class Graphs(Eager):
                 rows[place] = self.rows[seat]
         for place, (ids, cache) in enumerate(pieces):
             if seats[place] is None and isinstance(ids[0], Later):
+                cache.reserve(len(cache.ids) + 1)
                 rows[place] = self.model.hidden(ids[0].value[None], cache)[0, -1]
             elif seats[place] is None:
                 rows[place] = super().run([(ids, cache)])[0]  # type: ignore[list-item]
@@ -186,7 +201,7 @@ class Graphs(Eager):
 
     def _step(self, taken: Sequence[tuple[int, tuple[Sequence[int | Later], Cache]]]) -> None:
         """One body over the seats up to the last one taken. What it writes for a seat that idles lies behind what that one holds."""
-        positions = [min(len(sitting.ids), self.slots.shape[4] - 1) if sitting is not None else 0 for sitting in self.seats]
+        positions = [len(sitting.ids) if sitting is not None else 0 for sitting in self.seats]
         for seat, (ids, cache) in taken:
             positions[seat] = len(cache.ids)
             later = ids[0]
@@ -195,8 +210,8 @@ class Graphs(Eager):
         self._send(self.positions, torch.tensor(positions))
         rows = next(size for size in (1, 2, 4, 8, len(self.seats)) if size >= 1 + max(seat for seat, _ in taken))
         rows = min(rows, len(self.seats))
-        longest = self.slots.shape[4]
-        window = min(longest, next((size for size in WINDOWS if size > max(positions[:rows])), longest))
+        longest = max(positions[seat] for seat, _ in taken)
+        window = min(self.length, next((size for size in WINDOWS if size > longest), self.length))
         key = (rows, window)
         if key not in self._bodies:
             self._bodies[key] = Recording(lambda: self._body(rows, window), self.device)

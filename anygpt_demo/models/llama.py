@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ROOM = 512  # positions by which a cache grows
+
 
 @dataclass(frozen=True)
 class LlamaConfig:
@@ -138,6 +140,16 @@ class Cache:
         layers, _, groups, _, width = self.shape
         return 2 * layers * groups * width * self.dtype.itemsize * len(self.ids)
 
+    def reserve(self, count: int) -> None:
+        """Have room for `count` positions, in steps of ROOM: on a card memory that is not used yet is taken all the same."""
+        if count <= self.capacity:
+            return
+        old, last = self._both, len(self.ids)
+        self.shape = (*self.shape[:3], -(-count // ROOM) * ROOM, self.shape[4])
+        self._both = self._views = None
+        if old is not None:
+            self.both[..., :last, :] = old[..., :last, :]
+
     def forget(self) -> None:
         """Give the memory back; everything will be read again."""
         self.ids, self.read, self._both, self._views = [], 0, None, None
@@ -152,8 +164,9 @@ class Cache:
     @torch.inference_mode()
     def take(self, other: Cache, first: int) -> None:
         """Become equal to another cache, which agrees with this one before position `first`."""
+        last = len(other.ids)
+        self.reserve(last)
         self.ids = list(other.ids)
-        last = len(self.ids)
         self.both[:, :, :, :, first:last] = other.both[:, :, :, :, first:last]
 
     def cut(self, ids: Sequence[int], unit: int = 1) -> int:
