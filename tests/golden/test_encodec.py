@@ -95,7 +95,8 @@ def test_the_official_checkpoint_fits():
         official = encodec.build(encodec.OFFICIAL)
     assert sum(parameter.numel() for parameter in model.parameters()) == manifest["n_params"]
     assert model.quantizer.num_quantizers == 4
-    want = {key: list(shape) for key, (shape, _) in manifest["state_dict"].items()}
-    renamed = encodec.with_training_buffers({key: torch.empty(shape, device="meta") for key, shape in want.items()})
+    facts = manifest["state_dict"].items()
+    published = {key: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for key, (shape, dtype) in facts}
+    wanted = {key: (tensor.shape, tensor.dtype) for key, tensor in encodec.with_training_buffers(published).items()}
     for module in (model, official):
-        assert {key: tensor.shape for key, tensor in module.state_dict().items()} == {key: tensor.shape for key, tensor in renamed.items()}
+        assert {key: (tensor.shape, tensor.dtype) for key, tensor in module.state_dict().items()} == wanted
