@@ -16,7 +16,9 @@ R query heads per key-value head, E head width, n positions in a cache.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -30,7 +32,7 @@ from anygpt_demo.models.llama import Cache, Llama, rotary_angles
 Array = NDArray[np.float32]
 Kind = Literal["int8", "bf16", "fp32"]
 Ranges = tuple[tuple[int, int], ...]
-View = tuple[Array, Tensor, Tensor, Tensor]  # one layer of a cache: both as array and tensor (2, G, n, E), keys (G, E, n), values (G, n, E)
+View = tuple[Array, Array, Array, Tensor]  # one layer of a cache: both (2, G, n, E), keys (G, E, n), values (G, n, E), and both as a tensor
 KINDS: tuple[Kind, ...] = ("int8", "bf16", "fp32")
 BLOCK = 128  # ids of a prompt that are read at once; half of it takes a fifth longer
 CACHED_BYTES = 16_000_000  # 8-bit weights up to this size stay in a processor's cache from one id to the next
@@ -76,7 +78,7 @@ class Inside:
     """What a layer makes of M rows on the way, as views that are made once: a view costs as much as small arithmetic.
 
     turned: complex (M, H + G, E/2), queries and keys; new: (M, 2, G, E), keys and values; queries: (M, G, R, E); all of them lie in
-    the output of qkv. mixed: (M, H E), what attention makes, and `seats` of it, (G, R, E) each; gate, up: in the output of gate_up;
+    the output of qkv. mixed: (M, H E), what attention makes, and the same as seats: (M, G, R, E); gate, up: in the output of gate_up;
     gated: (M, F) twice.
     """
 
@@ -88,9 +90,7 @@ class Inside:
         self.new = y[:, inner:].reshape(rows, 2, groups, width)
         self.queries = y[:, :inner].reshape(rows, groups, -1, width)
         self.mixed: Array = np.empty((rows, inner), np.float32)
-        few = range(rows) if rows <= FEW else ()
-        self.asked = [torch.from_numpy(self.queries[row]) for row in few]
-        self.seats = [torch.from_numpy(self.mixed[row].reshape(groups, -1, width)) for row in few]
+        self.seats = self.mixed.reshape(rows, groups, -1, width)
         self.gate, self.up = work.outputs(2 * hidden)[3].chunk(2, dim=1)
         self.gated: Array = np.empty((rows, hidden), np.float32)
         self.gated_view = torch.from_numpy(self.gated)
@@ -272,6 +272,7 @@ class Fast:
         self._heads: dict[Ranges, Head] = {}
         self._work: dict[int, tuple[Work, Inside]] = {}
         self._looks = torch.empty(2, 0)
+        self._own = threading.local()  # scores() may be asked for by any thread at any time
         self._threads = torch.get_num_threads()
 
     def _gather(self) -> None:
@@ -304,8 +305,11 @@ class Fast:
         return found
 
     def scores(self, row: Array, head: Head) -> Array:
-        """Scores of a head's ids after one row of run(), float32 (D,). Returns float32 (N,)."""
-        return head.matrix(row[None], Work(1))[0]
+        """Scores of a head's ids after one row of run(), float32 (D,). Returns float32 (N,), until the thread's next call."""
+        work = getattr(self._own, "work", None)
+        if work is None:
+            work = self._own.work = Work(1)
+        return head.matrix(row[None], work)[0]
 
     def _space(self, rows: int) -> tuple[Work, Inside]:
         """Memory for some rows."""
@@ -345,7 +349,7 @@ class Fast:
         count = len(ids)
         work, inside = self._space(count)
         starts = [len(cache.ids) for _, cache in pieces]
-        ends = np.cumsum([len(piece) for piece, _ in pieces]).tolist()
+        ends = list(accumulate(len(piece) for piece, _ in pieces))
         x = self.embedding[ids]
         if count == 1:
             turns = self.turns[starts[0] : starts[0] + 1]
@@ -378,24 +382,24 @@ class Fast:
 
     def _write(self, inside: Inside, row: int, start: int, view: View) -> None:
         """Attention of one row at position `start` of a session."""
-        plane, both, keys, values = view
+        plane, keys, values, both = view
         plane[:, :, start] = inside.new[row]
         if self.far:
             both.narrow(2, 0, start).sum()  # as in Int8.move()
-        looks = torch.bmm(inside.asked[row], keys.narrow(2, 0, start + 1))
-        torch.bmm(looks.softmax(-1), values.narrow(1, 0, start + 1), out=inside.seats[row])
+        looks = torch.from_numpy(np.matmul(inside.queries[row], keys[:, :, : start + 1]))
+        np.matmul(looks.softmax(-1).numpy(), values[:, : start + 1], out=inside.seats[row])
 
     def _read(self, inside: Inside, row: int, end: int, start: int, view: View, last: bool) -> None:
         """Attention of the rows from `row` to `end` - 1, consecutive ones of one session, the first at position `start`.
 
         last: only the last row's result is wanted.
         """
-        plane, _, keys, values = view
+        plane, _, _, both = view
         size = start + end - row
         plane[:, :, start:size] = inside.new[row:end].transpose(1, 2, 0, 3)
         first = end - 1 if last else row
         count, start = end - first, start + first - row
-        keys, values = keys.narrow(2, 0, size), values.narrow(1, 0, size)
+        keys, values = both[0].narrow(1, 0, size).transpose(1, 2), both[1].narrow(1, 0, size)
         query = torch.from_numpy(inside.queries[first:end].transpose(1, 2, 0, 3).reshape(self.groups, -1, self.width))
         looks, shares = self._scratch((self.groups, query.shape[1], size))
         torch.bmm(query, keys, out=looks)

@@ -103,7 +103,7 @@ class Cache:
         self.read = 0
         self.busy = False  # a reply is being written with it
         self._both: Tensor | None = None  # (2, layers, 1, G, capacity, E)
-        self._views: list[tuple[Any, Tensor, Tensor, Tensor]] | None = None
+        self._views: list[tuple[Any, Any, Any, Tensor]] | None = None
 
     @property
     def both(self) -> Tensor:
@@ -122,11 +122,11 @@ class Cache:
         """Values of all layers."""
         return self.both[1]
 
-    def views(self) -> list[tuple[Any, Tensor, Tensor, Tensor]]:
-        """Per layer, on a CPU: both as an array and a tensor (2, G, capacity, E), keys (G, E, capacity), values (G, capacity, E)."""
+    def views(self) -> list[tuple[Any, Any, Any, Tensor]]:
+        """Per layer, on a CPU: arrays of both (2, G, capacity, E), keys (G, E, capacity), values (G, capacity, E); both as a tensor."""
         if self._views is None:
             planes = self.both[:, :, 0].unbind(1)
-            self._views = [(plane.numpy(), plane, plane[0].transpose(1, 2), plane[1]) for plane in planes]
+            self._views = [(plane.numpy(), plane[0].transpose(1, 2).numpy(), plane[1].numpy(), plane) for plane in planes]
         return self._views
 
     @property
