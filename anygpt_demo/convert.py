@@ -188,6 +188,8 @@ def _component(role: str, name: str, source: Path, draft: Path, say: Say, read: 
         say(f"{role}: kept")
         return
     start = time.monotonic()
+    size = sum(path.stat().st_size for paths in files.values() for path in paths)
+    say(f"{role}: {size / 1e6:.1f} MB to check and read")
     shutil.rmtree(draft / role, ignore_errors=True)
     with ThreadPoolExecutor(1) as beside:  # the reader goes through the same pages at the same time
         hashes = beside.submit(digests, files, home)
