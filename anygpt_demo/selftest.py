@@ -17,6 +17,7 @@ from anygpt_demo.chat import Card, Chat, Finished, Media, Message, Settings, rea
 from anygpt_demo.conversation import Conversation, MediaPart
 from anygpt_demo.errors import UserError
 from anygpt_demo.media import Audio, Picture
+from anygpt_demo.view import literal
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples"
 ASK = {"text": "Tell me about it.", "image": "Draw it.", "speech": "Say it.", "music": "Play it."}
@@ -28,13 +29,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cell:
-    """One of the sixteen. note: what was made, or why nothing was; seconds: for reading, writing and rendering."""
+    """One of the sixteen. note: what was made, or why nothing was; seconds: for reading, writing and rendering.
+
+    memory: MB, the most that the process had held when it ended.
+    """
 
     source: str
     target: str
     ok: bool
     seconds: float
     note: str
+    memory: float = 0.0
 
 
 class Health:
@@ -117,7 +122,7 @@ def cell(chat: Chat, source: str, target: str, seed: int = 0) -> Cell:
     made = [part.modality for part in turn.parts if isinstance(part, MediaPart)] if turn is not None else []
     ok = not error and turn is not None and (bool(turn.text) if target == "text" else target in made)
     note = error or (f"{last.tokens} tokens" if last is not None and ok else "nothing was made")
-    return Cell(source, target, ok, time.perf_counter() - start, note)
+    return Cell(source, target, ok, time.perf_counter() - start, note, memory_mb())
 
 
 def table(chat: Chat, done: list[Cell]) -> str:
@@ -134,7 +139,8 @@ def table(chat: Chat, done: list[Cell]) -> str:
                 row.append("<td>&#8230;</td>")
             else:
                 kind, word = ("good", "works") if item.ok else ("bad", "fails")
-                row.append(f'<td class="{kind}">{word}<small>{item.seconds:.1f} s</small></td>')
+                about = literal(f"{item.note}, {item.memory:.0f} MB")
+                row.append(f'<td class="{kind}" title="{about}">{word}<small>{item.seconds:.1f} s</small></td>')
         rows.append(f'<tr><th scope="row" class="of-{source}">{LABELS.get(source, source)}</th>{"".join(row)}</tr>')
     works = sum(item.ok for item in done)
     told = "From the row to the column. Each cell is a real reply."

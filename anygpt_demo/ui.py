@@ -140,7 +140,7 @@ def build(
         place, amount = str(event._data.get("value")), event._data.get("amount")
         try:
             with line.turn(session.key):
-                made = lens.panel(chat, session.conversation, session.folder, place, int(amount) if amount else None)
+                made = lens.panel(chat, session.conversation, session.folder, place, int(amount) if str(amount).isdecimal() else None)
         except UserError as error:
             made = card(error)
         return made, *opened("tokens")

@@ -55,6 +55,13 @@ def test_axe_finds_nothing(page: Page, stage: Stage, theme: str) -> None:
     page.get_by_role("button", name="Chats").click()
     page.wait_for_timeout(700)
     found["chats"] = faults(page)
+    page.locator(".sidebar.open .toggle-button").first.click()
+    page.set_viewport_size({"width": 360, "height": 740})
+    say(page, "explode")
+    finished(page)
+    page.click(".composer-free")
+    page.wait_for_timeout(700)
+    found["phone, a card, hands-free"] = faults(page)
     assert not any(found.values()), "\n".join(f"{name} {fault}" for name, all_of in found.items() for fault in all_of)
 
 
@@ -90,6 +97,11 @@ def test_the_interface_in_chinese(page: Page) -> None:
         page.get_by_role("button", name=tab, exact=True).click(force=True)
         page.wait_for_timeout(500)
     assert not set(page.evaluate(ENGLISH)) - LEFT
+    attach(page, "image", "letter.txt", b"I am no picture")
+    page.click(".composer-send")
+    finished(page)
+    expect(page.locator("#chat .refusal")).to_contain_text("此文件无法作为图片读取。它已损坏，或不是 PNG, JPEG, WEBP, GIF or BMP 文件。")
+    expect(page.locator("#chat .refusal button")).to_have_text("选择另一个文件")
     page.reload()
     expect(page.locator("#bar")).to_contain_text("新对话")
     page.get_by_role("button", name="设置", exact=True).click()
