@@ -96,20 +96,20 @@ def draw(scores: Array, sampling: Sampling, random: np.random.Generator) -> int:
         scores, order = best.values.numpy(), best.indices.numpy()
     shares = np.exp((scores - peak) / np.float32(sampling.temperature))
     if sampling.top_p < 1.0:
-        wanted, count = sampling.top_p * float(shares.sum()), NUCLEUS
+        wanted, count = sampling.top_p * float(shares.sum(dtype=np.float64)), NUCLEUS
         if order is None:  # sort no more than is needed to fill the nucleus
             while True:
                 first = torch.from_numpy(shares).topk(min(count, len(shares)))
-                sums = np.cumsum(first.values.numpy())
+                sums = np.cumsum(first.values.numpy(), dtype=np.float64)
                 if sums[-1] >= wanted or count >= len(shares):
                     break
                 count *= 8
             order = first.indices.numpy()
         else:
-            sums = np.cumsum(shares)
+            sums = np.cumsum(shares, dtype=np.float64)
         sums = sums[: int(np.searchsorted(sums, wanted)) + 1]
     else:
-        sums = np.cumsum(shares)
+        sums = np.cumsum(shares, dtype=np.float64)
     place = min(int(np.searchsorted(sums, random.random() * sums[-1], side="right")), len(sums) - 1)
     return place if order is None else int(order[place])
 

@@ -132,7 +132,7 @@ class Graphs(Eager):
         self.rows = torch.zeros(seats, config.hidden_size, dtype=weight.dtype, device=device)
         self.row = torch.zeros(config.hidden_size, dtype=weight.dtype, device=device)
         self.seen = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)
-        self.luck = torch.zeros(1, dtype=torch.float32, device=device)
+        self.luck = torch.zeros(1, dtype=torch.float64, device=device)
         self.drawn = torch.zeros(1, dtype=torch.int64, device=device)
         self.share = torch.zeros(1, dtype=torch.float32, device=device)
         angles = rotary_angles(torch.arange(spare, device=device), config.head_dim, config.rope_theta)
@@ -254,7 +254,7 @@ class Graphs(Eager):
         with self._lock:
             self.row.copy_(row)
             self.seen.copy_(seen)
-            self._send(self.luck, torch.tensor([luck], dtype=torch.float32))
+            self._send(self.luck, torch.tensor([luck], dtype=torch.float64))
             key = (head.ranges, sampling)
             if key not in self._draws:
                 self._draws[key] = Recording(lambda: self._draw(head, sampling), self.device)
@@ -292,7 +292,7 @@ class Graphs(Eager):
             scores, order = scores.topk(sampling.top_k)
         elif sampling.top_p < 1.0:
             scores, order = scores.sort(descending=True)
-        shares = ((scores - scores.max()) / sampling.temperature).exp()
+        shares = ((scores - scores.max()) / sampling.temperature).exp().double()  # thousands of small ones are added up
         sums = shares.cumsum(0)
         if sampling.top_p < 1.0:
             shares = torch.where(sums - shares < sampling.top_p * sums[-1], shares, 0.0)
