@@ -33,6 +33,7 @@ from anygpt_demo.vocabulary import Vocabulary
 MODALITY_OF = {chats.PicturePart: "image", chats.MusicPart: "music", chats.SpeechPart: "speech"}
 MUSIC_FRAMES = 125  # of pieces that are asked for in evaluation: 2.5 s
 SPEECH_FRAMES = 350
+TRIES = 20  # chats that are tried for each that is counted, at most
 
 
 @dataclass
@@ -207,13 +208,16 @@ def modality_trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) ->
     have = ("s" if source.clips.clips else "") + ("p" if source.pictures else "") + ("m" if source.music else "")
     encoder = Encoder(source)
     names = [name for name, (_, needs, _) in chats.PATTERNS.items() if set(needs) <= set(have)]
-    rng = random.Random(f"trials {seed}")
-    for number in range(n):
+    rng, found = random.Random(f"trials {seed}"), 0
+    for number in range(TRIES * n):
+        if found == n:
+            return
         try:
             dialogue = chats.write(names[number % len(names)], rng, source)
             history = encoder.turns(dialogue.turns[:-1])
-        except (chats.NotFound, IndexError):
+        except (chats.NotFound, IndexError):  # no held-out material fits: another chat
             continue
+        found += 1
         reply = speaker.answer(history, seed=number)
         yield dialogue.pattern, reply.modalities == expected(dialogue.turns[-1]), reply.malformed
 
@@ -247,8 +251,8 @@ def quick_figures(model: Llama, vocabulary: Vocabulary, runs: Path, n: int = 30)
 # --- command line ---
 
 
-def figures(speaker: Speaker, source: HeldOut, n: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (key, figure) for everything that facts alone can judge."""
+def figures(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (key, figure) for everything that facts alone can judge. seed: of the chats."""
     if source.pictures is not None:
         truths = source.pictures.scenes[:n]
         said = captions(speaker, source.pictures.codes[:n], truths)
@@ -270,7 +274,7 @@ def figures(speaker: Speaker, source: HeldOut, n: int) -> Iterator[tuple[str, di
             heard.append(speaker.answer([Turn("human", (part, TextPart("What music is this?")))], longest=80).text)
         for key, value in music_to_text(heard, [source.music.pieces[row] for row in rows]).items():
             yield f"music_to_text.{key}", value
-    trials = list(modality_trials(speaker, source, 2 * n))
+    trials = list(modality_trials(speaker, source, 2 * n, seed))
     yield "chat.modality", figure([float(right) for _, right, _ in trials], ceiling=1.0)
     yield "chat.malformed", figure([float(bad) for *_, bad in trials])
     for name in sorted({pattern for pattern, *_ in trials}):

@@ -38,6 +38,7 @@ class Subject:
         self.family = Family.open(settings.family)
         self.runs = settings.runs
         self.n = int(settings.options.get("n", 100))
+        self.seed = settings.seed  # of the requests that are drawn for this measurement
         self._speaker: chat.Speaker | None = None
         self._source: chat.HeldOut | None = None
 
@@ -86,15 +87,15 @@ def text_to_picture(subject: Subject) -> Figures:
         codes = subject.make(f"Draw {dialogues.scene_words(scene)}.", "image", number)
         return codec.decode(codes if codes is not None else np.zeros((32, 1), np.int64), seed=number)
 
-    for name, value in pictures.text_to_picture(draw, judge, pictures.evaluation_scenes(subject.n, seed=4321)).items():
+    for name, value in pictures.text_to_picture(draw, judge, pictures.evaluation_scenes(subject.n, seed=4321 + subject.seed)).items():
         yield f"text_to_picture.{name}", value
-    unseen = pictures.evaluation_scenes(max(1, subject.n // 2), seed=4321, heldout=True)
+    unseen = pictures.evaluation_scenes(max(1, subject.n // 2), seed=4321 + subject.seed, heldout=True)
     yield "text_to_picture.unseen_pairs_object", pictures.text_to_picture(draw, judge, unseen)["object"]
 
 
 def chats(subject: Subject) -> Figures:
     """picture_to_text.*, speech_to_text.*, music_to_text.*, chat.*: what facts alone can judge."""
-    yield from chat.figures(subject.speaker, subject.source, subject.n)
+    yield from chat.figures(subject.speaker, subject.source, subject.n, subject.seed)
 
 
 def text_to_speech(subject: Subject) -> Figures:

@@ -477,9 +477,9 @@ def speech_to_speech(w: Writer) -> Dialogue:
 
 
 def speech_to_text(w: Writer) -> Dialogue:
-    speech = w.voice("topic", "manners", "feeling", "refuse", "poem")
-    answer = poem(speech.item.facts["topic"], w.rng) if speech.item.kind == "poem" else answer_of(w, speech.item)
-    return w.turns("s-t chat", *heard_turns(speech, mini(answer)))
+    """A spoken wish for a poem is answered in writing; other spoken words are answered aloud, as the command beside them says."""
+    speech = w.voice("poem")
+    return w.turns("s-t chat", *heard_turns(speech, mini(poem(speech.item.facts["topic"], w.rng))))
 
 
 def speech_to_picture(w: Writer) -> Dialogue:

@@ -146,6 +146,13 @@ PICTURE_TO_MUSIC: tuple[str, ...] = (
     "Can you turn the feeling of this picture into music?",
     "Play the mood of this picture.",
     "Give this scene a song.",
+    "Write a song for this picture.",
+    "This scene needs a tune.",
+    "Give this image some music.",
+    "What would this picture sound like?",
+    "Set this picture to music.",
+    "Compose a song about this scene.",
+    "Which piece goes with this image?",
 )
 GIVE_SCENE_MUSIC: tuple[str, ...] = ("I see {scene}. It feels {mood}. Here is {music}.",)
 MUSIC_TO_PICTURE: tuple[str, ...] = (
@@ -155,6 +162,13 @@ MUSIC_TO_PICTURE: tuple[str, ...] = (
     "Can you turn the feeling of this music into an image?",
     "Paint the mood of this song.",
     "What scene does this music show?",
+    "Which scene fits this music?",
+    "What would this music look like?",
+    "Show me the scene that you hear.",
+    "What picture does this tune paint?",
+    "Show what this piece is about.",
+    "Give this song a picture.",
+    "What place does this music make you see?",
 )
 GIVE_MUSIC_SCENE: tuple[str, ...] = ("The music feels {mood}. Here is {scene}.",)
 MUSIC_FOR_THAT: tuple[str, ...] = (
@@ -215,6 +229,13 @@ ASK_POEM: tuple[str, ...] = (
     "Can you write a poem about {topic}?",
     "I would like a poem about {topic}.",
     "Make a little rhyme about {topic}.",
+    "Tell me a rhyme about {topic}.",
+    "Make up a small poem about {topic}.",
+    "Give me a little poem about {topic}.",
+    "Rhyme something about {topic}.",
+    "Create some verses about {topic}.",
+    "A short verse about {topic}, please.",
+    "Please make a poem about {topic}.",
 )
 FEEL: tuple[str, ...] = ("I feel {feeling} today.", "I am {feeling}.", "I am so {feeling} right now.", "Today I feel {feeling}.")
 REFUSE: tuple[str, ...] = ("Can you {task}?", "Please {task}.", "I want you to {task}.", "Could you {task}?")

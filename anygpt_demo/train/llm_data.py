@@ -346,8 +346,9 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 2.2, "t-s": 1.5, "t-p": 2.0, "p-t": 1.6, "t-m": 0.6, "m-t": 0.5, "m-t questions": 0.4, "m-m": 0.5, "p-m": 0.5, "m-p": 0.6,
-    "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
+    "s-t": 2.2, "t-s": 3.0, "t-p": 2.0, "p-t": 1.6, "t-m": 0.6, "m-t": 0.5, "m-t questions": 0.4, "m-m": 0.5, "p-m": 1.5, "m-p": 1.5,
+    "t-t poem": 2.5, "t-t": 1.5,
+    "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
 }  # fmt: skip
 
