@@ -15,12 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from anygpt_demo.modality import Sampling
+from anygpt_demo.modality import CHAT_WORDS, Sampling
 from anygpt_demo.vocabulary import CodeRange, Vocabulary
 
 PRESETS: Mapping[str, Sampling] = {  # how words are drawn; codes are drawn as their modality says
     "paper": Sampling(beams=5),
-    "chat": Sampling(temperature=0.7, top_p=0.9),
+    "chat": CHAT_WORDS,
     "greedy": Sampling(temperature=0.0),
 }
 CLOSING = 2  # ids that end a reply: <eos> </s>
@@ -71,7 +71,8 @@ def word_ranges(vocabulary: Vocabulary) -> Ranges:
 class Grammar:
     """One reply's state. `allowed()` gives the legal ids, `advance(id)` takes one.
 
-    budget: most ids of the reply, closing ids included. preset: how words are drawn. limits: most frames per block
+    budget: most ids of the reply, closing ids included. preset: how words are drawn ("chat": as the family states, if it
+    does); the transcript of what was heard takes the best pieces. limits: most frames per block
     by modality. force: a modality that the reply must contain, "text" for none, or "heard" for the transcript of what
     was spoken and nothing else; a modality opens after at most `force_after` words. forbid: modalities that must not
     appear. chain: whether <-Ins-> <-Res-> may be written.
@@ -93,7 +94,8 @@ class Grammar:
             raise ValueError(f"no modality named {force}")
         self.vocabulary = vocabulary
         self.budget = budget
-        self.words = PRESETS[preset]
+        self.words = vocabulary.words if preset == "chat" else PRESETS[preset]
+        self.transcript = self.words if self.words.beams > 1 else PRESETS["greedy"]  # what was said leaves no choice
         most = {name: item.modality.frames.stop - 1 for name, item in vocabulary.ranges.items()}
         self.limits = {name: min(longest, (limits or {}).get(name, longest)) for name, longest in most.items()}
         forced = None if force in ("text", "heard") else force
@@ -217,7 +219,7 @@ class Grammar:
             return Slice((one(tokens.ins if self.phase == "free" else tokens.eos),), self.words)
         ranges = list(self._word_ranges)
         if self.phase == "heard":
-            return Slice(merge([*([] if self._must_answer() else ranges), one(tokens.res)]), self.words)
+            return Slice(merge([*([] if self._must_answer() else ranges), one(tokens.res)]), self.transcript)
         ranges += [one(tokens.ranges[name].start) for name in openable]
         if self.forced is None or self.forced not in openable:
             ranges += [one(tokens.eos), one(tokens.stop)]

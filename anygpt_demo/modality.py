@@ -39,3 +39,6 @@ class Modality:
     def codes(self) -> int:
         """Number of distinct code tokens: codebook x layers."""
         return self.codebook * self.layers
+
+
+CHAT_WORDS = Sampling(temperature=0.7, top_p=0.9)  # how words are drawn in a chat, unless the family states otherwise

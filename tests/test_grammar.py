@@ -147,6 +147,17 @@ def test_sampling_follows_the_state(vocabulary):
         assert grammar.allowed().sampling.top_k == 200 and grammar.allowed().sampling.repetition_penalty == 1.15
 
 
+@pytest.mark.parametrize(("preset", "temperature", "beams"), [("chat", 0.0, 1), ("paper", 1.0, 5)])
+def test_a_transcript_leaves_nothing_to_chance(vocabulary, preset, temperature, beams):
+    grammar = Grammar(vocabulary, preset=preset)
+    usual = grammar.allowed().sampling
+    grammar.advance(vocabulary.ins)
+    heard = grammar.allowed().sampling
+    assert (heard.temperature, heard.beams) == (temperature, beams)
+    grammar.advance(vocabulary.res)
+    assert grammar.allowed().sampling == usual
+
+
 def test_sections_cover_what_the_sampler_may_draw(wider):
     """Every slice of the sampler lies inside the section of its ids: training and sampling agree."""
     rng = np.random.default_rng(5)

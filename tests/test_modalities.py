@@ -83,6 +83,7 @@ def test_a_family_states_how_its_codes_are_drawn(tmp_path):
     own = {item.name: item.sampling for item in codecs.modalities(Family.open(tmp_path))}
     assert own["image"] == dataclasses.replace(published["image"], temperature=0.5)
     assert own["music"] == published["music"]
+    assert codecs.stated_sampling(Family.open(tmp_path), "text", published["music"]) == published["music"]
     export(tmp_path, "llm", {"sampling": {"image": {"heat": 1}}}, {})
     with pytest.raises(BadCheckpoint, match="sampling of image"):
         codecs.modalities(Family.open(tmp_path))

@@ -16,7 +16,7 @@ from anygpt_demo.errors import BadCheckpoint
 if TYPE_CHECKING:
     from anygpt_demo.checkpoints import Family
     from anygpt_demo.codecs.base import Codec, Rendering
-    from anygpt_demo.modality import Modality
+    from anygpt_demo.modality import Modality, Sampling
 
 CODECS: Mapping[str, str] = {  # order is frozen: ids in checkpoints follow it
     "image": "anygpt_demo.codecs.image:ImageCodec",
@@ -34,10 +34,8 @@ def is_stated(name: str, family: Family) -> bool:
 def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS) -> tuple[Modality, ...]:
     """The facts of every registered modality in registry order; a family's manifest may state others.
 
-    Of a codec: `codebook`. Of the language model: `sampling`, {modality: fields of Sampling}, where codes of a small
-    model are drawn otherwise than those of the published one. Raises BadCheckpoint if it cannot be read.
+    Of a codec: `codebook`; of the language model: see stated_sampling().
     """
-    own = family.component("llm").config.get("sampling", {}) if family is not None and family.has("llm") else {}
     found = []
     for name, target in codecs.items():
         facts: Modality = import_module(target.partition(":")[0]).MODALITY
@@ -46,15 +44,22 @@ def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS)
             codebook = config.get("codebook", config.get("codebook_size"))
             if codebook is not None:
                 facts = dataclasses.replace(facts, codebook=int(codebook))
-        if name in own:
-            try:
-                facts = dataclasses.replace(facts, sampling=dataclasses.replace(facts.sampling, **own[name]))
-            except TypeError as error:
-                raise BadCheckpoint(
-                    f"The sampling of {name} cannot be read.", "Its settings have no such name.", "Fetch the family again."
-                ) from error
+        facts = dataclasses.replace(facts, sampling=stated_sampling(family, name, facts.sampling))
         found.append(facts)
     return tuple(found)
+
+
+def stated_sampling(family: Family | None, name: str, usual: Sampling) -> Sampling:
+    """How a family draws the codes of a modality, or its words ("text"), where that differs from the usual.
+
+    Its language model states it: `sampling`, {name: fields of Sampling}. Raises BadCheckpoint if that cannot be read.
+    """
+    own = family.component("llm").config.get("sampling", {}) if family is not None and family.has("llm") else {}
+    try:
+        return dataclasses.replace(usual, **own.get(name, {}))
+    except TypeError as error:
+        cause = "Its settings have no such name."
+        raise BadCheckpoint(f"The sampling of {name} cannot be read.", cause, "Fetch the family again.") from error
 
 
 def load_codec(name: str, family: Family, device: str = "cpu", codecs: Mapping[str, str] = CODECS, purpose: str = "both") -> Codec:
