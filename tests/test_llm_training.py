@@ -117,6 +117,14 @@ def test_training_resumes_and_exports(home: Path, monkeypatch: pytest.MonkeyPatc
     assert config["vocab_size"] == Vocabulary(home / "mini" / "tokenizer", mini_modalities()).size
 
 
+def test_two_rounds_are_averaged(home: Path) -> None:
+    one, two = (llm.Trainer(settings(home, 1)) for _ in range(2))
+    two.model.model.norm.weight.data.fill_(3.0)
+    two.export()
+    one.mix(home / "mini")
+    assert torch.equal(one.model.model.norm.weight.data, torch.full_like(one.model.model.norm.weight.data, 2.0))
+
+
 def test_codes_take_over_from_phones(home: Path) -> None:
     trainer = llm.Trainer(settings(home, 1))
     folder = home / "runs" / "data" / "speech" / "synth1"

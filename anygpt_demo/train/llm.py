@@ -10,7 +10,8 @@
 
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
-from (a family whose exported `llm` is where a new run begins), speech, pictures, music (factors on the share of chats with
+from (a family whose exported `llm` is where a new run begins), mean (a family: at the end the mean of its `llm` and this one is
+exported, which is often better than either round), speech, pictures, music (factors on the share of chats with
 that modality), cut (share of chats without their codes), compile=1 (a fifth faster after a minute; needs a C++ compiler),
 team and rank (several processes with the same options and ranks 0, 1, ... train together).
 """
@@ -329,6 +330,11 @@ class Trainer:
         self.team.share(self.steps, parameters)
         return batch.tokens, figures, going
 
+    def mix(self, family: Path) -> None:
+        """Become the mean of this model and the `llm` of a family (weights of rounds on one path, arXiv 2203.05482)."""
+        own = checkpoints.Family.open(family).component("llm").state()
+        self.model.load_state_dict({key: (value + own[key].float()) / 2 for key, value in self.model.state_dict().items()})
+
     def export(self) -> None:
         """Write the `llm` of the family."""
         checkpoints.export(self.settings.family, "llm", self.config.to_json() | {"sampling": SAMPLING}, self.model.state_dict())
@@ -377,6 +383,9 @@ def train(settings: Settings) -> None:
     _loop(run, trainer)
     if team.leads:
         _publish(run, trainer)
+    if team.leads and "mean" in settings.options:  # after the state is saved: the next round goes on from the round itself
+        trainer.mix(Path(settings.options["mean"]))
+        trainer.export()
 
 
 def _publish(run: Run, trainer: Trainer) -> None:
