@@ -323,6 +323,20 @@ def vocabulary_size(scale: Scale) -> int:
     return found + (scale.audio + 2 if scale.audio else 0)
 
 
+UNCLIP_INDEX = {  # model_index.json of the published pipeline
+    "_class_name": "StableUnCLIPImg2ImgPipeline",
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "image_noising_scheduler": ["diffusers", "DDPMScheduler"],
+    "image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
 def _write_unclip_configs(home: Path, scale: Scale) -> None:
     import torch
     from diffusers import DDPMScheduler, PNDMScheduler
@@ -339,19 +353,7 @@ def _write_unclip_configs(home: Path, scale: Scale) -> None:
     PNDMScheduler(**betas, skip_prk_steps=True, steps_offset=1, prediction_type="v_prediction").save_config(home / "scheduler")
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_config(home / "image_noising_scheduler")
     _write_clip_tokenizer(home / "tokenizer", scale.words["vocab_size"])
-    index = {
-        "_class_name": "StableUnCLIPImg2ImgPipeline",
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "image_noising_scheduler": ["diffusers", "DDPMScheduler"],
-        "image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"],
-        "scheduler": ["diffusers", "PNDMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    write_json(home / "model_index.json", index)
+    write_json(home / "model_index.json", UNCLIP_INDEX)
 
 
 def size_of(spec: Spec) -> int:

@@ -97,19 +97,7 @@ def write_unclip(home: Path) -> None:
     marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     write_json(tokens / "special_tokens_map.json", marks)
     write_json(tokens / "tokenizer_config.json", {**marks, "model_max_length": 8, "tokenizer_class": "CLIPTokenizer"})
-    index = {
-        "_class_name": "StableUnCLIPImg2ImgPipeline",
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "image_noising_scheduler": ["diffusers", "DDPMScheduler"],
-        "image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"],
-        "scheduler": ["diffusers", "PNDMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    write_json(home / "model_index.json", index)
+    write_json(home / "model_index.json", mockup.UNCLIP_INDEX)
 
 
 def write_official(home: Path, kind: str = "chat") -> Path:
