@@ -57,14 +57,14 @@ def test_shared_prefix_changes_nothing(home: Path) -> None:
     ids = torch.randint(3, 300, (3, 17))
     whole = torch.cat([trainer.prefix.expand(3, -1), ids], 1)
     expected = trainer.model.hidden(whole)[:, len(trainer.prefix) :]
-    torch.testing.assert_close(llm.hidden_states(trainer.model, trainer.prefix, ids), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(llm.hidden_states(trainer.model, trainer.prefix, ids)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_restricted_loss_equals_a_masked_softmax(home: Path) -> None:
     trainer = llm.Trainer(settings(home, 1))
     documents = [stream(home, trainer).next(View()) for _ in range(3)]
     batch = llm.collate(documents)
-    hidden = llm.hidden_states(trainer.model, trainer.prefix, batch.ids)
+    hidden, _ = llm.hidden_states(trainer.model, trainer.prefix, batch.ids)
     loss, _ = trainer.loss(trainer.model, hidden, batch)
     section = torch.from_numpy(section_of(trainer.vocabulary, np.arange(trainer.vocabulary.size)).astype(np.int64))
     total, weight = 0.0, float(batch.weights[:, 1:].sum())

@@ -106,7 +106,10 @@ class Source(Protocol):
         ...
 
     def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
-        """A spoken sentence of one of these kinds, or just these words. Raises NotFound."""
+        """A spoken sentence of one of these kinds, or just these words. Raises NotFound.
+
+        Kinds are those of SpokenItem, and "words": any words in a row, if the source can make such.
+        """
         ...
 
 
@@ -231,7 +234,10 @@ class FreeSource:
         """See Source.speech()."""
         if text is not None:
             return SpeechPart(SpokenItem(plain(text), "reply", {}, text))
-        return SpeechPart(rng.choice(self.items[rng.choice(kinds)]))
+        kind = rng.choice(kinds)
+        if kind not in self.items:  # "words": sentences that nobody wrote come from encoded clips only
+            raise NotFound
+        return SpeechPart(rng.choice(self.items[kind]))
 
 
 # --- the chats ---
@@ -438,12 +444,12 @@ def music_to_picture(w: Writer) -> Dialogue:
 
 
 def say(w: Writer) -> Dialogue:
-    speech = w.voice("draw", "play", "topic", "reply", "reply", "reply", "say", "manners")
+    speech = w.voice("draw", "play", "topic", "reply", "reply", "reply", "say", "manners", "words", "words", "words", "words")
     return w.turns("t-s", human(w.pick(phrasings.ASK_SAY, quote=speech.item.text)), mini(capital(speech.item.text) + ".", speech))
 
 
 def transcribe(w: Writer) -> Dialogue:
-    speech = w.voice("any")
+    speech = w.voice("any", "any", "words")
     return w.turns("s-t", human(speech, w.pick(phrasings.ASK_TRANSCRIPT)), mini(speech.item.text))
 
 

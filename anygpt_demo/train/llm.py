@@ -5,6 +5,8 @@
 - All chats begin with the same system sentence, so its positions are computed once per batch and every chat looks at them.
 - Spoken codes are first shown without repeats, then as the 50 Hz stream that the codec writes; a character CTC on the
   hidden states of spoken input helps listening while training (it is not exported).
+- In spoken replies one head of two layers is guided to the word that is being said, while training only; sentences mixed
+  from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there.
 
@@ -44,16 +46,22 @@ INIT_STD = 0.02
 RESCAN_S = 150.0  # wall seconds between looks for new codes
 EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
+GUIDE_WEIGHT = 0.3
+LONGEST_WORD = 6  # pieces
 SAMPLING = {"image": {"temperature": 0.5}, "text": {"temperature": 0.3}}  # a small model errs where it is drawn at full heat
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters)."""
+    """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
+
+    said: int64 (m, 4): row, then as in Document.
+    """
 
     ids: Tensor
     weights: Tensor
     heard: tuple[tuple[int, int, int, tuple[int, ...]], ...]
+    said: Tensor
 
     @property
     def tokens(self) -> int:
@@ -66,18 +74,20 @@ def collate(documents: Sequence[Document]) -> Batch:
     longest = max(len(item.ids) for item in documents)
     ids = torch.zeros(len(documents), longest, dtype=torch.int64)
     weights = torch.zeros(len(documents), longest)
-    heard = []
+    heard, said = [], []
     for row, item in enumerate(documents):
         ids[row, : len(item.ids)] = torch.from_numpy(item.ids)
         weights[row, : len(item.ids)] = torch.from_numpy(item.weights)
         heard += [(row, first, length, letters) for first, length, letters in item.heard]
-    return Batch(ids, weights, tuple(heard))
+        said.append(np.column_stack([np.full(len(item.said), row), item.said]))
+    return Batch(ids, weights, tuple(heard), torch.from_numpy(np.concatenate(said)))
 
 
-def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> Tensor:
+def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised hidden states of chats that share a prefix. prefix: int64 (P,); ids: int64 (B, T). Returns (B, T, D).
 
-    Equal to reading prefix + ids[b] for every b, with the prefix computed once.
+    Equal to reading prefix + ids[b] for every b, with the prefix computed once. Also returns where the first head of some layers
+    looks: (layers, B, T, P + T), shares.
     """
     config, (batch, length), lead = model.config, ids.shape, len(prefix)
     heads, width = config.num_attention_heads, config.head_dim
@@ -89,7 +99,8 @@ def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> Tensor:
         first = y[:, :lead].view(1, lead, groups, width).transpose(1, 2)
         return first, y[:, lead:].reshape(batch, length, groups, width).transpose(1, 2)
 
-    for layer in model.model.layers:
+    guided, looks = guided_layers(config), []
+    for number, layer in enumerate(model.model.layers):
         attention, normed = layer.self_attn, layer.input_layernorm(x)
         query0, query = split(attention.q_proj(normed), heads)
         key0, key = split(attention.k_proj(normed), config.num_key_value_heads)
@@ -100,19 +111,30 @@ def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> Tensor:
         values = torch.cat([value0.expand(batch, -1, -1, -1), value], 2)
         grouped = heads != config.num_key_value_heads
         mixed0 = F.scaled_dot_product_attention(query0, key0, value0, is_causal=True, enable_gqa=grouped)
-        mixed = _attend(query, keys, values, mask, heads // config.num_key_value_heads)
+        mixed, shares = _attend(query, keys, values, mask, heads // config.num_key_value_heads)
+        if number in guided:
+            looks.append(shares[:, 0])
         joined = torch.cat([mixed0.transpose(1, 2).reshape(1, lead, -1), mixed.transpose(1, 2).reshape(1, batch * length, -1)], 1)
         x = x + attention.o_proj(joined)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    return model.model.norm(x[:, lead:]).view(batch, length, -1)
+    return model.model.norm(x[:, lead:]).view(batch, length, -1), torch.stack(looks)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, copies: int) -> Tensor:
-    """Attention by plain products, for short chats much faster backwards than the fused kernel. mask: bool (T, P + T), True = may look."""
+def guided_layers(config: LlamaConfig) -> tuple[int, ...]:
+    """Layers whose first head learns to look at the word that is being said: in the middle, and next to the last."""
+    return tuple(sorted({config.num_hidden_layers // 3, max(0, config.num_hidden_layers - 2)}))
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+    """Attention by plain products, for short chats much faster backwards than the fused kernel. mask: bool (T, P + T), True = may look.
+
+    Returns the mixed values and the shares.
+    """
     if copies > 1:
         keys, values = keys.repeat_interleave(copies, 1), values.repeat_interleave(copies, 1)
     scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype) @ values
+    shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    return shares.to(values.dtype) @ values, shares
 
 
 class RestrictedLoss:
@@ -166,6 +188,19 @@ def listening_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | No
     letters = torch.tensor([letter for *_, text in spans for letter in text])
     lengths = torch.tensor([length for _, _, length, _ in spans])
     return F.ctc_loss(shares, letters, lengths, torch.tensor([len(text) for *_, text in spans]), zero_infinity=True)
+
+
+def speaking_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
+    """How far the guided heads are from looking at the word that each spoken code says, in nats; None without spoken replies.
+
+    looks: as hidden_states() returns; lead: P. (Guided attention as in arXiv 1710.08969, with the true words for the diagonal.)
+    """
+    if not len(batch.said):
+        return None
+    row, query, first, end = batch.said.unbind(1)
+    at = first[:, None] + torch.arange(LONGEST_WORD)
+    shares = looks[:, row[:, None], query[:, None], lead + at.clamp(max=batch.ids.shape[1] - 1)].float()
+    return -(shares * (at < end[:, None])).sum(-1).clamp(min=1e-4).log().mean()
 
 
 # --- embeddings of codes ---
@@ -312,12 +347,16 @@ class Trainer:
         """One update at `factor` of the learning rate. Returns the ids read, the losses by kind of token, and whether all are going."""
         batch = collate(documents)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.read(self.model, self.prefix, batch.ids)
+            hidden, looks = self.read(self.model, self.prefix, batch.ids)
             loss, figures = self.loss(self.model, hidden, batch)
             heard = listening_loss(self.listening, hidden, batch)
         if heard is not None:
             loss = loss + CTC_WEIGHT * heard
             figures["ctc"] = (float(heard.detach()), 1.0)
+        guide = speaking_loss(looks, batch, len(self.prefix))
+        if guide is not None:
+            loss = loss + GUIDE_WEIGHT * guide
+            figures["guide"] = (float(guide.detach()), 1.0)
         self.optimizer.zero_grad()
         loss.backward()
         parameters = [*self.model.parameters(), *self.listening.parameters()]

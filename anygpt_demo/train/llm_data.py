@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,22 @@ from anygpt_demo.synth import dialogues as chats
 from anygpt_demo.synth import music, scenes
 from anygpt_demo.synth.dialogues import Dialogue, MusicPart, NotFound, PicturePart, SpeechPart, Want, Words
 from anygpt_demo.synth.public_text import pairs
+from anygpt_demo.synth import phrasings
+from anygpt_demo.synth.speech_text import public_sentences
 from anygpt_demo.synth.spoken import plain, understand
+from anygpt_demo.train import word_spans
 from anygpt_demo.train.speech_data import PHONES, UNKNOWN, SpeechSet
 from anygpt_demo.vocabulary import Vocabulary
 
 SPEECH_SETS = ("synth1", "synth0", "human")
 LONGEST_CLIP = 300  # frames
+NO_CLIP = -1  # number of a spoken part whose codes are not there; smaller numbers are mixed sentences
+ENOUGH_CLIPS = 50  # of a voice whose words are mixed
 LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" is blank
 MUSIC_FRAMES = {"": 125, "test_": 250}  # of an encoded piece, by set
 WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.4}  # of predicted tokens in replies: words decide what the codes must show
-READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.0}  # of tokens in a person's message
+READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.1}  # of tokens in a person's message
+LAYER_WEIGHTS = {"music": (2.5, 1.0, 0.3, 0.2)}  # of codebooks: the first keeps tempo and drums when chance writes the others
 
 
 def read_scene(row: Mapping[str, object]) -> scenes.Scene:
@@ -95,13 +102,24 @@ class MusicSet:
 
 @dataclass(frozen=True)
 class SpokenClip:
-    """A clip with words. frames: (first, count) in its set."""
+    """A clip with words. frames: (first, count) in its set; ends: frame after each word, counted from the clip's first; None if unknown."""
 
     set: str
     first: int
     count: int
     item: chats.SpokenItem
     voice: str
+    ends: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few words in a row, cut out of a clip. frames: first and end in its set; ends: as in SpokenClip, from the chunk's first frame."""
+
+    first: int
+    end: int
+    words: tuple[str, ...]
+    ends: np.ndarray
 
 
 class ClipSet:
@@ -121,6 +139,11 @@ class ClipSet:
             for kind in chats.spoken_kinds(clip.item):
                 self.by_kind.setdefault(kind, []).append(number)
             self.by_text.setdefault(clip.item.text, []).append(number)
+        self.by_voice: dict[tuple[str, str], list[int]] = {}  # clips whose words can be cut apart
+        for number, clip in enumerate(self.clips):
+            if self.coded and clip.ends is not None and clip.set != "human":
+                self.by_voice.setdefault((clip.set, clip.voice), []).append(number)
+        self.voices = [key for key, rows in sorted(self.by_voice.items()) if len(rows) >= ENOUGH_CLIPS]
 
     def _read(self, folder: Path, name: str, split: str) -> None:
         data = SpeechSet(folder)
@@ -130,27 +153,81 @@ class ClipSet:
             if (folder / "codes_aug1.u16").is_file():
                 self.disturbed[name] = np.fromfile(folder / "codes_aug1.u16", np.uint16)
         self.streams[name] = stream
-        for clip in data.clips:
+        ends = word_spans.read(data) or [None] * len(data.clips)
+        for clip, spans in zip(data.clips, ends, strict=True):
             text = plain(clip.text)
             whole = clip.frames_start + clip.frames <= len(stream)
             if not text or not whole or clip.split != split or clip.frames > LONGEST_CLIP or (not self.coded and name == "human"):
                 continue
             item = understand(text) if name != "human" else chats.SpokenItem(text, "other", {}, clip.text)
-            self.clips.append(SpokenClip(name, clip.frames_start, clip.frames, item, clip.voice))
+            known = spans if spans is not None and len(spans) and spans[-1] == clip.frames else None
+            self.clips.append(SpokenClip(name, clip.frames_start, clip.frames, item, clip.voice, known))
 
     def codes(self, number: int, disturbed: bool = False) -> np.ndarray:
-        """int64 (frames,) of one clip; disturbed: through another microphone, where that was encoded."""
-        clip = self.clips[number]
-        stream = self.disturbed.get(clip.set) if disturbed else None
-        if stream is None or len(stream) < clip.first + clip.count:
-            stream = self.streams[clip.set]
-        codes = stream[clip.first : clip.first + clip.count].astype(np.int64)
+        """int64 (frames,) of one clip; disturbed: through another microphone, where that was encoded. Negative numbers: see mixed()."""
+        if number < NO_CLIP:
+            name, chunks = self._chunks(number)
+            spans = [(chunk.first, chunk.end) for chunk in chunks]
+        else:
+            clip = self.clips[number]
+            name, spans = clip.set, [(clip.first, clip.first + clip.count)]
+        stream = self.disturbed.get(name) if disturbed else None
+        if stream is None or len(stream) < max(end for _, end in spans):
+            stream = self.streams[name]
+        codes = np.concatenate([stream[first:end] for first, end in spans]).astype(np.int64)
         return np.where(codes == UNKNOWN, 0, codes) if not self.coded else codes
+
+    def words(self, number: int) -> np.ndarray | None:
+        """int64 (frames,): which word of its text each frame of a clip says; None if that is not known."""
+        if number < NO_CLIP:
+            _, chunks = self._chunks(number)
+            starts = np.cumsum([0, *(len(chunk.words) for chunk in chunks)])
+            parts = [np.searchsorted(chunk.ends, np.arange(chunk.end - chunk.first), "right") for chunk in chunks]
+            return np.concatenate([part + start for part, start in zip(parts, starts, strict=False)])
+        clip = self.clips[number]
+        return None if clip.ends is None else np.searchsorted(clip.ends, np.arange(clip.count), "right")
+
+    def mixed(self, rng: random.Random) -> SpeechPart:
+        """A sentence that nobody wrote, of one voice: chunks of one to three words from its clips in a row. Raises NotFound.
+
+        What comes next in it cannot be guessed, so listening and speaking have to look. Its number is negative and says all.
+        """
+        if not self.voices:
+            raise NotFound
+        number = NO_CLIP - 1 - rng.getrandbits(40)
+        text = " ".join(word for chunk in self._chunks(number)[1] for word in chunk.words)
+        return SpeechPart(chats.SpokenItem(text, "words", {}, text), number)
+
+    def _chunks(self, number: int) -> tuple[str, list[Chunk]]:
+        """The set and the chunks of a mixed sentence: the first begins a clip and the last ends one."""
+        rng = random.Random(number)
+        voice = rng.choice(self.voices)
+        rows, count = self.by_voice[voice], rng.randint(2, 6)
+        chunks: list[Chunk] = []
+        for place in range(count):
+            chunk = self._chunk(self.clips[rng.choice(rows)], rng, place == 0, place == count - 1)
+            if sum(item.end - item.first for item in chunks) + chunk.end - chunk.first <= LONGEST_CLIP:
+                chunks.append(chunk)
+        return voice[0], chunks
+
+    def _chunk(self, clip: SpokenClip, rng: random.Random, begins: bool, ends: bool) -> Chunk:
+        assert clip.ends is not None
+        words, width = clip.item.text.split(), rng.randint(1, 3)
+        inner = max(1, len(words) - 1)  # the first and the last word stand beside a pause
+        first = 0 if begins else max(0, len(words) - width) if ends else min(len(words) - 1, rng.randint(1, max(1, inner - 1)))
+        last = len(words) if ends else max(first + 1, min(inner, first + width))
+        low = int(clip.ends[first - 1]) if first else 0
+        return Chunk(clip.first + low, clip.first + int(clip.ends[last - 1]), tuple(words[first:last]), clip.ends[first:last] - low)
+
+
+def changes(codes: np.ndarray) -> np.ndarray:
+    """bool (frames,): whether a code differs from the one before. codes: int (frames,)."""
+    return np.concatenate([[True], codes[1:] != codes[:-1]])
 
 
 def without_repeats(codes: np.ndarray) -> np.ndarray:
     """Each run of equal codes once. codes: int (frames,)."""
-    return codes[np.concatenate([[True], codes[1:] != codes[:-1]])]
+    return codes[changes(codes)]
 
 
 def _texts(folder: Path) -> frozenset[str]:
@@ -202,10 +279,10 @@ class Library:
 
     def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
         """See Source.speech()."""
-        if text is not None:
-            rows = self.clips.by_text.get(plain(text), [])
-        else:
-            rows = self.clips.by_kind.get(rng.choice(kinds), [])
+        kind = rng.choice(kinds) if text is None else ""
+        if kind == "words":
+            return self.clips.mixed(rng)
+        rows = self.clips.by_kind.get(kind, []) if text is None else self.clips.by_text.get(plain(text), [])
         if not rows:
             raise NotFound
         number = rng.choice(rows)
@@ -222,12 +299,14 @@ class Document:
     """One chat as ids, without the system sentence that all share.
 
     ids: int64 (n,); weights: float32 (n,), of predicting each id from those before it; heard: spans of spoken input as
-    (first position, length, letters), for the listening aid.
+    (first position, length, letters), for the listening aid; said: int64 (m, 3), for the speaking aid: a position from which
+    a spoken code is predicted, and the first and the end position of the word that it says.
     """
 
     ids: np.ndarray
     weights: np.ndarray
     heard: tuple[tuple[int, int, tuple[int, ...]], ...]
+    said: np.ndarray
     pattern: str
 
 
@@ -249,23 +328,27 @@ class Writer:
         self.prefix = [vocabulary.bos, *vocabulary.encode_text(protocol.SYSTEM + "\n")]
         self.missing = {name for name, there in (("image", library.pictures), ("music", library.music)) if there is None}
         sections = section_of(vocabulary, np.arange(vocabulary.size))
-        names = ["text", *(name for name, item in vocabulary.ranges.items() for _ in range(item.modality.layers))]
-        self.reply_weight = np.array([WEIGHTS[names[index]] if index >= 0 else 0.0 for index in sections], np.float32)
-        self.read_weight = np.array([READ_WEIGHTS[names[index]] if index >= 0 else 0.0 for index in sections], np.float32)
-        self.read_weight[vocabulary.text_size :] *= self.read_weight[vocabulary.text_size :] < 0.1  # marks of a person's turn are given
+        names = [("text", 0), *((name, layer) for name, item in vocabulary.ranges.items() for layer in range(item.modality.layers))]
+        factors = np.array([LAYER_WEIGHTS[name][layer] if name in LAYER_WEIGHTS else 1.0 for name, layer in names] + [0.0], np.float32)
+        replies, read = (np.array([table[name] for name, _ in names] + [0.0]) for table in (WEIGHTS, READ_WEIGHTS))
+        self.reply_weight, self.read_weight = ((table * factors)[sections].astype(np.float32) for table in (replies, read))
+        marks = (sections <= 0) & (np.arange(vocabulary.size) >= vocabulary.text_size)
+        self.read_weight[marks] = 0.0  # marks of a person's turn are given
 
     def document(self, dialogue: Dialogue, rng: random.Random, view: View) -> Document | None:
         """A chat as ids; None if it needs codes that are not there yet."""
         repeats = rng.random() < view.repeats
-        turns, truncated, letters = [], False, []
+        turns, truncated, letters, spoken = [], False, [], []
         for turn in dialogue.turns:
             parts: list[Part] = []
             for part in turn.parts:
-                made = self._part(part, rng, repeats, turn.role == "human", view)
+                made, words = self._part(part, rng, repeats, turn.role == "human")
                 if made is None and turn.role == "human":
                     return None
                 if isinstance(part, SpeechPart) and turn.role == "human":
                     letters.append(tuple(LETTERS.index(letter) for letter in part.item.text if letter in LETTERS[1:]))
+                elif isinstance(part, SpeechPart):
+                    spoken.append((len(part.item.text.split()), words))
                 if made is None:
                     truncated = True
                     made = self._unencoded(part)
@@ -277,33 +360,40 @@ class Writer:
         ids, mask = ids[len(self.prefix) :], mask[len(self.prefix) :]
         weights = np.where(mask, self.reply_weight[ids], self.read_weight[ids]).astype(np.float32)
         if truncated or rng.random() < view.cut:
-            starts = [self.vocabulary.ranges[name].start for name in (self.missing if truncated else ("image", "music"))]
+            starts = [self.vocabulary.ranges[name].start for name in (self.missing | {"speech"} if truncated else ("image", "music"))]
             cuts = np.flatnonzero(np.isin(ids, starts) & mask)
             cut = int(cuts[0]) + 1 if len(cuts) else len(ids)
             ids, weights, mask = ids[:cut], weights[:cut], mask[:cut]
         ids = ids.astype(np.int64)
-        spans = self._heard(ids, mask, letters)
+        spans, said = self._heard(ids, mask, letters), self._said(ids, mask, spoken)
         self._damage(ids, spans, rng, view)
         weights[ids == self.vocabulary.unk] = 0.0
-        return Document(ids, weights, spans, dialogue.pattern)
+        return Document(ids, weights, spans, said, dialogue.pattern)
 
-    def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool, view: View) -> Part | None:
+    def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
+        """A part as codes, None if they are not there; of speech also the word that each code says, None if that is not known."""
         if isinstance(part, Words):
-            return TextPart(part.text)
+            return TextPart(part.text), None
         if isinstance(part, SpeechPart):
-            codes = self.library.clips.codes(part.number, disturbed=read and rng.random() < 0.4)
-            codes = codes if repeats else without_repeats(codes)
-            return MediaPart("speech", self._stand_in(codes, rng, read)[:, None])
+            return (None, None) if part.number == NO_CLIP else self._speech(part.number, rng, repeats, read)
         if part.number < 0:
-            return None
+            return None, None
         if isinstance(part, PicturePart):
             assert self.library.pictures is not None
-            return MediaPart("image", self.library.pictures.codes[part.number].astype(np.int64)[:, None])
+            return MediaPart("image", self.library.pictures.codes[part.number].astype(np.int64)[:, None]), None
         assert self.library.music is not None
         codes = self.library.music.codes[part.number].astype(np.int64)
         frames = self._music_frames(rng, read, len(codes))
         first = rng.randrange(len(codes) - frames + 1)
-        return MediaPart("music", codes[first : first + frames])
+        return MediaPart("music", codes[first : first + frames]), None
+
+    def _speech(self, number: int, rng: random.Random, repeats: bool, read: bool) -> tuple[Part, np.ndarray | None]:
+        codes = self.library.clips.codes(number, disturbed=read and rng.random() < 0.4)
+        words = None if read else self.library.clips.words(number)
+        if not repeats:
+            kept = changes(codes)
+            codes, words = codes[kept], None if words is None else words[kept]
+        return MediaPart("speech", self._stand_in(codes, rng, read)[:, None]), words
 
     def _music_frames(self, rng: random.Random, read: bool, whole: int) -> int:
         share = rng.random()
@@ -324,7 +414,7 @@ class Writer:
 
     def _unencoded(self, part: chats.Part) -> Part:
         """Stands where codes are missing; the chat is cut before it, so nothing is learnt from it."""
-        name, layers = ("image", 1) if isinstance(part, PicturePart) else ("music", 4)
+        name, layers = ("image", 1) if isinstance(part, PicturePart) else ("music", 4) if isinstance(part, MusicPart) else ("speech", 1)
         return MediaPart(name, np.zeros((32 if name == "image" else 1, layers), np.int64))
 
     def _heard(self, ids: np.ndarray, mask: np.ndarray, letters: list[tuple[int, ...]]) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
@@ -333,6 +423,28 @@ class Writer:
         starts = [int(at) for at in np.flatnonzero(ids == item.start) if not mask[at]]
         ends = [int(at) for at in np.flatnonzero(ids == item.end) if not mask[at]]
         return tuple((start + 1, end - start, text) for start, end, text in zip(starts, ends, letters, strict=False))
+
+    def _said(self, ids: np.ndarray, mask: np.ndarray, spoken: list[tuple[int, np.ndarray | None]]) -> np.ndarray:
+        """Document.said; spoken: of each spoken reply the number of its words, and the word that each code says."""
+        item, found = self.vocabulary.ranges["speech"], [np.zeros((0, 3), np.int64)]
+        starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
+        for start, (count, words) in zip(starts, spoken, strict=False):
+            places = self._places(ids, start)
+            if words is None or len(places) != count or start + len(words) >= len(ids):
+                continue  # the reply writes other words than it says, or it was cut
+            last = (start - 1, start)  # what follows the last word tells that all is said
+            spans = np.array([*(places[word] for word in words), last], np.int64)
+            found.append(np.column_stack([start + np.arange(len(spans)), spans]))
+        return np.concatenate(found)
+
+    def _places(self, ids: np.ndarray, start: int) -> list[tuple[int, int]]:
+        """First and end position of each word that is written right before `start`."""
+        first = start
+        while first > 0 and self.vocabulary.is_text(int(ids[first - 1])):
+            first -= 1
+        pieces = [self.vocabulary.spell(int(number)).decode("latin-1").lower() for number in ids[first:start]]
+        owner = np.repeat(np.arange(first, start), [len(piece) for piece in pieces])
+        return [(int(owner[word.start()]), int(owner[word.end() - 1]) + 1) for word in re.finditer(r"[a-z']+", "".join(pieces))]
 
     def _damage(self, ids: np.ndarray, spans: tuple[tuple[int, int, tuple[int, ...]], ...], rng: random.Random, view: View) -> None:
         """Masks short spans of spoken input (the unknown piece stands for them), so that listening relies on context too."""
@@ -346,7 +458,7 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 2.2, "t-s": 3.0, "t-p": 2.0, "p-t": 1.6, "t-m": 0.6, "m-t": 0.5, "m-t questions": 0.4, "m-m": 0.5, "p-m": 1.5, "m-p": 1.5,
+    "s-t": 2.2, "t-s": 4.5, "t-p": 2.0, "p-t": 1.6, "t-m": 1.1, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 1.5, "m-p": 1.5,
     "t-t poem": 2.5, "t-t": 1.5,
     "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
@@ -372,6 +484,11 @@ class Stream:
         if self.public:
             self.names.append("public")
             self.weights.append(2.0)
+        if library.clips.clips:
+            self.sentences = sorted({plain(text) for text in public_sentences(data)} | library.clips.by_text.keys())
+            self.lexicon = sorted({word for text in self.sentences for word in text.split()})
+            self.names.append("copy")
+            self.weights.append(6.0)
 
     def _possible(self, name: str, needs: str) -> bool:
         """Whether a pattern can be written: its inputs are encoded; an output that is not yet is cut off."""
@@ -387,7 +504,7 @@ class Stream:
         while True:
             name = self.rng.choices(self.names, self.weights)[0]
             try:
-                dialogue = self._public() if name == "public" else chats.write(name, self.rng, self.writer.library, tries=4)
+                dialogue = self._other(name) if name in ("public", "copy") else chats.write(name, self.rng, self.writer.library, tries=4)
             except NotFound:
                 continue
             if self.writer.library.unseen & words_of(dialogue):
@@ -396,9 +513,22 @@ class Stream:
             if document is not None:
                 return document
 
-    def _public(self) -> Dialogue:
+    def _other(self, name: str) -> Dialogue:
+        if name == "copy":
+            return self._copy()
         question, answer = self.rng.choice(self.public)
         return Dialogue("public", (chats.human(question), chats.mini(answer)))
+
+    def _copy(self) -> Dialogue:
+        """A request to say any words, answered up to where the speech would begin: the words have to be copied, not guessed."""
+        words = self.rng.choice(self.sentences).split()
+        changed = self.rng.choice((0.0, 0.1, 0.3, 1.0))
+        quote = " ".join(self.rng.choice(self.lexicon) if self.rng.random() < changed else word for word in words)
+        if quote in self.writer.library.unseen:
+            raise NotFound
+        request = self.rng.choice(chats.asked(phrasings.ASK_SAY)).format(quote=quote)
+        reply = chats.mini(chats.capital(quote) + ".", SpeechPart(chats.SpokenItem(quote, "words", {}, quote), NO_CLIP))
+        return Dialogue("copy", (chats.human(chats.capital(request)), reply))
 
     def batches(self, view: View, tokens: int, pool: int = 160) -> Iterator[list[Document]]:
         """Documents of similar length, at most `tokens` padded ids a batch, in random order; one pool of documents."""
