@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from anygpt_demo.grammar import section_of
-from anygpt_demo.train import llm
-from anygpt_demo.train.llm_data import Library, Stream, View, without_repeats, words_of
+from anygpt_demo.train import llm, word_spans
+from anygpt_demo.train.llm_data import LONGEST_CLIP, Library, Stream, View, without_repeats, words_of
 from anygpt_demo.train.loop import Settings
+from anygpt_demo.train.speech_data import SpeechSet
 from anygpt_demo.train.text_tokenizer import added_tokens, mini_modalities, train_pieces, write_settings
 from anygpt_demo.vocabulary import Vocabulary
 
@@ -157,6 +159,105 @@ def test_documents(home: Path) -> None:
     assert without_repeats(np.array([1, 1, 2, 2, 1])).tolist() == [1, 2, 1]
     batch = next(source.batches(View(), 200, pool=8))
     assert max(len(item.ids) for item in batch) * len(batch) <= 200 or len(batch) == 1
+
+
+def coded(home: Path) -> Path:
+    """A copy of the speech set of 60 clips of one voice with codes and words; code = 100 x clip + phone, so each tells where it is from."""
+    folder = home / "coded" / "data" / "speech" / "synth1"
+    if folder.is_dir():
+        return home / "coded"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    letters = "abdefghikl"  # each is said as one phone of 3 frames
+    words = [["".join(rng.choice(list(letters), int(rng.integers(1, 4)))) for _ in range(4)] for _ in range(60)]
+    phones = [np.repeat([0, *(1 + letters.index(letter) for letter in "".join(some)), 0], 3) for some in words]
+    rows, at = [], 0
+    for some, sounds in zip(words, phones, strict=True):
+        size = len(sounds)
+        rows.append({
+            "start": at * 320, "samples": size * 320, "frames_start": at, "frames": size, "text": " ".join(some), "voice": "rms",
+            "source": "rms", "split": "train",
+        })  # fmt: skip
+        at += size
+    (folder / "index.json").write_text(json.dumps(rows))
+    np.zeros(at * 320, np.int16).tofile(folder / "audio.i16")
+    np.concatenate(phones).astype(np.uint8).tofile(folder / "phones.u8")
+    levels = np.zeros((at, 8), np.uint16)
+    levels[:, 0] = np.concatenate(phones)
+    levels.tofile(folder / "codes.u16")
+    word_spans.write(folder)
+    return home / "coded"
+
+
+def test_words_are_found_in_clips_without_a_dictionary(home: Path) -> None:
+    data = SpeechSet(coded(home) / "data" / "speech" / "synth1")
+    found = word_spans.read(data)
+    assert found is not None
+    right = total = 0
+    for clip, ends in zip(data.clips, found, strict=True):
+        lengths = [3 * len(word) for word in clip.text.split()]  # a pause of 3 frames begins and ends the clip
+        true = 3 + np.cumsum(lengths)
+        true[-1] += 3
+        # equal neighbours are one run of frames, so a border between them cannot be seen
+        right += int((np.abs(ends - true) <= 3).sum())
+        total += len(true)
+    assert right / total > 0.9
+    (data.folder / "words.u16").write_bytes(b"12")
+    assert word_spans.read(data) is None  # of another state of the set
+    word_spans.write(data.folder)
+
+
+def test_mixed_sentences_say_their_words(home: Path) -> None:
+    library = Library(coded(home))
+    rng = random.Random(3)
+    texts = {clip.item.text for clip in library.clips.clips}
+    mixed = [library.clips.mixed(rng) for _ in range(40)]
+    assert sum(part.item.text not in texts for part in mixed) > 30
+    for part in mixed:
+        codes, words = library.clips.codes(part.number), library.clips.words(part.number)
+        assert words is not None and len(codes) == len(words) <= LONGEST_CLIP
+        spoken = part.item.text.split()
+        assert words.tolist() == sorted(words.tolist()) and words[-1] == len(spoken) - 1
+        assert codes.tolist() == library.clips.codes(part.number).tolist()  # the number says all
+    close = 0
+    for part in mixed:
+        heard = library.clips.codes(part.number)
+        said = heard[np.concatenate([[True], heard[1:] != heard[:-1]])]
+        true = [1 + "abdefghikl".index(letter) for letter in part.item.text.replace(" ", "")]
+        close += abs(len(said[said > 0]) - len(true)) <= 3
+    assert close > 30
+
+
+def test_spoken_codes_are_guided_to_their_words(home: Path) -> None:
+    trainer = llm.Trainer(settings(home, 1, "coded"))
+    coded(home)
+    source = Stream(trainer.vocabulary, Library(home / "coded"), None, 0)
+    documents = [item for item in (source.next(View()) for _ in range(300)) if len(item.said)]
+    speech = trainer.vocabulary.ranges["speech"]
+    assert documents
+    for item in documents:
+        query, first, end = item.said.T
+        following = item.ids[query + 1]
+        assert (((following >= speech.first) & (following < speech.start)) | (following == speech.end)).all()
+        assert (first < end).all() and (end <= query + 1).all()
+        assert all(trainer.vocabulary.is_text(int(number)) for number in item.ids[first])
+        places = np.flatnonzero(np.diff(first) < 0)
+        assert all(item.ids[query[at] + 1] == speech.end for at in places)  # within one reply it only moves on
+    batch = llm.collate(documents[:4])
+    looks = torch.full((2, len(batch.ids), batch.ids.shape[1], 5 + batch.ids.shape[1]), 1e-6)
+    worst = llm.speaking_loss(looks, batch, 5)
+    for row, query, first, end in batch.said.tolist():
+        looks[:, row, query, 5 + first : 5 + min(end, first + llm.LONGEST_WORD)] = 1.0 / min(end - first, llm.LONGEST_WORD)
+    best = llm.speaking_loss(looks, batch, 5)
+    assert worst is not None and best is not None and float(best) == pytest.approx(0.0, abs=1e-3) and float(worst) > 9
+
+
+def test_words_to_be_copied_are_new_and_end_where_speech_begins(home: Path) -> None:
+    trainer = llm.Trainer(settings(home, 1))
+    source = stream(home, trainer)
+    documents = [item for item in (source.next(View()) for _ in range(300)) if item.pattern == "copy"]
+    assert documents
+    assert all(item.ids[-1] == trainer.vocabulary.ranges["speech"].start and item.weights[-1] > 0 for item in documents)
 
 
 def test_schedules() -> None:

@@ -37,10 +37,11 @@ def music(settings: Settings, again: bool = False) -> None:
 
 
 def speech(settings: Settings, again: bool = False) -> None:
-    """codes.u16 beside every set of speech, about 1 CPU minute an hour of speech; sets that are missing are spoken first."""
+    """codes.u16 and words.u16 beside every set of speech, about 1 CPU minute an hour of speech; sets that are missing are spoken first."""
     from anygpt_demo.codecs.speech import SpeechCodec
     from anygpt_demo.synth.make import SPEECH_SETS
     from anygpt_demo.synth.speech import make_set
+    from anygpt_demo.train import word_spans
     from anygpt_demo.train.speech_codes import encode_set
 
     home = settings.runs / "data" / "speech"
@@ -53,3 +54,4 @@ def speech(settings: Settings, again: bool = False) -> None:
         if again:
             (home / name / "codes.u16").unlink(missing_ok=True)
         encode_set(home / name, codec)
+        word_spans.write(home / name)

@@ -21,10 +21,9 @@ from anygpt_demo.conversation import MediaPart, Part, TextPart
 from anygpt_demo.conversation import Turn as ChatTurn
 from anygpt_demo.grammar import section_of
 from anygpt_demo.synth import dialogues as chats
-from anygpt_demo.synth import music, scenes
+from anygpt_demo.synth import music, phrasings, scenes
 from anygpt_demo.synth.dialogues import Dialogue, MusicPart, NotFound, PicturePart, SpeechPart, Want, Words
 from anygpt_demo.synth.public_text import pairs
-from anygpt_demo.synth import phrasings
 from anygpt_demo.synth.speech_text import public_sentences
 from anygpt_demo.synth.spoken import plain, understand
 from anygpt_demo.train import word_spans

@@ -4,6 +4,7 @@ runs/data/speech/<set>/audio.i16    int16, 16 kHz, clips one after another
 runs/data/speech/<set>/phones.u8    phone class of each 20 ms frame (255: unknown), ceil(samples / 320) per clip
 runs/data/speech/<set>/index.json   [{"start", "samples", "frames_start", "frames", "text", "voice", "source", "split"}, ...]
 runs/data/speech/<set>/codes.u16    once the codec is frozen: 8 codes per frame, frames as in phones.u8
+runs/data/speech/<set>/words.u16    where each word ends (word_spans.py)
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ def word_ends(data: SpeechSet) -> list[np.ndarray]:
     """For each clip of a set, the frame at which each word's successor begins: int64 (words,)."""
     spelled = [spell(clip.text) for clip in data.clips]
     heard = [runs_of(np.asarray(data.phones[clip.frames_start : clip.frames_start + clip.frames])) for clip in data.clips]
-    usable = [row for row, ((text, _), (sound, _)) in enumerate(zip(spelled, heard, strict=True)) if 0 < len(text) <= 200 and 0 < len(sound)]
+    sizes = [(len(text), len(sound)) for (text, _), (sound, _) in zip(spelled, heard, strict=True)]
+    usable = [row for row, (letters, phones) in enumerate(sizes) if 0 < letters <= 200 and 0 < phones]
     usable.sort(key=lambda row: len(spelled[row][0]))
     sample = usable[:: max(1, len(usable) // SAMPLE)]
     found = [np.zeros(0, np.int64) for _ in data.clips]
