@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from anygpt_demo.grammar import section_of
-from anygpt_demo.train import llm, word_spans
+from anygpt_demo.synth import music
+from anygpt_demo.train import llm, music_codes, music_data, word_spans
 from anygpt_demo.train.llm_data import LONGEST_CLIP, Library, Stream, View, without_repeats, words_of
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.speech_data import SpeechSet
@@ -258,6 +259,38 @@ def test_words_to_be_copied_are_new_and_end_where_speech_begins(home: Path) -> N
     documents = [item for item in (source.next(View()) for _ in range(300)) if item.pattern == "copy"]
     assert documents
     assert all(item.ids[-1] == trainer.vocabulary.ranges["speech"].start and item.weights[-1] > 0 for item in documents)
+
+
+def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:
+    folder = home / "tuned" / "data" / "codes" / "music"
+    folder.mkdir(parents=True)
+    rng = random.Random(2)
+    pieces = [music.sample_piece(rng) for _ in range(30)]
+    codes = np.random.default_rng(3).integers(0, 2048, (30, 125, 4)).astype("<u2")
+    music_codes._write(folder, "", codes, pieces)
+    trainer = llm.Trainer(settings(home, 1, "tuned"))
+    library = Library(home / "tuned")
+    assert library.music is not None and library.music.bits is not None
+    source = Stream(trainer.vocabulary, library, None, 0)
+    documents = [item for item in (source.next(View()) for _ in range(200)) if len(item.played)]
+    assert documents
+    low, high = trainer.vocabulary.ranges["music"].layer(0)
+    firsts = [row[:, 0].tolist() for row in codes]
+    for item in documents:
+        query, bits = item.played.T
+        following = item.ids[query + 1]
+        assert ((following >= low) & (following < high)).all()
+        start = np.flatnonzero(np.diff(query, prepend=-9) != 4)[0]
+        count = next((n for n in range(1, len(query)) if query[n] - query[n - 1] != 4), len(query))
+        row = next(n for n, codes_0 in enumerate(firsts) if codes_0[:count] == (following[start : start + count] - low).tolist())
+        true = music_data.label(music.compose(pieces[row], music_data.SECONDS)).bits[:count]
+        assert bits[:count].tolist() == true.tolist()
+    batch = llm.collate(documents[:2])
+    hidden = torch.randn(*batch.ids.shape, 64)
+    head = torch.nn.Linear(64, llm.SCORE_BITS)
+    assert llm.playing_loss(head, hidden, batch) is not None
+    silent = [item for item in (source.next(View()) for _ in range(60)) if not len(item.played)]
+    assert llm.playing_loss(head, hidden, llm.collate(silent)) is None
 
 
 def test_schedules() -> None:

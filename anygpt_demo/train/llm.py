@@ -7,6 +7,7 @@
   hidden states of spoken input helps listening while training (it is not exported).
 - In spoken replies one head of two layers is guided to the word that is being said, while training only; sentences mixed
   from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
+- Before each frame of music that it writes, a linear head learns to say what the score begins there (not exported either).
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there.
 
@@ -47,6 +48,8 @@ RESCAN_S = 150.0  # wall seconds between looks for new codes
 EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
+PLAY_WEIGHT = 1.0
+SCORE_BITS = 5  # music_data.Labels
 LONGEST_WORD = 6  # pieces
 SAMPLING = {"image": {"temperature": 0.5}, "text": {"temperature": 0.3}}  # a small model errs where it is drawn at full heat
 
@@ -55,13 +58,14 @@ SAMPLING = {"image": {"temperature": 0.5}, "text": {"temperature": 0.3}}  # a sm
 class Batch:
     """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
 
-    said: int64 (m, 4): row, then as in Document.
+    said: int64 (m, 4), played: int64 (m, 3): row, then as in Document.
     """
 
     ids: Tensor
     weights: Tensor
     heard: tuple[tuple[int, int, int, tuple[int, ...]], ...]
     said: Tensor
+    played: Tensor
 
     @property
     def tokens(self) -> int:
@@ -74,13 +78,14 @@ def collate(documents: Sequence[Document]) -> Batch:
     longest = max(len(item.ids) for item in documents)
     ids = torch.zeros(len(documents), longest, dtype=torch.int64)
     weights = torch.zeros(len(documents), longest)
-    heard, said = [], []
+    heard, said, played = [], [], []
     for row, item in enumerate(documents):
         ids[row, : len(item.ids)] = torch.from_numpy(item.ids)
         weights[row, : len(item.ids)] = torch.from_numpy(item.weights)
         heard += [(row, first, length, letters) for first, length, letters in item.heard]
         said.append(np.column_stack([np.full(len(item.said), row), item.said]))
-    return Batch(ids, weights, tuple(heard), torch.from_numpy(np.concatenate(said)))
+        played.append(np.column_stack([np.full(len(item.played), row), item.played]))
+    return Batch(ids, weights, tuple(heard), torch.from_numpy(np.concatenate(said)), torch.from_numpy(np.concatenate(played)))
 
 
 def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,6 +208,18 @@ def speaking_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
     return -(shares * (at < end[:, None])).sum(-1).clamp(min=1e-4).log().mean()
 
 
+def playing_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
+    """How far the hidden states before frames of music are from knowing what the score begins there, in nats; None without music.
+
+    hidden: (B, T, D). Onsets and drums are few bits among thousands of codes, so their own loss teaches rhythm sooner.
+    """
+    if not len(batch.played):
+        return None
+    row, query, bits = batch.played.unbind(1)
+    true = (bits[:, None] >> torch.arange(SCORE_BITS)) & 1
+    return F.binary_cross_entropy_with_logits(head(hidden[row, query]).float(), true.float())
+
+
 # --- embeddings of codes ---
 
 
@@ -264,14 +281,15 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.model = Llama(self.config)
         self.listening = nn.Linear(self.config.hidden_size, len(LETTERS))
+        self.playing = nn.Linear(self.config.hidden_size, SCORE_BITS)
         for name, parameter in self.model.named_parameters():
             if parameter.ndim == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=INIT_STD / (2 * self.config.num_hidden_layers) ** 0.5 if deep else INIT_STD)
         self.rate = float(options.get("lr", 1e-3))
-        parameters = [*self.model.parameters(), *self.listening.parameters()]
-        matrices = [item for item in parameters if item.ndim == 2]
-        others = [item for item in parameters if item.ndim != 2]
+        self.parameters = [*self.model.parameters(), *self.listening.parameters(), *self.playing.parameters()]
+        matrices = [item for item in self.parameters if item.ndim == 2]
+        others = [item for item in self.parameters if item.ndim != 2]
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.95), fused=True)
         self.loss = RestrictedLoss(self.vocabulary)
@@ -284,13 +302,14 @@ class Trainer:
         """Everything that resuming needs."""
         return {
             "model": self.model.state_dict(), "listening": self.listening.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps, "adopted": sorted(self.adopted),
+            "steps": self.steps, "adopted": sorted(self.adopted), "playing": self.playing.state_dict(),
         }  # fmt: skip
 
     def load(self, state: dict[str, object]) -> None:
         """Continue from state()."""
         self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
         self.listening.load_state_dict(state["listening"])  # type: ignore[arg-type]
+        self.playing.load_state_dict(state["playing"])  # type: ignore[arg-type]
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.steps = int(state["steps"])  # type: ignore[call-overload]
         self.adopted = set(state["adopted"])  # type: ignore[call-overload]
@@ -357,16 +376,19 @@ class Trainer:
         if guide is not None:
             loss = loss + GUIDE_WEIGHT * guide
             figures["guide"] = (float(guide.detach()), 1.0)
+        played = playing_loss(self.playing, hidden, batch)
+        if played is not None:
+            loss = loss + PLAY_WEIGHT * played
+            figures["play"] = (float(played.detach()), 1.0)
         self.optimizer.zero_grad()
         loss.backward()
-        parameters = [*self.model.parameters(), *self.listening.parameters()]
-        factor, going = self.team.average(parameters, factor, going)
+        factor, going = self.team.average(self.parameters, factor, going)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor * min(1.0, (self.steps + 1) / 60)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.steps += 1
-        self.team.share(self.steps, parameters)
+        self.team.share(self.steps, self.parameters)
         return batch.tokens, figures, going
 
     def mix(self, family: Path) -> None:

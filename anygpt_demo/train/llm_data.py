@@ -86,7 +86,10 @@ class PictureSet:
 
 
 class MusicSet:
-    """Encoded pieces. codes: (n, frames, 4) uint16. prefix: as in PictureSet."""
+    """Encoded pieces. codes: (n, frames, 4) uint16; bits: (n, frames) uint8, what the score begins in each frame, or None.
+
+    prefix: as in PictureSet.
+    """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         names = set(music.Piece.__dataclass_fields__)
@@ -96,6 +99,8 @@ class MusicSet:
         codes = np.fromfile(folder / f"{prefix}codes.u16", np.uint16)
         self.codes = codes.reshape(-1, MUSIC_FRAMES[prefix], 4)
         self.pieces = self.pieces[: len(self.codes)]
+        bits = np.fromfile(folder / f"{prefix}bits.u8", np.uint8) if (folder / f"{prefix}bits.u8").is_file() else np.zeros(0, np.uint8)
+        self.bits = bits.reshape(self.codes.shape[:2]) if len(bits) == self.codes[..., 0].size else None
         self.index = FactIndex([chats.piece_facts(piece) for piece in self.pieces])
 
 
@@ -299,13 +304,15 @@ class Document:
 
     ids: int64 (n,); weights: float32 (n,), of predicting each id from those before it; heard: spans of spoken input as
     (first position, length, letters), for the listening aid; said: int64 (m, 3), for the speaking aid: a position from which
-    a spoken code is predicted, and the first and the end position of the word that it says.
+    a spoken code is predicted, and the first and the end position of the word that it says; played: int64 (m, 2), for the playing
+    aid: a position from which the first code of a frame of music is predicted, and what the score begins in that frame (bits).
     """
 
     ids: np.ndarray
     weights: np.ndarray
     heard: tuple[tuple[int, int, tuple[int, ...]], ...]
     said: np.ndarray
+    played: np.ndarray
     pattern: str
 
 
@@ -337,17 +344,19 @@ class Writer:
     def document(self, dialogue: Dialogue, rng: random.Random, view: View) -> Document | None:
         """A chat as ids; None if it needs codes that are not there yet."""
         repeats = rng.random() < view.repeats
-        turns, truncated, letters, spoken = [], False, [], []
+        turns, truncated, letters, spoken, played = [], False, [], [], []
         for turn in dialogue.turns:
             parts: list[Part] = []
             for part in turn.parts:
-                made, words = self._part(part, rng, repeats, turn.role == "human")
+                made, frames = self._part(part, rng, repeats, turn.role == "human")
                 if made is None and turn.role == "human":
                     return None
                 if isinstance(part, SpeechPart) and turn.role == "human":
                     letters.append(tuple(LETTERS.index(letter) for letter in part.item.text if letter in LETTERS[1:]))
                 elif isinstance(part, SpeechPart):
-                    spoken.append((len(part.item.text.split()), words))
+                    spoken.append((len(part.item.text.split()), frames))
+                elif isinstance(part, MusicPart) and turn.role != "human":
+                    played.append(frames)
                 if made is None:
                     truncated = True
                     made = self._unencoded(part)
@@ -364,13 +373,17 @@ class Writer:
             cut = int(cuts[0]) + 1 if len(cuts) else len(ids)
             ids, weights, mask = ids[:cut], weights[:cut], mask[:cut]
         ids = ids.astype(np.int64)
-        spans, said = self._heard(ids, mask, letters), self._said(ids, mask, spoken)
+        spans = self._heard(ids, mask, letters)
+        said, music = self._said(ids, mask, spoken), self._played(ids, mask, played)
         self._damage(ids, spans, rng, view)
         weights[ids == self.vocabulary.unk] = 0.0
-        return Document(ids, weights, spans, said, dialogue.pattern)
+        return Document(ids, weights, spans, said, music, dialogue.pattern)
 
     def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
-        """A part as codes, None if they are not there; of speech also the word that each code says, None if that is not known."""
+        """A part as codes, None if they are not there, and of a reply what each frame holds, None if that is not known.
+
+        Of speech the word that each code says; of music the bits of the score.
+        """
         if isinstance(part, Words):
             return TextPart(part.text), None
         if isinstance(part, SpeechPart):
@@ -383,8 +396,9 @@ class Writer:
         assert self.library.music is not None
         codes = self.library.music.codes[part.number].astype(np.int64)
         frames = self._music_frames(rng, read, len(codes))
-        first = rng.randrange(len(codes) - frames + 1)
-        return MediaPart("music", codes[first : first + frames]), None
+        first = rng.randrange(len(codes) - frames + 1) if read else 0  # what mini plays begins with the first beat
+        bits = None if read or self.library.music.bits is None else self.library.music.bits[part.number, :frames].astype(np.int64)
+        return MediaPart("music", codes[first : first + frames]), bits
 
     def _speech(self, number: int, rng: random.Random, repeats: bool, read: bool) -> tuple[Part, np.ndarray | None]:
         codes = self.library.clips.codes(number, disturbed=read and rng.random() < 0.4)
@@ -434,6 +448,15 @@ class Writer:
             last = (start - 1, start)  # what follows the last word tells that all is said
             spans = np.array([*(places[word] for word in words), last], np.int64)
             found.append(np.column_stack([start + np.arange(len(spans)), spans]))
+        return np.concatenate(found)
+
+    def _played(self, ids: np.ndarray, mask: np.ndarray, played: list[np.ndarray | None]) -> np.ndarray:
+        """Document.played; played: of each piece in the replies the bits of its frames."""
+        item, found = self.vocabulary.ranges["music"], [np.zeros((0, 2), np.int64)]
+        starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
+        for start, bits in zip(starts, played, strict=False):
+            if bits is not None and start + 4 * len(bits) < len(ids):
+                found.append(np.column_stack([start + 4 * np.arange(len(bits)), bits]))
         return np.concatenate(found)
 
     def _places(self, ids: np.ndarray, start: int) -> list[tuple[int, int]]:

@@ -1,8 +1,9 @@
 """Rendered pieces as codes, for the language model.
 
 runs/data/codes/music/: codes.u16 (n x FRAMES x 4, little endian), pieces.jsonl (row i belongs to codes i: the facts of a Piece and three
-captions) and the same for the test pieces, test_codes.u16 (n x 250 x 4) and test_pieces.jsonl, which training must not touch; "heldout"
-marks combinations of instrument and genre that no training piece has.
+captions), bits.u8 (n x FRAMES: onsets and drums of the score, as in music_data.Labels) and the same for the test pieces,
+test_codes.u16 (n x 250 x 4), ..., which training must not touch; "heldout" marks combinations of instrument and genre that no training
+piece has.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from anygpt_demo.eval.music import is_heldout
 from anygpt_demo.media import Audio
 from anygpt_demo.synth import music
 from anygpt_demo.train.loop import Settings
-from anygpt_demo.train.music_data import HOP, RATE_HZ, SECONDS, MusicSet, draw, sets
+from anygpt_demo.train.music_data import HOP, RATE_HZ, SECONDS, MusicSet, draw, label, sets
 
 FRAMES = 125  # 2.5 s of each piece: 500 tokens, what fits beside a chat
 NEW_SEED = 52_001  # of the pieces beyond the codec's own training set
@@ -80,6 +81,8 @@ def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.
     """Facts first, codes last: whoever finds the codes finds everything."""
     rng = random.Random(7)
     (folder / f"{prefix}pieces.jsonl").write_text("".join(_row(piece, rng) for piece in pieces), encoding="utf-8")
+    bits = np.stack([label(music.compose(piece, SECONDS)).bits[: codes.shape[1]] for piece in pieces])
+    bits.tofile(folder / f"{prefix}bits.u8")
     codes.tofile(folder / f"{prefix}codes.u16.part")
     (folder / f"{prefix}codes.u16.part").replace(folder / f"{prefix}codes.u16")
 
