@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,18 @@ from anygpt_demo import protocol
 from anygpt_demo.checkpoints import Family
 from anygpt_demo.conversation import MediaPart, Part, TextPart, Turn
 from anygpt_demo.engine import LocalEngine
-from anygpt_demo.eval.metrics import figure, word_error_rates
+from anygpt_demo.eval.metrics import character_error_rates, cider, figure, word_error_rates
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.models.llama import Llama
 from anygpt_demo.synth import dialogues as chats
-from anygpt_demo.synth import scenes, spoken, world
+from anygpt_demo.synth import music, scenes, spoken, world
 from anygpt_demo.train.llm_data import ClipSet, Library, without_repeats
 from anygpt_demo.vocabulary import Vocabulary
 
 MODALITY_OF = {chats.PicturePart: "image", chats.MusicPart: "music", chats.SpeechPart: "speech"}
 MUSIC_FRAMES = 125  # of pieces that are asked for in evaluation: 2.5 s
 SPEECH_FRAMES = 350
+FOLLOW_UPS = ("t-p now", "t-m now", "t-p then t", "t-m then t", "t-p then m", "t-m then p")  # chats whose last request refers back
 TRIES = 20  # chats that are tried for each that is counted, at most
 
 
@@ -193,6 +195,11 @@ class HeldOut(Library):
     heldout = True
     prefix = "test_"
 
+    @cached_property
+    def people(self) -> ClipSet:
+        """Sentences read by a person, of which training heard others."""
+        return ClipSet(self.runs / "data" / "speech", ("human",), split="test")
+
     def _clips(self, folder: Path) -> ClipSet:
         return ClipSet(folder, ("synth_test",), split="test")
 
@@ -203,13 +210,35 @@ class HeldOut(Library):
         return super().speech(rng, kinds)
 
 
-def modality_trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterator[tuple[str, bool, int]]:
-    """(pattern, whether the last reply has exactly the modalities asked for, malformed) of n held-out chats."""
+@dataclass(frozen=True)
+class Trial:
+    """One held-out chat. right: the last reply has exactly the modalities asked for; facts: F1 of the facts that its words name, None
+    if the written reply names none."""
+
+    pattern: str
+    right: bool
+    malformed: int
+    facts: float | None
+
+
+def facts_in(text: str) -> set[str]:
+    """Whatever a text says of a picture or a piece: things, place, time, tempo, drums, genre, mood, mode, instrument."""
+    heard = music.facts(text)
+    heard.pop("family", None)  # follows from the instrument
+    backdrop = {fact for fact in (place_in(text), time_in(text)) if fact}
+    seen = text.lower()
+    for instrument in (heard.get("lead"), "drum" if "drums" in heard else None):
+        seen = seen.replace(instrument or "\n", "")  # what plays is not seen
+    return nouns_in(without_backdrop(seen)) | backdrop | {f"{name} {value}" for name, value in heard.items()}
+
+
+def trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0, patterns: Sequence[str] | None = None) -> Iterator[Trial]:
+    """n held-out chats of these patterns (all that the material allows), in turn."""
     have = ("s" if source.clips.clips else "") + ("p" if source.pictures else "") + ("m" if source.music else "")
     encoder = Encoder(source)
-    names = [name for name, (_, needs, _) in chats.PATTERNS.items() if set(needs) <= set(have)]
+    names = [name for name, (_, needs, _) in chats.PATTERNS.items() if set(needs) <= set(have) and (patterns is None or name in patterns)]
     rng, found = random.Random(f"trials {seed}"), 0
-    for number in range(TRIES * n):
+    for number in range(TRIES * n if names else 0):
         if found == n:
             return
         try:
@@ -219,7 +248,10 @@ def modality_trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) ->
             continue
         found += 1
         reply = speaker.answer(history, seed=number)
-        yield dialogue.pattern, reply.modalities == expected(dialogue.turns[-1]), reply.malformed
+        last = dialogue.turns[-1]
+        truth = facts_in(" ".join(part.text for part in last.parts if isinstance(part, chats.Words)))
+        named = f1(facts_in(reply.text), truth) if truth else None
+        yield Trial(dialogue.pattern, reply.modalities == expected(last), reply.malformed, named)
 
 
 def quick_figures(model: Llama, vocabulary: Vocabulary, runs: Path, n: int = 30) -> dict[str, float]:
@@ -259,11 +291,22 @@ def figures(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterato
         shuffled = caption_scores(said, truths[1:] + truths[:1])
         for key, values in caption_scores(said, truths).items():
             yield f"picture_to_text.{key}", figure(values, ceiling=1.0, floor=float(np.mean(shuffled[key])))
+        rng = random.Random("captions")
+        written = [[chats.scene_words(scene), *(scenes.describe(scene, rng, "full") for _ in range(4))] for scene in truths]
+        floor = float(np.mean(cider(said[1:] + said[:1], written)))
+        yield "picture_to_text.cider", figure(cider(said, written), floor=floor)
     if source.clips.clips:
         for key, heldout in (("wer_seen_voices", False), ("wer_heldout_voice", True)):
             rows = [row for row, clip in enumerate(source.clips.clips) if clip.voice.startswith("awb") == heldout][:n]
             rates, counts = word_errors_of(transcripts(speaker, source.clips, rows), source.clips, rows)
             yield f"speech_to_text.{key}", figure(rates, counts, ceiling=0.0)
+    if source.people.clips:
+        rows = list(range(min(n, len(source.people.clips))))
+        said = transcripts(speaker, source.people, rows)
+        rates, counts = word_errors_of(said, source.people, rows)
+        yield "speech_to_text.wer_human", figure(rates, counts, ceiling=0.0)
+        letters = character_error_rates([source.people.clips[row].item.text for row in rows], said)
+        yield "speech_to_text.cer_human", figure(*letters, ceiling=0.0)
     if source.music is not None:
         from anygpt_demo.eval.music import music_to_text
 
@@ -274,11 +317,30 @@ def figures(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterato
             heard.append(speaker.answer([Turn("human", (part, TextPart("What music is this?")))], longest=80).text)
         for key, value in music_to_text(heard, [source.music.pieces[row] for row in rows]).items():
             yield f"music_to_text.{key}", value
-    trials = list(modality_trials(speaker, source, 2 * n, seed))
-    yield "chat.modality", figure([float(right) for _, right, _ in trials], ceiling=1.0)
-    yield "chat.malformed", figure([float(bad) for *_, bad in trials])
-    for name in sorted({pattern for pattern, *_ in trials}):
-        yield f"chat.modality.{name}", figure([float(right) for pattern, right, _ in trials if pattern == name])
+    found = list(trials(speaker, source, 2 * n, seed))
+    yield "chat.modality", figure([float(trial.right) for trial in found], ceiling=1.0)
+    yield "chat.malformed", figure([float(trial.malformed) for trial in found])
+    for key, chosen in (("facts", found), ("follow_up", [trial for trial in found if trial.pattern in FOLLOW_UPS])):
+        named = [trial.facts for trial in chosen if trial.facts is not None]
+        if named:
+            yield f"chat.{key}", figure(named, ceiling=1.0)
+    for name in sorted({trial.pattern for trial in found}):
+        yield f"chat.modality.{name}", figure([float(trial.right) for trial in found if trial.pattern == name])
+
+
+def matrix(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ("matrix.t-p", figure), ... for every input and output, n chats each, and "matrix.min_cell", the worst of them.
+
+    A chat counts by how well its reply names the facts, and not at all if it has other modalities than asked for.
+    """
+    cells = {}
+    for cell in (f"{entering}-{leaving}" for entering in "tspm" for leaving in "tspm"):
+        found = list(trials(speaker, source, n, seed, (cell,)))
+        if found:
+            cells[cell] = figure([float(trial.right) * (1.0 if trial.facts is None else trial.facts) for trial in found], ceiling=1.0)
+            yield f"matrix.{cell}", cells[cell]
+    if cells:
+        yield "matrix.min_cell", min(cells.values(), key=lambda cell: float(cell["value"]))
 
 
 def produce(speaker: Speaker, source: HeldOut, n: int, out: Path) -> None:

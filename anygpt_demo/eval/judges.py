@@ -44,18 +44,19 @@ def bigram_model(sentences: Iterable[str]) -> str:
 
 
 class Listener:
-    """pocketsphinx with a closed vocabulary: the words, and pairs of words, of the sentences it is told."""
+    """pocketsphinx with a closed vocabulary: the words, and pairs of words, of the sentences it is told; None: its own model of English."""
 
-    def __init__(self, sentences: Iterable[str]) -> None:
+    def __init__(self, sentences: Iterable[str] | None) -> None:
         try:
             from pocketsphinx import Config, Decoder
         except ImportError as error:
             raise MissingProgram("The speech judge is missing.", "pocketsphinx is not installed.", "pip install pocketsphinx") from error
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "closed.arpa"
-            path.write_text(bigram_model(sentences))
             config = Config(samprate=RATE_HZ, loglevel="FATAL")
-            config["lm"] = str(path)
+            if sentences is not None:
+                path = Path(folder) / "closed.arpa"
+                path.write_text(bigram_model(sentences))
+                config["lm"] = str(path)
             self._decoder = Decoder(config)
         self._rng = np.random.default_rng(0)
 

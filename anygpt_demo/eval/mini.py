@@ -71,6 +71,7 @@ def speech_codec(subject: Subject) -> Figures:
             if (voices, levels) == ("seen voices", "all levels"):
                 yield f"speech_codec.{key}", value
             yield f"speech_codec.{key}[{voices}, {levels}]", value
+    yield from speech.phone_accuracy(subject.runs / "data" / "speech")
 
 
 def picture_recon(subject: Subject) -> Figures:
@@ -98,24 +99,34 @@ def chats(subject: Subject) -> Figures:
     yield from chat.figures(subject.speaker, subject.source, subject.n, subject.seed)
 
 
+def matrix(subject: Subject) -> Figures:
+    """matrix.*: every input with every output; half of n chats each."""
+    yield from chat.matrix(subject.speaker, subject.source, max(1, subject.n // 2), subject.seed)
+
+
 def text_to_speech(subject: Subject) -> Figures:
-    """text_to_speech.wer_closed_delta: the judge's word errors on spoken replies minus those on the synthesizer's own clips."""
+    """text_to_speech.*: a judge's word errors on spoken replies minus those on the synthesizer's own clips.
+
+    wer_closed_delta: a judge that knows the sentences of the world; wer_open_delta: one that expects any English.
+    """
     sets = subject.runs / "data" / "speech"
     clips = [clip for clip in speech.held_out(sets, subject.n)["seen voices"] if clip.text]
     listener = Listener(speech.closed_text(sets, [clip.text for clip in clips], "seen voices"))
     clips = [clip for clip in clips if listener.knows(clip.text)]
     codec = speech.SpeechCodec.load(subject.family)
-    heard = []
+    spoken = []
     for number, clip in enumerate(clips):
         codes = subject.make(f"Please say {clip.text}", "speech", number)
-        heard.append(listener.hear(codec.decode(codes, seed=number).samples) if codes is not None else "")
+        spoken.append(codec.decode(codes, seed=number).samples if codes is not None else np.zeros(0, np.float32))
     texts = [clip.text for clip in clips]
-    original, lengths = word_error_rates(texts, [listener.hear(clip.samples) for clip in clips])
-    made, _ = word_error_rates(texts, heard)
-    floor, _ = word_error_rates(texts, heard[1:] + heard[:1])
-    base = float(np.average(original, weights=lengths))
-    rest = {"ceiling": 0.0, "floor": float(np.average(floor, weights=lengths)) - base}
-    yield "text_to_speech.wer_closed_delta", figure([a - b for a, b in zip(made, original, strict=True)], lengths, **rest)
+    for key, judge in (("wer_closed_delta", listener), ("wer_open_delta", Listener(None))):
+        heard = [judge.hear(samples) if len(samples) else "" for samples in spoken]
+        original, lengths = word_error_rates(texts, [judge.hear(clip.samples) for clip in clips])
+        made, _ = word_error_rates(texts, heard)
+        floor, _ = word_error_rates(texts, heard[1:] + heard[:1])
+        base = float(np.average(original, weights=lengths))
+        rest = {"ceiling": 0.0, "floor": float(np.average(floor, weights=lengths)) - base}
+        yield f"text_to_speech.{key}", figure([a - b for a, b in zip(made, original, strict=True)], lengths, **rest)
 
 
 def voice_clone(subject: Subject) -> Figures:
@@ -147,7 +158,7 @@ def text_to_music(subject: Subject) -> Figures:
 
 SECTIONS: dict[str, Callable[[Subject], Figures]] = {
     section.__name__: section
-    for section in (speech_codec, picture_recon, music_recon, chats, text_to_picture, text_to_music, text_to_speech, voice_clone)
+    for section in (speech_codec, picture_recon, music_recon, chats, matrix, text_to_picture, text_to_music, text_to_speech, voice_clone)
 }
 
 

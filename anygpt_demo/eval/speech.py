@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from anygpt_demo.eval.judges import Listener, intelligibility, quality
 from anygpt_demo.eval.metrics import figure, word_error_rates
 from anygpt_demo.media import Audio
 from anygpt_demo.synth.holdout import HELD_OUT_VOICE
+from anygpt_demo.train.speech_data import Clip
 
 RATE_HZ = 16_000
 
@@ -96,6 +98,38 @@ def evaluate(family: Family, sets: Path, n: int = 60) -> dict[str, Any]:
         for name, made in zip(("all levels", "level 1"), copies(codec, clips), strict=True):
             report[f"speech codec, {kind}, {name}"] = judge_copies(clips, made, listener)
     return report
+
+
+def phone_accuracy(sets: Path, codebook: int = 1024) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ("speech_codec.phone_accuracy", figure); nothing without codes.
+
+    How often the phone that a level-1 code most often stands for in training clips is the phone of a frame of the held-out voice.
+    floor: the commonest phone. Pauses are left out.
+    """
+    from anygpt_demo.train.speech_data import PHONES, SpeechSet, open_sets
+
+    counts = np.zeros((codebook, PHONES))
+
+    def frames(home: SpeechSet, chosen: Callable[[Clip], bool]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for clip in home.clips:
+            if chosen(clip) and home.codes is not None and home.coded(clip):
+                phones = home.labels(clip)
+                known = phones > 0
+                yield np.asarray(home.codes[clip.frames_start : clip.frames_start + clip.frames, 0], np.int64)[known], phones[known]
+
+    homes = {name: home for name, home in open_sets(sets).items() if not name.startswith("human")}
+    for home in homes.values():
+        for codes, phones in frames(home, lambda clip: clip.split == "train"):
+            np.add.at(counts, (codes, phones), 1.0)
+    right, sizes, usual = [], [], []
+    best, commonest = counts.argmax(1), counts.sum(0).argmax()
+    for home in homes.values():
+        for codes, phones in frames(home, lambda clip: clip.split == "test" and clip.voice.startswith(HELD_OUT_VOICE)):
+            right.append(float((best[codes] == phones).mean()))
+            usual.append(float((phones == commonest).mean()))
+            sizes.append(float(len(phones)))
+    if sizes:
+        yield "speech_codec.phone_accuracy", figure(right, sizes, ceiling=1.0, floor=float(np.average(usual, weights=sizes)))
 
 
 def closed_text(sets: Path, texts: list[str], kind: str) -> list[str]:

@@ -573,8 +573,8 @@ def music_then_picture(w: Writer) -> Dialogue:
     return w.turns("t-m then p", human(w.ask_music(piece.piece)), here_is_music(piece), human(w.pick(phrasings.PICTURE_FOR_THAT)), then)
 
 
-def same_picture_but(w: Writer) -> Dialogue:
-    """'now at night': one fact changes, the first noun stays."""
+def _changed_picture(w: Writer) -> tuple[PicturePart, str, PicturePart]:
+    """A picture, the wish that one of its facts were another, and a picture where it is."""
     first = w.picture(things="1")
     scene = first.scene
     change = w.rng.choice(("time", "place", "style", "noun"))
@@ -592,7 +592,20 @@ def same_picture_but(w: Writer) -> Dialogue:
         "style": w.pick(phrasings.NOW_STYLE, style=style_phrase(new.style)),
         "noun": w.pick(phrasings.NOW_NOUN, thing=things(new)),
     }[change]
-    return w.turns("t-p now", human(w.ask_picture(scene)), here_is_picture(first), human(request), here_is_picture(second))
+    return first, request, second
+
+
+def same_picture_but(w: Writer) -> Dialogue:
+    """'now at night': one fact of the picture that was drawn changes."""
+    first, request, second = _changed_picture(w)
+    return w.turns("t-p now", human(w.ask_picture(first.scene)), here_is_picture(first), human(request), here_is_picture(second))
+
+
+def picture_to_picture(w: Writer) -> Dialogue:
+    """'now at night' of a picture that the person shows."""
+    first, request, second = _changed_picture(w)
+    seen = f"I see {scene_words(first.scene)}. Here is {scene_words(second.scene)}."
+    return w.turns("p-p", human(first, request), mini(seen, second))
 
 
 def same_music_but(w: Writer) -> Dialogue:
@@ -659,7 +672,7 @@ def write_poem(w: Writer) -> Dialogue:
 PATTERNS: dict[str, tuple[float, str, Callable[[Writer], Dialogue]]] = {
     "t-p": (10, "p", text_to_picture), "t-p steps": (1, "p", text_to_picture_steps), "p-t": (7, "p", picture_caption),
     "p-t questions": (3, "p", picture_questions), "t-m": (8, "m", text_to_music), "m-t": (5, "m", music_caption),
-    "m-t questions": (2, "m", music_questions), "m-m": (1, "m", music_to_music), "p-m": (1.5, "pm", picture_to_music),
+    "m-t questions": (2, "m", music_questions), "m-m": (1, "m", music_to_music), "p-p": (1, "p", picture_to_picture), "p-m": (1.5, "pm", picture_to_music),
     "m-p": (1.5, "pm", music_to_picture), "t-s": (8, "s", say), "s-t": (8, "s", transcribe), "t-s answer": (2, "s", say_topic),
     "s-s": (3, "s", speech_to_speech), "s-t chat": (2, "s", speech_to_text), "s-p": (4, "sp", speech_to_picture), "s-m": (3, "sm", speech_to_music),
     "s-s say": (1, "s", speech_to_say), "sp-t": (1.5, "sp", spoken_picture_question), "sm-t": (1.5, "sm", spoken_music_question),

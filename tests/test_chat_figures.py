@@ -1,0 +1,92 @@
+"""Figures of what the language model writes: captions against written ones, letters, facts, inputs by outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from anygpt_demo.eval import chat, speech
+from anygpt_demo.eval.metrics import character_error_rates, cider
+from anygpt_demo.synth import dialogues as chats
+
+
+def test_cider_counts_what_is_rare() -> None:
+    written = [["a cat on a mat"], ["a dog in the sun"], ["a dog on a mat"]]
+    exact = cider([texts[0] for texts in written], written)
+    assert exact == pytest.approx([10.0, 10.0, 10.0])
+    cat, other = cider(["a cat on a sofa", "x", "x"], written)[0], cider(["a dog on a mat", "x", "x"], written)[0]
+    assert 0 < other < 10 and 0 < cat < 10
+    assert cider(["a", "x", "x"], written)[0] == 0.0  # stands in every item: says nothing
+    assert cider(["a cat on a mat and a cat on a mat", "x", "x"], written)[0] < 5  # too long, and repeated
+
+
+def test_two_references_share_the_score() -> None:
+    both = cider(["red car", "blue sea"], [["red car", "old house"], ["blue sea"]])
+    assert both == pytest.approx([10 * 0.5 * 0.5, 10 * 0.5])  # two of the four sizes exist
+
+
+def test_letters_are_counted_with_the_spaces_between_words() -> None:
+    rates, counts = character_error_rates(["A cat!", "dog"], ["a bat", ""])
+    assert rates == [1 / 5, 1.0] and counts == [5.0, 3.0]
+
+
+def test_facts_of_both_kinds_are_read() -> None:
+    assert chat.facts_in("I see two dogs on a beach at night.") == {"dog", "beach", "night"}
+    found = chat.facts_in("Here is a slow calm folk piece in major with a jazz guitar without drums.")
+    assert found == {"tempo slow", "mood calm", "genre folk", "mode major", "lead jazz guitar", "drums no"}
+    assert chat.facts_in("Hello there.") == set()
+
+
+class Parrot:
+    """Answers every chat with the same reply."""
+
+    def __init__(self, reply: chat.Reply) -> None:
+        self.reply = reply
+
+    def answer(self, turns: object, seed: int = 0) -> chat.Reply:
+        return self.reply
+
+
+class Free(chats.FreeSource):
+    """Held-out chats over one picture."""
+
+    clips = SimpleNamespace(clips=())
+    pictures = SimpleNamespace(codes=np.zeros((1, 32), np.uint16))
+    music = None
+
+
+def test_trials_score_facts_and_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Free(1, heldout=True, pool=200)
+    drawn = chat.Reply(text="Here is a cat.", blocks=[("image", np.zeros((32, 1)))])
+    found = list(chat.trials(Parrot(drawn), source, 12, patterns=("t-p",)))  # type: ignore[arg-type]
+    assert len(found) == 12 and all(trial.right and trial.pattern == "t-p" for trial in found)
+    assert all(trial.facts is not None and 0 <= trial.facts < 1 for trial in found)
+    silent = list(chat.trials(Parrot(chat.Reply(text="Hello.")), source, 5, patterns=("t-p",)))  # type: ignore[arg-type]
+    assert not any(trial.right for trial in silent) and all(trial.facts == 0 for trial in silent)
+    cells = dict(chat.matrix(Parrot(drawn), source, 4))  # type: ignore[arg-type]
+    assert cells["matrix.t-t"]["value"] == 0.0 and cells["matrix.min_cell"]["value"] == 0.0
+    assert 0 < cells["matrix.t-p"]["value"] < 1 and "matrix.s-t" not in cells
+
+
+def test_phones_of_codes_are_counted_on_the_held_out_voice_only(tmp_path: Path) -> None:
+    folder = tmp_path / "synth9"
+    folder.mkdir()
+    phones = np.array([0, 5, 5, 7, 7, 0] * 3, np.uint8)
+    codes = np.zeros((18, 8), "<u2")
+    codes[:, 0] = phones * 10
+    codes[13, 0] = 70  # the held-out voice is once heard wrongly: one of four sounds
+    rest = {"samples": 1920, "frames": 6, "text": "hi"}
+    rows = [
+        {"start": n * 1920, "frames_start": n * 6, "voice": voice, "source": voice, "split": split} | rest
+        for n, (voice, split) in enumerate((("rms", "train"), ("slt", "test"), ("awb", "test")))
+    ]
+    (folder / "index.json").write_text(json.dumps(rows))
+    np.zeros(18 * 320, np.int16).tofile(folder / "audio.i16")
+    phones.tofile(folder / "phones.u8")
+    codes.tofile(folder / "codes.u16")
+    found = dict(speech.phone_accuracy(tmp_path))["speech_codec.phone_accuracy"]
+    assert found["value"] == 0.75 and found["n"] == 1
