@@ -61,13 +61,13 @@ class Free(chats.FreeSource):
 
 def test_trials_score_facts_and_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Free(1, heldout=True, pool=200)
-    drawn = chat.Reply(text="Here is a cat.", blocks=[("image", np.zeros((32, 1)))])
-    found = list(chat.trials(Parrot(drawn), source, 12, patterns=("t-p",)))  # type: ignore[arg-type]
-    assert len(found) == 12 and all(trial.right and trial.pattern == "t-p" for trial in found)
+    drawn = chat.Reply(text="Here is a cat on a beach at night.", blocks=[("image", np.zeros((32, 1)))])
+    found = list(chat.trials(Parrot(drawn), source, 40, patterns=("t-p",)))  # type: ignore[arg-type]
+    assert len(found) == 40 and all(trial.right and trial.pattern == "t-p" for trial in found)
     assert all(trial.facts is not None and 0 <= trial.facts < 1 for trial in found)
     silent = list(chat.trials(Parrot(chat.Reply(text="Hello.")), source, 5, patterns=("t-p",)))  # type: ignore[arg-type]
     assert not any(trial.right for trial in silent) and all(trial.facts == 0 for trial in silent)
-    cells = dict(chat.matrix(Parrot(drawn), source, 4))  # type: ignore[arg-type]
+    cells = dict(chat.matrix(Parrot(drawn), source, 40))  # type: ignore[arg-type]
     assert cells["matrix.t-t"]["value"] == 0.0 and cells["matrix.min_cell"]["value"] == 0.0
     assert 0 < cells["matrix.t-p"]["value"] < 1 and "matrix.s-t" not in cells
 
