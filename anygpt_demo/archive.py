@@ -81,7 +81,8 @@ def _piece(part: TextPart | MediaPart, turn: Turn, media: Mapping[str, bytes]) -
     if isinstance(part, TextPart):
         return f"<p>{html.escape(part.text)}</p>"
     data = media.get(part.file or "")
-    about = f"{part.modality}, {part.codes.size} tokens" + (", AI-generated" if turn.role == "mmgpt" else "")
+    length = f"continued to {part.seconds:.1f} s, " if part.seconds else ""
+    about = f"{part.modality}, {length}{part.codes.size} tokens" + (", AI-generated" if turn.role == "mmgpt" else "")
     if data is None:
         return f"<p><small>{about}, without a file</small></p>"
     kind = "image/png" if part.modality == "image" else "audio/wav"
@@ -219,7 +220,7 @@ def replay(archive: Archive, chat: Chat) -> Iterator[Again]:
 def _unrepeatable(turn: Turn) -> str:
     if not turn.ids or "seed" not in turn.facts:
         return "It does not say how it was made."
-    if turn.facts.get("edits"):
+    if any("seconds" not in edit for edit in turn.facts.get("edits", ())):  # music that was continued keeps its ids
         return "Parts of it were written anew."
     return ""
 

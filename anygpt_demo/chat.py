@@ -371,7 +371,7 @@ def _keep(conversation: Conversation, label: str, media: Media, generated: bool 
     return conversation.journal.save(label, suffix, data)
 
 
-class _Sound:
+class Sound:
     """A sound that is decoded while its codes come. A fault ends it quietly: the codes can still be decoded as a whole."""
 
     def __init__(self, name: str, streamer: Any) -> None:
@@ -429,7 +429,7 @@ class _Reply:
         self.chat, self.conversation, self.voice, self.seed, self.settings, self.stop = chat, conversation, voice, seed, settings, stop
         self.opening = opening or Opening()
         self.one_block = False  # end when a block closes
-        self.sound: _Sound | None = None  # the sound whose codes are being written
+        self.sound: Sound | None = None  # the sound whose codes are being written
         self.parts: list[Part] = []
         self.words: list[str] = []
         self.heard: list[str] | None = None
@@ -584,7 +584,7 @@ class _Reply:
         except Exception as error:  # the border to the model: whatever it raises must not take the conversation down
             log.exception("the language model failed")
             self.conversation.cache = None
-            yield Card(_fault("The language model failed.", error))
+            yield Card(fault("The language model failed.", error))
         for event in parser.finish(self.reason):
             yield from self._take(event)
 
@@ -663,7 +663,7 @@ class _Reply:
         try:
             codec, seed = self._codec(name)
             if hasattr(codec, "streamer"):
-                self.sound = _Sound(name, codec.streamer(voice=self.voice, seed=seed))
+                self.sound = Sound(name, codec.streamer(voice=self.voice, seed=seed))
         except Exception:  # the border to the codecs, as in _decode(), which reports it
             log.exception("the %s codec cannot begin", name)
 
@@ -719,7 +719,7 @@ class _Reply:
             failure = error
         except Exception as error:  # the border to the codecs: the rest of the reply must still arrive
             log.exception("the %s codec failed", name)
-            failure = _fault(f"The {name} could not be made.", error)
+            failure = fault(f"The {name} could not be made.", error)
         else:
             seconds = time.perf_counter() - start
             self.times["decode"] += seconds
@@ -736,7 +736,8 @@ class _Reply:
         yield Card(failure, name)
 
 
-def _fault(problem: str, error: Exception) -> ModelFault:
+def fault(problem: str, error: Exception) -> ModelFault:
+    """What a model raised, as a person is told."""
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return ModelFault(problem, "There was not enough memory.", OUT_OF_MEMORY)
     return ModelFault(problem, f"The model stopped with an internal error ({type(error).__name__}).", "Try again with another seed.")

@@ -31,13 +31,14 @@ class MediaPart:
     """A picture or a sound, as the codes the language model reads.
 
     codes: int64 (frames, layers); file: name of the media file in the session folder, None if there is none;
-    text: transcript or caption when one is known.
+    text: transcript or caption when one is known; seconds: how long the file is, where it goes on after the codes.
     """
 
     modality: str
     codes: np.ndarray
     file: str | None = None
     text: str = ""
+    seconds: float | None = None
 
 
 Part = TextPart | MediaPart
@@ -70,7 +71,8 @@ def to_record(turn: Turn) -> dict[str, Any]:
         if isinstance(part, TextPart):
             parts.append({"type": "text", "text": part.text})
         else:
-            parts.append({"type": part.modality, "codes": part.codes.tolist(), "file": part.file, "text": part.text})
+            more = {} if part.seconds is None else {"seconds": part.seconds}
+            parts.append({"type": part.modality, "codes": part.codes.tolist(), "file": part.file, "text": part.text, **more})
     return {"role": turn.role, "parts": parts, "heard": turn.heard, "ids": list(turn.ids), "facts": dict(turn.facts)}
 
 
@@ -86,7 +88,8 @@ def from_record(record: dict[str, Any]) -> Turn:
             codes = np.asarray(item["codes"], dtype=np.int64)
             if codes.ndim != 2:
                 raise ValueError("codes are not (frames, layers)")
-            parts.append(MediaPart(item["type"], codes, item["file"], item["text"]))
+            seconds = None if item.get("seconds") is None else float(item["seconds"])
+            parts.append(MediaPart(item["type"], codes, item["file"], item["text"], seconds))
     if record["role"] not in ("human", "mmgpt"):
         raise ValueError(f"no role {record['role']}")
     ids = tuple(int(number) for number in record["ids"])

@@ -9,6 +9,7 @@ the piece stays the block that the model wrote, for a longer one would not fit i
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anygpt_demo import protocol
-from anygpt_demo.chat import Card, Finished, Made, Piece, Progress, Update, write_file
+from anygpt_demo.chat import Card, Finished, Made, Note, Progress, Sound, Update, fault, write_file
 from anygpt_demo.conversation import Conversation, MediaPart, Turn
-from anygpt_demo.errors import BadText, UserError
+from anygpt_demo.errors import BadText, ModelFault, UserError
 from anygpt_demo.grammar import CLOSING, Grammar
 from anygpt_demo.media import Audio
 
@@ -33,6 +34,7 @@ LONGEST_S = 120.0
 TRIES = 4  # blocks in a row that the model may end at once
 LETTERS = 300  # of a text that are spoken in one block; 30 s hold some 400
 PAUSE_S = 0.2  # between two blocks of speech
+log = logging.getLogger(__name__)
 
 
 def onward(
@@ -82,46 +84,52 @@ def lengthen(
     """Go on with the music that is part `number` of turn `index` until it lasts `seconds`; its file is exchanged.
 
     Yields Progress, the sound in pieces from its beginning, Made and Finished; or a Card and Finished, and all stays as it was.
+    Chat.render() of the part takes it back: its codes are decoded as they were written.
     """
-    began, tokens = time.perf_counter(), 0
+    began, line = time.perf_counter(), []
     turn = conversation.turns[index]
+    stopped = stop or threading.Event()
     try:
         part, prompt = _before(chat, conversation, index, number, seconds)
         facts = chat.vocabulary.ranges[part.modality].modality
         frames = round(seconds * (facts.frame_rate_hz or 1))
-        streamer = chat.codec(part.modality, "decode").streamer(seed=seed)  # type: ignore[attr-defined]
-        pieces: list[Audio] = []
-        known = len(part.codes)
-
-        def told(found: Sequence[Audio]) -> Iterator[Piece]:
-            for audio in found:
-                start = sum(piece.seconds for piece in pieces)
-                pieces.append(audio)
-                yield Piece(part.modality, audio, start)
-
-        for frame in part.codes:
-            yield from told(streamer.feed(frame))
-        for frame in onward(chat, prompt, part.modality, part.codes, frames, seed=seed, stop=stop):
-            tokens += facts.layers
-            yield Progress(part.modality, known * facts.layers + tokens, frames * facts.layers)
-            yield from told(streamer.feed(frame))
-        yield from told(streamer.finish())
+        codec = chat.codec(part.modality, "decode")
+        sound = Sound(part.modality, codec.streamer(seed=seed)) if hasattr(codec, "streamer") else None
+        yield from sound.feed(part.codes) if sound is not None else ()
+        for frame in onward(chat, prompt, part.modality, part.codes, frames, seed=seed, stop=stopped):
+            line.append(frame)
+            known = len(part.codes) + len(line)
+            yield Progress(part.modality, known * facts.layers, frames * facts.layers)
+            yield from sound.feed([frame]) if sound is not None else ()
+        if not line and not stopped.is_set() and frames > len(part.codes):
+            raise ModelFault("This music does not go on.", "The model ends it here each time.", "Try again: another seed may go on.")
+        yield from sound.finish() if sound is not None else ()
+        media = sound.joined() if sound is not None and not sound.failed else codec.decode(np.stack([*part.codes, *line]), seed=seed)
     except UserError as error:
-        yield Card(error)
+        failure: UserError | None = error
+    except Exception as error:  # the border to the models: whatever they raise must not take the conversation down
+        log.exception("music could not be continued")
+        failure = fault("The music could not be continued.", error)
+    else:
+        failure = None
+    if failure is not None:
+        yield Card(failure)
         yield Finished("refused", None, {"total": time.perf_counter() - began}, 0)
         return
-    media = Audio(np.concatenate([piece.samples for piece in pieces]), pieces[0].rate_hz)
+    assert isinstance(media, Audio)
+    if len(part.codes) + len(line) < frames and not stopped.is_set():
+        yield Note(f"The music ended by itself after {media.seconds:.1f} s.")
     folder = conversation.journal.folder if conversation.journal is not None else None
     data, suffix = write_file(media)
     file = conversation.journal.save(part.modality, suffix, data) if conversation.journal is not None else None
-    new = MediaPart(part.modality, part.codes, file, part.text)
+    new = MediaPart(part.modality, part.codes, file, part.text, round(media.seconds, 2))
     edits = [*turn.facts.get("edits", ()), {"part": number, "seed": seed, "seconds": round(media.seconds, 2)}]
     parts = (*turn.parts[:number], new, *turn.parts[number + 1 :])
     conversation.replace(index, replace(turn, parts=parts, facts={**turn.facts, "edits": edits}))
     spent = time.perf_counter() - began
     yield Made(new, media, spent, folder / file if folder is not None and file is not None else None)
-    stopped = stop is not None and stop.is_set()
-    yield Finished("stop" if stopped else "eos", conversation.turns[index], {"total": spent}, tokens)
+    reason = "stop" if stopped.is_set() else "eos"
+    yield Finished(reason, conversation.turns[index], {"total": spent}, len(line) * facts.layers)
 
 
 def _before(chat: Chat, conversation: Conversation, index: int, number: int, seconds: float) -> tuple[MediaPart, list[int]]:

@@ -17,7 +17,7 @@ import numpy as np
 from gradio.utils import get_upload_folder
 
 from anygpt_demo import chat as dialogue
-from anygpt_demo import lens
+from anygpt_demo import lens, longer
 from anygpt_demo.chat import PRESETS, Chat, Message, Settings
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadAudio, BadPicture, BadText, UserError
@@ -173,9 +173,10 @@ def edited(chat: Chat, session: Session, place: str, text: str, items: object, o
 
 
 def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
-    """A button of a message: resend, lighter, retry, undo, branch, again or render. Raises UserError."""
+    """A button of a message: resend, lighter, retry, undo, branch, again, render or longer. Raises UserError."""
     if name in ("resend", "lighter") and session.last is not None:
         return session.last if name == "resend" else Job(session.last.lighter or session.last.start)
+    place, _, seconds = place.rpartition(".") if name == "longer" else (place, "", "")
     index, number, turn = lens.find(session.conversation, place)
     if turn.role != "mmgpt" or index == 0:
         raise BadText("This cannot be done here.", "It is not a reply.", "Use the buttons below a reply.")
@@ -186,7 +187,13 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         return None
     if name == "branch":
         return answered_anew(chat, session, index - 1, human, keep=chat.opening(turn, number + 1))
-    if name in ("again", "render") and number < len(turn.parts) and isinstance(turn.parts[number], MediaPart):
+    part = turn.parts[number] if number < len(turn.parts) else None
+    if name in ("again", "render", "longer") and isinstance(part, MediaPart) and part.modality != "image":
+        session.view = view_of(chat, session.conversation, session.folder, (index, number))
+    if name == "longer":
+        conversation, wanted, stop = session.conversation, float(seconds) if seconds.isdecimal() else 0.0, session.stop
+        return Job(lambda seed: longer.lengthen(chat, conversation, index, number, wanted, seed=seed, stop=stop), index)
+    if name in ("again", "render") and isinstance(part, MediaPart):
         conversation, options = session.conversation, _options(session, session.settings)
         if name == "again":
             return Job(lambda seed: chat.again(conversation, index, number, seed=seed, **options), index)
@@ -205,7 +212,7 @@ class Answer:
         self.parts: list[Part] = []
         self.extra: list[str] = []  # cards and notes
         self.failed: list[tuple[int, dialogue.Card]] = []  # where the cards are among them
-        self.began: dict[str, float] = {}  # when the first codes of the block that is being written came
+        self.began: dict[str, tuple[float, int]] = {}  # when codes of the block that is being written came first, and how many
         self.text = ""
         self.heard = ""
         self.rough: dict[str, str] | None = None  # the picture that forms
@@ -235,11 +242,11 @@ class Answer:
             return True
         elif isinstance(update, dialogue.Piece):
             self.heard_pieces = True
-            self._sound(update.media)
+            self._sound(update.modality, update.media, update.start_s)
             return True
         elif isinstance(update, dialogue.Made | dialogue.Kept):
             if isinstance(update, dialogue.Made) and isinstance(update.media, Audio) and not self.heard_pieces:
-                self._sound(update.media)
+                self._sound(update.part.modality, update.media)
             self.heard_pieces = False
             self._close_words()
             self.rough = None
@@ -256,9 +263,11 @@ class Answer:
             return True
         return False
 
-    def _sound(self, audio: Audio) -> None:
+    def _sound(self, name: str, audio: Audio, start_s: float = 0.0) -> None:
         data = (np.clip(audio.samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
-        self.sounds.append({"id": secrets.token_hex(8), "rate": audio.rate_hz, "pcm": base64.b64encode(data).decode()})
+        said = base64.b64encode(self.text.encode() if name == "speech" else b"").decode()
+        piece = {"id": secrets.token_hex(8), "rate": audio.rate_hz, "pcm": base64.b64encode(data).decode(), "said": said, "start": start_s}
+        self.sounds.append(piece)
         del self.sounds[:-PIECES]
 
     def _close_words(self) -> None:
@@ -281,10 +290,11 @@ class Answer:
         """Seconds until `total` codes are there, at the pace so far."""
         now = time.monotonic()
         if not update.codes or update.modality not in self.began:
-            self.began = {update.modality: now}
+            self.began = {update.modality: (now, update.codes)}
             return None
-        spent = now - self.began[update.modality]
-        return spent / update.codes * (total - update.codes) if spent > FRAME_S else None
+        since, known = self.began[update.modality]
+        spent = now - since
+        return spent / (update.codes - known) * (total - update.codes) if spent > FRAME_S and update.codes > known else None
 
     def _finish(self, update: dialogue.Finished) -> None:
         self._close_words()
@@ -347,9 +357,9 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
         while not line.wait(ticket, 0.5) and not session.stop.is_set():
             yield session.view, status_line(f"Waiting for the model: {line.ahead(ticket)} before you"), []
         if session.stop.is_set():
-            yield session.view, status_line("Stopped"), []
-            return
-        yield from _follow(page, job)
+            page.status = status_line("Stopped")
+        else:
+            yield from _follow(page, job)
     except UserError as error:
         page.extra.append(card(error, way_out(session, error)))
     finally:  # also when the visitor has closed the page

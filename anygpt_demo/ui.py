@@ -31,7 +31,7 @@ from anygpt_demo.drawer import FETCH, QUICK, settings_tab, voice_tab
 from anygpt_demo.errors import BadText, UserError
 from anygpt_demo.selftest import Health
 from anygpt_demo.turns import act, answer, claim, edited, new_message
-from anygpt_demo.view import View, button, card, literal, status_line, view_of
+from anygpt_demo.view import OPENED, View, button, card, literal, status_line, view_of
 from anygpt_demo.visitors import Line, Pace, Session, Visitors, prune
 from anygpt_demo.welcome import examples, header, model_facts, welcome
 
@@ -83,6 +83,17 @@ def build(
         if not session.view:
             session.view = view_of(chat, session.conversation, session.folder)
         return session, [session.key, session.chat], session.view, status_line(""), rail(visitors, session)
+
+    def covered(session: Session) -> Any:
+        session.hidden = True
+        session, place, _, *rest = shown(session)
+        return session, place, OPENED, *rest
+
+    def uncover(session: Session) -> Any:
+        if not session.hidden:
+            return gr.skip()
+        session.hidden = False
+        return session.view
 
     def arrive(key: object) -> Any:
         place = key if isinstance(key, list) and len(key) == 2 else [None, None]
@@ -151,7 +162,7 @@ def build(
             session.stop.set()
             other = visitors.find(session.key, value)
             other.like(session)
-            return shown(other)
+            return covered(other)
         if name == "rename":
             session.rename(value)
         elif name == "delete":
@@ -174,7 +185,7 @@ def build(
             assert other.conversation.journal is not None
             other.conversation = archive.restore(found, other.conversation.journal)
             other.rename(found.title)
-            return shown(other)
+            return covered(other)
         except UserError as error:
             session.view.append({"role": "assistant", "content": [card(error)]})
             return session, gr.skip(), session.view, gr.skip(), gr.skip()
@@ -263,9 +274,9 @@ def build(
         test_button.click(run_tests, [session], grid, concurrency_limit=QUEUE, **HIDDEN)
         composer.stop(halt, [session], None, **QUICK)
         composer.select(look, [session], [tokens, right, tabs], concurrency_limit=QUEUE, **HIDDEN)
-        composer.edit(chats, [session], here, **QUICK)
+        composer.edit(chats, [session], here, **QUICK).then(uncover, [session], messages, **QUICK)
         save_button.click(save, [session], parcel, **QUICK).then(None, js=FETCH)
-        open_button.upload(load, [session, open_button], here, **QUICK)
+        open_button.upload(load, [session, open_button], here, **QUICK).then(uncover, [session], messages, **QUICK)
         Endpoints(chat, family, line, pace, public=public).publish()
     return page
 

@@ -20,8 +20,11 @@ from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Tu
 from anygpt_demo.errors import UserError
 
 NAMES = {"image": "Picture", "speech": "Speech", "music": "Music"}
+LENGTHS_S = (10, 20, 30)  # to which music can be continued
 DOING = {"image": "Drawing", "speech": "Speaking", "music": "Composing"}
 View = list[dict[str, Any]]  # messages as the Chatbot takes them
+REMADE = '<div class="remade">Being made anew</div>'  # in the place of a sound
+OPENED: View = [{"role": "assistant", "content": ['<div class="remade">Opening</div>']}]  # between two chats, for the same reason
 
 
 # --------------------------------------------------------------------------------------------- words to inert markup
@@ -44,11 +47,12 @@ def button(name: str, value: object, label: str, about: str = "", kind: str = ""
     return f'<button type="button" name="{name}" value="{value}" class="do {kind}"{title}>{literal(label)}</button>'
 
 
-def under(name: str, text: str, buttons: str = "") -> str:
-    """A transcript or a remark below a medium, behind the medium's tag."""
+def under(name: str, text: str, buttons: str = "", said: str = "") -> str:
+    """A transcript or a remark below a medium, behind the medium's tag. said: the words of speech, whose player marks them."""
     tag = f'<span class="tag tag-{name}">{NAMES.get(name, name.capitalize())}</span>'
     acts = f'<span class="acts">{buttons}</span>' if buttons else ""
-    return f'<div class="under">{tag}<span>{literal(text.strip())}</span>{acts}</div>'
+    told = f'<span class="said">{literal(said.strip())}</span> <span>{literal(text.strip())}</span>' if said else literal(text.strip())
+    return f'<div class="under">{tag}<span>{told}</span>{acts}</div>'
 
 
 def card(error: UserError, buttons: str = "") -> str:
@@ -101,21 +105,36 @@ def shown_media(media: dialogue.Media, alt: str, *, generated: bool = True) -> d
 def seconds_of(vocabulary: Any, part: MediaPart) -> str:
     """The length of a sound in words, or nothing for a picture."""
     rate = vocabulary.ranges[part.modality].modality.frame_rate_hz
-    return f"{len(part.codes) / rate:.1f} s, " if rate else ""
+    return f"{part.seconds or len(part.codes) / rate:.1f} s, " if rate else ""
 
 
-def part_buttons(name: str, place: str, clones: bool = True) -> str:
+def lengths(place: str, part: MediaPart) -> str:
+    """To what length a piece of music can go on, and back to the length in which it was written."""
+    longer = [
+        button("longer", f"{place}.{seconds}", f"{seconds} s", f"Go on with this music until it lasts {seconds} s")
+        for seconds in LENGTHS_S
+        if seconds > (part.seconds or 0)
+    ]
+    back = button("render", place, "As written", "Back to the length in which the model wrote it") if part.seconds else ""
+    return f'<span class="lengths" role="group" aria-label="Longer"><span>Longer:</span>{"".join(longer)}</span>{back}' if longer else back
+
+
+def part_buttons(place: str, part: MediaPart, clones: bool = True) -> str:
     """What can be done with one picture or sound of a reply. clones: speech can be rendered in another voice."""
+    name = part.modality
     again = button("again", place, "Another", "Write its tokens anew; the rest of the reply stays")
     other = {"image": ("Redraw", "The same tokens from other noise"), "speech": ("Other voice", "The same words in the chosen voice")}
     render = button("render", place, *other[name]) if name in other and (clones or name != "speech") else ""
-    return again + render + button("branch", place, "From here", "Keep the reply up to here and continue it anew")
+    more = lengths(place, part) if name == "music" and part.file is not None else ""
+    return again + render + more + button("branch", place, "From here", "Keep the reply up to here and continue it anew")
 
 
-def reply_content(chat: Chat, parts: Sequence[Part], folder: Path, index: int | None = None) -> list[Any]:
+def reply_content(
+    chat: Chat, parts: Sequence[Part], folder: Path, index: int | None = None, without: tuple[int, int] | None = None
+) -> list[Any]:
     """The parts of a reply in the model's order. The words right before speech are its transcript and stand below it.
 
-    index: of the turn, if it is finished and its parts can be worked on.
+    index: of the turn, if it is finished and its parts can be worked on. without: turn and part whose file is not shown.
     """
     content: list[Any] = []
     for number, part in enumerate(parts):
@@ -124,16 +143,16 @@ def reply_content(chat: Chat, parts: Sequence[Part], folder: Path, index: int | 
             if not (isinstance(following, MediaPart) and following.modality == "speech" and following.file):
                 content.append(words(part.text))
             continue
-        buttons = part_buttons(part.modality, f"{index}.{number}", chat.clones) if index is not None else ""
+        buttons = part_buttons(f"{index}.{number}", part, chat.clones) if index is not None else ""
         if part.file is None:
             content.append(under(part.modality, "could not be made", buttons))
             continue
         before = parts[number - 1] if number else None
         said = before.text if isinstance(before, TextPart) else ""
-        content.append(shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality)))
+        hidden = without is not None and without == (index, number)
+        content.append(REMADE if hidden else shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality)))
         facts = f"AI-generated, {seconds_of(chat.vocabulary, part)}{part.codes.size} tokens"
-        text = f"{said.strip()} ({facts})" if part.modality == "speech" and said else facts
-        content.append(under(part.modality, text, buttons))
+        content.append(under(part.modality, facts, buttons, said if part.modality == "speech" else ""))
     return content
 
 
@@ -162,8 +181,11 @@ def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index:
     return content
 
 
-def view_of(chat: Chat, conversation: Conversation, folder: Path) -> View:
-    """A whole conversation."""
+def view_of(chat: Chat, conversation: Conversation, folder: Path, without: tuple[int, int] | None = None) -> View:
+    """A whole conversation. without: turn and part of a sound that is made anew.
+
+    A player of the Chatbot reads its file once. Where another file comes into the place of one, it is taken away in between.
+    """
     view: View = []
     turns = conversation.turns
     for index, turn in enumerate(turns):
@@ -171,6 +193,6 @@ def view_of(chat: Chat, conversation: Conversation, folder: Path) -> View:
             heard = turns[index + 1].heard if index + 1 < len(turns) else None
             view.append({"role": "user", "content": human_content(turn.parts, folder, heard, index)})
         else:
-            content = [*reply_content(chat, turn.parts, folder, index), *reply_end(turn, index)]
+            content = [*reply_content(chat, turn.parts, folder, index, without), *reply_end(turn, index)]
             view.append({"role": "assistant", "content": content})
     return view

@@ -53,6 +53,7 @@ class Session:
     conversation: Conversation
     folder: Path
     view: list[dict[str, Any]] = field(default_factory=list)
+    hidden: bool = False  # the page shows something else for a moment
     stop: threading.Event = field(default_factory=threading.Event)
     turn: threading.Lock = field(default_factory=threading.Lock)  # held from sending to the end of the reply
     pending: Job | None = None

@@ -3,21 +3,24 @@
 // ---- pieces of sound, played one after the other as they arrive
 let speaker = null, playing = [], nextAt = 0;
 root.api.played = 0; // pieces so far
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-function play(list) { // [{id, rate, pcm}]: 16-bit samples in base64; those that were heard before are left out
-  for (const { id, rate, pcm } of list) {
+function play(list) { // [{id, rate, pcm, said, start}]: 16-bit samples and words in base64; those that were heard before are left out
+  for (const { id, rate, pcm, said, start } of list) {
     if (root.api.heard?.has(id)) continue;
     (root.api.heard ||= new Set()).add(id);
     speaker ||= new AudioContext();
-    const bytes = Uint8Array.from(atob(pcm), (letter) => letter.charCodeAt(0));
-    const samples = Float32Array.from(new Int16Array(bytes.buffer), (value) => value / 32768);
+    const samples = Float32Array.from(new Int16Array(bytesOf(pcm).buffer), (value) => value / 32768);
     const buffer = speaker.createBuffer(1, samples.length, rate), source = speaker.createBufferSource();
     buffer.copyToChannel(samples, 0);
     source.buffer = buffer;
     source.connect(speaker.destination);
     nextAt = Math.max(nextAt, speaker.currentTime + 0.08);
     source.start(nextAt);
+    if (!start || !lines.length) lines.push({ words: plain(new TextDecoder().decode(bytesOf(said || ''))), from: nextAt });
     nextAt += buffer.duration;
+    lines.at(-1).until = nextAt;
+    follow();
     playing.push(source);
     source.onended = () => { playing = playing.filter((other) => other !== source); };
     root.api.played += 1;
@@ -26,9 +29,50 @@ function play(list) { // [{id, rate, pcm}]: 16-bit samples in base64; those that
 function hush() {
   for (const source of playing) source.stop();
   playing = [];
+  lines = [];
   nextAt = 0;
 }
 root.api.hush = hush;
+
+// ---- the word that is being said. Its place is a guess: time in proportion to letters. It is painted over the transcript and
+// changes nothing in the page, so a screen reader does not hear of it, and nothing moves.
+let lines = [], clockwork = null; // what is played in pieces: words, and from when until when
+
+const plain = (words) => words.replace(/\s+/g, ' ').trim();
+function mark(said, share) { // said: a transcript, or nothing
+  if (!window.Highlight) return;
+  const text = said?.firstChild, word = text && [...text.data.matchAll(/\S+/g)].findLast(({ index }) => index <= share * text.length);
+  if (!word) return CSS.highlights.delete('spoken');
+  const range = new Range();
+  range.setStart(text, word.index);
+  range.setEnd(text, word.index + word[0].length);
+  CSS.highlights.set('spoken', new Highlight(range));
+}
+function follow() { // sound in pieces
+  clockwork ||= setInterval(() => {
+    const now = speaker.currentTime, line = lines.findLast(({ from, until }) => from <= now && now < until);
+    const said = line?.words && [...document.querySelectorAll('#chat .said')].findLast((one) => plain(one.textContent) === line.words);
+    mark(said, line && (now - line.from) / (line.until - line.from));
+    if (!playing.length) { clearInterval(clockwork); clockwork = null; lines = []; mark(); }
+  }, 80);
+}
+const watched = new WeakSet();
+function watch(player) { // a player of the conversation: its progress bar says how far it is
+  const said = [...document.querySelectorAll('#chat .under')].find((one) => player.compareDocumentPosition(one) & 4)?.querySelector('.said');
+  const bar = [...player.querySelectorAll('*')].find((one) => one.shadowRoot)?.shadowRoot.querySelector('[part~=progress]');
+  if (!bar || watched.has(bar)) return;
+  watched.add(bar);
+  new MutationObserver(() => {
+    const share = parseFloat(bar.style.width) / 100;
+    mark(share > 0 && share < 1 ? said : null, share);
+  }).observe(bar, { attributes: true, attributeFilter: ['style'] });
+}
+page.addEventListener('click', ({ target }) => {
+  const player = target.closest('#chat .minimal-audio-player');
+  if (!player) return;
+  hush();
+  watch(player);
+}, true);
 const pieces = document.querySelector('#pieces');
 if (pieces) {
   new MutationObserver(() => {

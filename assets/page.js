@@ -1,5 +1,5 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
-const WORKING = ['retry', 'branch', 'again', 'render', 'undo', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
+const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
 
 function tell(button) {
   const { name, value } = button;

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import numpy as np
 import pytest
 import torch
 
-from anygpt_demo import tasks
+from anygpt_demo import archive, tasks
 from anygpt_demo.chat import Card, Chat, Finished, Made, Piece, Progress
 from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart, Turn
 from anygpt_demo.engine import LocalEngine
 from anygpt_demo.longer import blocks_of, joined, lengthen, onward
 from anygpt_demo.media import Audio
 from anygpt_demo.models.llama import Llama, LlamaConfig
+from anygpt_demo.turns import act
+from anygpt_demo.view import reply_content, view_of
+from anygpt_demo.visitors import Visitors
 from tests.test_music_codec import codec  # noqa: F401 - a fixture
 
 PERIOD = 30  # frames of one bar
@@ -48,6 +54,15 @@ class Musician:
             number = item.first + count % 4 * item.modality.codebook + (last + 1 + count // 4) % PERIOD
             grammar.advance(number)
             yield number
+
+
+class Silent:
+    """An engine that breaks."""
+
+    context = 4096
+
+    def generate(self, *given, **options):
+        raise RuntimeError("told to")
 
 
 def talk(vocabulary, journal=None):
@@ -109,6 +124,54 @@ def test_a_stop_ends_it_and_keeps_what_is_there(vocabulary, codec):  # noqa: F81
         if isinstance(update, Made):
             assert 2.0 < update.media.seconds < 4.0
     assert isinstance(update, Finished) and update.reason == "stop"
+
+
+def test_a_button_of_the_page_continues_music_and_another_one_takes_it_back(vocabulary, codec, tmp_path):  # noqa: F811
+    session = Visitors(tmp_path).find(None)
+    session.conversation = talk(vocabulary, session.conversation.journal)
+    chat = Chat(vocabulary, Musician(vocabulary), lambda name: codec)
+    list(chat.render(session.conversation, 1, 1))
+
+    def shown():
+        return " ".join(str(piece) for piece in reply_content(chat, session.conversation.turns[1].parts, session.folder, 1))
+
+    assert [f'value="1.1.{seconds}"' in shown() for seconds in (10, 20, 30)] == [True] * 3 and "2&#46;0 s&#44; 400 tokens" in shown()
+    before = session.conversation.turns[1]
+    job = act(chat, session, "longer", "1.1.10")
+    assert not any(isinstance(piece, dict) for piece in session.view[1]["content"]), "a player reads its file once: it has to go first"
+    *_, last = job.start(3)
+    part = last.turn.parts[1]
+    assert job.index == 1 and part.seconds == 10.0 and "10&#46;0 s&#44; 400 tokens" in shown()
+    assert [f'value="1.1.{seconds}"' in shown() for seconds in (10, 20, 30)] == [False, True, True] and "As written" in shown()
+    assert Journal(session.folder).conversation().turns[1].parts[1].seconds == 10.0
+    saved = archive.unpack(archive.pack(session.conversation, "Tune", "mini", ""), vocabulary)
+    again = archive.restore(saved, Journal(tmp_path / "again"))
+    assert again.turns[1].parts[1].seconds == 10.0 and 10 * 2 * 32_000 <= len(saved.media[part.file]) < 11 * 2 * 32_000
+    assert not archive._unrepeatable(last.turn), "its ids are as the model wrote them"
+    list(act(chat, session, "render", "1.1").start(0))
+    after = session.conversation.turns[1]
+    assert after.parts[1].seconds is None and after.ids == before.ids and "As written" not in shown()
+    first, second = ((session.folder / turn.parts[1].file).read_bytes() for turn in (before, after))
+    assert first == second and len(view_of(chat, session.conversation, session.folder)) == 2
+
+
+def test_what_does_not_go_on_stays_as_it_was(vocabulary, codec, tmp_path):  # noqa: F811
+    conversation = talk(vocabulary, Journal(tmp_path))
+    for musician, told in ((Musician(vocabulary, patience=0), "does not go on"), (Silent(), "could not be continued")):
+        before = conversation.turns[1]
+        *_, card, last = lengthen(Chat(vocabulary, musician, lambda name: codec), conversation, 1, 1, 10.0)
+        assert isinstance(card, Card) and told in card.error.problem and last.reason == "refused" and conversation.turns[1] is before
+
+
+def test_a_codec_that_cannot_begin_early_decodes_at_the_end(vocabulary):
+    class Whole:
+        """A codec without a stream."""
+
+        def decode(self, codes, *, voice=None, seed=0):
+            return Audio(np.zeros(640 * len(codes), np.float32), 32_000)
+
+    *_, note, made, last = lengthen(Chat(vocabulary, Musician(vocabulary, patience=60), lambda name: Whole()), talk(vocabulary), 1, 1, 3.0)
+    assert made.media.seconds == 3.0 and isinstance(note, Progress) and last.reason == "eos"
 
 
 @pytest.mark.parametrize(("index", "number", "seconds"), [(0, 0, 9.0), (1, 0, 9.0), (1, 1, 1000.0)])

@@ -50,6 +50,11 @@ class Actor:
         if ids[-1] in self.vocabulary.starts:  # one block anew
             name = self.vocabulary.starts[ids[-1]]
             return Play(self.vocabulary, self._block(name, 32 if name == "image" else 60)[1:], grammar, stop)
+        name = next((name for name, found in self.vocabulary.ranges.items() if found.first <= ids[-1] < found.stop), None)
+        if name is not None:  # a block that goes on
+            facts = self.vocabulary.ranges[name]
+            known = list(ids)[::-1].index(facts.start) // facts.modality.layers
+            return Play(self.vocabulary, self._block(name, grammar.limits[name] - known)[1:], grammar, stop)
         newest = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
         return Play(self.vocabulary, self._lines(newest), grammar, stop)
 

@@ -134,3 +134,41 @@ def test_tokens_are_shown(page: Page) -> None:
     expect(page.locator("#tokens td")).to_have_count(32)
     page.locator("#tokens input[name=scrub]").fill("5")
     expect(page.locator("#tokens figcaption").last).to_have_text(re.compile("first 5 of 32 tokens"))
+
+
+def test_music_goes_on_and_back_and_its_player_has_the_new_sound(page: Page) -> None:
+    page.click("[data-output=music]")
+    say(page, "a tune")
+    finished(page)
+    time = page.locator("#chat .bot .timestamp")
+    expect(time).to_have_text("0:01")
+    expect(page.locator("#chat button[name=longer]")).to_have_text(["10 s", "20 s", "30 s"])
+    press(page, "longer", 0)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"Composing: \d+ of 2000 tokens, \d"))
+    finished(page)
+    expect(page.locator("#chat .bot .under")).to_contain_text("AI-generated, 10.0 s, 100 tokens")
+    expect(time).to_have_text("0:10")
+    expect(page.locator("#chat button[name=longer]")).to_have_text(["20 s", "30 s"])
+    page.reload()
+    expect(time).to_have_text("0:10")
+    page.locator("#chat").get_by_role("button", name="As written").click(force=True)
+    finished(page)
+    expect(time).to_have_text("0:01")
+
+
+def test_another_chat_has_its_own_sounds(page: Page) -> None:
+    for text, seconds in (("one", 0), ("two", 10)):
+        page.get_by_role("button", name="New chat").click()
+        expect(page.locator(".welcome")).to_be_visible()
+        page.click("[data-output=music]")
+        say(page, text)
+        finished(page)
+        if seconds:
+            press(page, "longer", 0)
+            page.wait_for_selector(".composer[data-state=busy]")
+            finished(page)
+    expect(page.locator("#chat .bot .timestamp")).to_have_text("0:10")
+    page.get_by_role("button", name="Chats").click()
+    page.locator("#rail .chat-title", has_text="one").click()
+    expect(page.locator("#chat .user .part")).to_have_text("one")
+    expect(page.locator("#chat .bot .timestamp")).to_have_text("0:01")

@@ -36,6 +36,31 @@ def test_sounds_are_played_when_they_are_made_unless_unwanted(page: Page) -> Non
     assert page.evaluate(PLAYED) == 1
 
 
+MARKS = """() => { window.marks = []; setInterval(() => {
+  const word = [...(CSS.highlights.get('spoken') || [])].map(String)[0];
+  if (word && word !== window.marks.at(-1)) window.marks.push(word);
+}, 10); }"""
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_the_word_that_is_said_is_marked_and_nothing_else_changes(page: Page, motion: str) -> None:
+    page.emulate_media(reduced_motion=motion)  # type: ignore[arg-type]
+    page.evaluate(MARKS)
+    page.click("[data-output=speech]")
+    say(page, "hello")
+    finished(page)
+    words = page.locator("#chat .said")
+    expect(words).to_have_text("As you wish:")
+    page.wait_for_function("window.marks.length === 3", timeout=20_000)  # while it was made
+    page.wait_for_function("!CSS.highlights.has('spoken')")
+    page.evaluate("""() => { window.marks = []; window.changes = 0; new MutationObserver((list) => { window.changes += list.length; })
+        .observe(document.querySelector('#chat .said').closest('.under'), {subtree: true, childList: true, attributes: true}); }""")
+    page.locator("#chat .bot .play-btn").click()
+    page.wait_for_function("window.marks.length === 3")
+    page.wait_for_function("!CSS.highlights.has('spoken')")
+    assert page.evaluate("window.marks") == ["As", "you", "wish:"] and page.evaluate("window.changes") == 0
+
+
 def test_hands_free_hears_the_end_of_speech(page: Page, stage: Stage) -> None:
     before = len(stage.props["speech"].encoded)
     page.click(".composer-free")
