@@ -169,6 +169,13 @@ MUSIC_TO_PICTURE: tuple[str, ...] = (
     "Show what this piece is about.",
     "Give this song a picture.",
     "What place does this music make you see?",
+    "What scene do you see in this music?",
+    "What scene goes with this piece?",
+    "Which scene is in this music?",
+    "What picture does this music show?",
+    "Which place does this music show?",
+    "What does this music show you?",
+    "What scene would suit this song?",
 )
 GIVE_MUSIC_SCENE: tuple[str, ...] = ("The music feels {mood}. Here is {scene}.",)
 MUSIC_FOR_THAT: tuple[str, ...] = (

@@ -480,8 +480,8 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 2.2, "t-s": 6.0, "p-p": 0.8, "t-p": 2.0, "p-t": 1.6, "t-m": 1.1, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 1.5, "m-p": 1.5,
-    "t-t poem": 2.5, "t-t": 1.5,
+    "s-t": 2.2, "t-s": 6.0, "p-p": 0.8, "t-p": 2.0, "p-t": 1.6, "t-m": 1.1, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 1.5, "m-p": 2.0,
+    "t-t poem": 2.5, "t-t": 2.5,
     "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
 }  # fmt: skip
