@@ -383,9 +383,9 @@ ASK_TOPIC: tuple[str, ...] = (
     "What do you know about {}?",
     "I want to talk about {}.",
     "Can you tell me something about {}?",
-    "Say a few words about {}.",
-    "Say what you know about {}.",
-    "Please say something on {}.",
+    "Give me a few words about {}.",
+    "Tell me what you know of {}.",
+    "What can you say about {}?",
     "Talk to me about {}.",
 )
 TOPIC_LEADS: tuple[str, ...] = ("", "", "", "Yes. ", "Sure. ", "Gladly. ")
