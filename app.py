@@ -34,6 +34,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default=os.environ.get("ANYGPT_DEVICE", "cpu"), help="cpu or cuda (default: cpu, or $ANYGPT_DEVICE)")
     parser.add_argument("--quantize", choices=["4bit", "8bit", "none"], help="bits of the language model (default: as the card needs it)")
     parser.add_argument("--vram", type=int, choices=[8, 12, 16, 24], help="GB of graphics memory to stay within (default: the card's)")
+    parser.add_argument(
+        "--mcp", action="store_true", default="ANYGPT_MCP" in os.environ, help="offer the endpoints as MCP tools too (needs gradio[mcp])"
+    )
     options = parser.parse_args(argv)
     if (options.share or options.host not in LOOPBACK) and not (options.auth or options.public):
         parser.error("a page that others can reach needs --auth NAME:PASSWORD, or --public to say that it is meant so")
@@ -67,6 +70,7 @@ def _serve(options: argparse.Namespace) -> int:
             device=options.device,
             quantize=options.quantize,
             vram=options.vram,
+            mcp=options.mcp,
         )
     except UserError as error:
         sys.stderr.write(f"{error}\n")

@@ -1,7 +1,8 @@
-"""The page's named endpoints, for programs: gradio_client, curl, and MCP where gradio's extra is installed.
+"""The page's named endpoints, for programs: gradio_client, curl, and MCP with `--mcp`.
 
-Files go in and come out as Gradio file records ({"path", "meta"}); handle_file() of gradio_client makes them. Every call
-waits in the same line as the page's visitors and answers alike: equal arguments and seed give an equal reply.
+Files go in and come out as Gradio file records ({"path", "meta"}); handle_file() of gradio_client makes them, and an MCP client
+gives addresses. Every call waits in the same line as the page's visitors and answers alike: equal arguments and seed give an equal
+reply. What a program is told about an endpoint is the docstring of its method.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import gradio as gr
 import numpy as np
@@ -29,6 +30,19 @@ from anygpt_demo.turns import OUTPUTS
 from anygpt_demo.visitors import Line, Pace
 
 FILE = {"_type": "gradio.FileData"}
+
+
+class Meta(TypedDict):
+    """What marks a record as a file."""
+
+    _type: Literal["gradio.FileData"]
+
+
+class File(TypedDict):
+    """A file on this server, as Gradio's schema has it."""
+
+    path: str
+    meta: Meta
 
 
 @contextmanager
@@ -71,7 +85,9 @@ class Endpoints:
             with self._line.turn(f"program at {place}"):
                 yield
 
-    def _reply(self, message: Message, output: str, preset: str, seed: int, voice: dict | None = None) -> tuple[Finished, list]:
+    def _reply(
+        self, message: Message, output: str, preset: str, seed: int, voice: Mapping[str, Any] | None = None
+    ) -> tuple[Finished, list]:
         wish = output or None
         if wish is not None and wish not in OUTPUTS:
             raise BadText(f"There is no output {wish}.", "It is not known.", f"Use one of: {', '.join(OUTPUTS)}.")
@@ -92,7 +108,7 @@ class Endpoints:
         assert last is not None
         return last, made
 
-    def _voice(self, file: dict | None) -> Voice | None:
+    def _voice(self, file: Mapping[str, Any] | None) -> Voice | None:
         if file is None:
             return None
         if self._public:
@@ -100,11 +116,11 @@ class Endpoints:
         audio, _ = read_audio(content(file), rate_hz=16_000, limit_s=30.0, crop=True)
         return Voice("given", voice_prompt(audio))
 
-    def _media(self, **files: dict | None) -> tuple[tuple[str, Any], ...]:
+    def _media(self, **files: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
         given = [(name, file) for name, file in files.items() if file is not None]
         return tuple((name, dialogue.read_file(self._chat.vocabulary, name, content(file))[0]) for name, file in given)
 
-    def _one(self, text: str, output: str, seed: int, voice: dict | None = None) -> dict:
+    def _one(self, text: str, output: str, seed: int, voice: Mapping[str, Any] | None = None) -> dict:
         """One medium of a reply that has to contain it."""
         _, made = self._reply(Message(text), output, "chat", seed, voice)
         kind = Picture if output == "image" else Audio
@@ -116,17 +132,27 @@ class Endpoints:
     def chat(
         self,
         text: str = "",
-        image: dict = None,  # type: ignore[assignment]  # noqa: RUF013 - the schema has no union
-        speech: dict = None,  # type: ignore[assignment]  # noqa: RUF013
-        music: dict = None,  # type: ignore[assignment]  # noqa: RUF013
+        image: File = None,  # type: ignore[assignment]  # noqa: RUF013 - the schema has no union
+        speech: File = None,  # type: ignore[assignment]  # noqa: RUF013
+        music: File = None,  # type: ignore[assignment]  # noqa: RUF013
         output: str = "",
         preset: str = "chat",
         seed: int = 0,
         request: gr.Request = None,  # type: ignore[assignment]
     ) -> dict:
-        """Answer one message of words and files. output: image, speech, music, text, heard, or empty for the model's choice.
+        """Answer one message of words, pictures, speech and music with words, pictures, speech and music.
 
-        Returns {"parts": [{"type", "text" | "file" and "codes"}], "heard", "ids", "seed", "reason", "model"}.
+        Args:
+            text: What is said to the model, in English.
+            image: A picture that belongs to the message.
+            speech: A recording of speech that belongs to the message, 30 s at most.
+            music: A piece of music that belongs to the message; its first seconds are used.
+            output: What the reply must contain: image, speech, music, text (words only) or heard (a transcript); empty: the model's choice.
+            preset: How words are chosen: chat, paper, fast or best.
+            seed: Equal seeds give equal replies.
+
+        Returns:
+            {"parts": [{"type", "text" | "file" and "codes"}], "heard", "ids", "seed", "reason", "model"}.
         """
         with self._turn(request):
             message = Message(text, self._media(image=image, speech=speech, music=music))
@@ -145,34 +171,85 @@ class Endpoints:
             return {"parts": parts, "heard": turn.heard, "ids": list(turn.ids), **facts}
 
     def draw(self, text: str, seed: int = 0, request: gr.Request = None) -> dict:  # type: ignore[assignment]
-        """Draw a picture of what the text says. Returns a PNG file."""
+        """Draw a picture of what a text says.
+
+        Args:
+            text: What to draw, for instance "Draw a dog on the beach."
+            seed: Another seed gives another picture.
+
+        Returns:
+            A PNG file.
+        """
         with self._turn(request):
             return self._one(text, "image", seed)
 
-    def speak(self, text: str, voice: dict = None, seed: int = 0, request: gr.Request = None) -> dict:  # type: ignore[assignment]  # noqa: RUF013
-        """Answer aloud, if wanted in the voice of a recording. Returns a WAV file."""
+    def speak(self, text: str, voice: File = None, seed: int = 0, request: gr.Request = None) -> dict:  # type: ignore[assignment]  # noqa: RUF013
+        """Answer a message aloud.
+
+        Args:
+            text: What is said to the model.
+            voice: A recording of the voice to answer in, with its owner's consent. Without one: the standard voice.
+            seed: Another seed gives another answer.
+
+        Returns:
+            A WAV file.
+        """
         with self._turn(request):
             return self._one(text, "speech", seed, voice)
 
     def compose(self, text: str, seed: int = 0, request: gr.Request = None) -> dict:  # type: ignore[assignment]
-        """Compose a short piece of music that fits the text. Returns a WAV file."""
+        """Compose a short piece of music that fits a text.
+
+        Args:
+            text: What to play, for instance "Play a slow waltz."
+            seed: Another seed gives another piece.
+
+        Returns:
+            A WAV file.
+        """
         with self._turn(request):
             return self._one(text, "music", seed)
 
-    def caption(self, image: dict, question: str = "What is in this picture?", seed: int = 0, request: gr.Request = None) -> str:  # type: ignore[assignment]
-        """Say in words what a picture shows."""
+    def caption(self, image: File, question: str = "What is in this picture?", seed: int = 0, request: gr.Request = None) -> str:  # type: ignore[assignment]
+        """Say in words what a picture shows.
+
+        Args:
+            image: The picture.
+            question: What to say about it.
+            seed: Another seed may give other words.
+
+        Returns:
+            The words.
+        """
         with self._turn(request):
             last, _ = self._reply(Message(question, self._media(image=image)), "text", "chat", seed)
             return last.turn.text if last.turn is not None else ""
 
-    def transcribe(self, speech: dict, seed: int = 0, request: gr.Request = None) -> str:  # type: ignore[assignment]
-        """Write down what is said in a recording."""
+    def transcribe(self, speech: File, seed: int = 0, request: gr.Request = None) -> str:  # type: ignore[assignment]
+        """Write down what is said in a recording.
+
+        Args:
+            speech: The recording, English, 30 s at most.
+            seed: Another seed may give other words.
+
+        Returns:
+            The words.
+        """
         with self._turn(request):
             last, _ = self._reply(Message("", self._media(speech=speech)), "heard", "chat", seed)
             return (last.turn.heard or "") if last.turn is not None else ""
 
-    def clone_voice(self, recording: dict, speech: dict, consent: bool = False, request: gr.Request = None) -> dict:  # type: ignore[assignment]
-        """Say the words of one recording in the voice of another. consent: that voice is yours, or its owner agrees."""
+    def clone_voice(self, recording: File, speech: File, consent: bool = False, request: gr.Request = None) -> dict:  # type: ignore[assignment]
+        """Say the words of one recording in the voice of another.
+
+        Args:
+            recording: The voice: a sentence or two, of which the best 3 s are used.
+            speech: The words, 30 s at most.
+            consent: True says that the voice is yours or that its owner agrees. Without it nothing is made.
+
+        Returns:
+            A WAV file.
+        """
         with self._turn(request):
             if not consent:
                 raise BadText("This voice is not used.", "There is no consent of its owner.", "Pass consent=True if there is.")
@@ -181,8 +258,17 @@ class Endpoints:
             codec = self._chat.codec("speech")
             return record(*dialogue.write_file(codec.decode(codec.encode(media), voice=voice)))
 
-    def tokenize(self, kind: str, text: str = "", file: dict = None, request: gr.Request = None) -> dict:  # type: ignore[assignment]  # noqa: RUF013
-        """Words (kind "text") or a file (kind image, speech or music) as ids. Returns {"modality", "ids", "codes"}."""
+    def tokenize(self, kind: str, text: str = "", file: File = None, request: gr.Request = None) -> dict:  # type: ignore[assignment]  # noqa: RUF013
+        """Turn words or a file into the ids that the language model reads.
+
+        Args:
+            kind: text, image, speech or music.
+            text: The words, for kind text.
+            file: The file, for the other kinds.
+
+        Returns:
+            {"modality", "ids", "codes"}.
+        """
         with self._turn(request):
             if kind == "text":
                 return {"modality": "text", "ids": self._chat.vocabulary.encode_text(text), "codes": None}
@@ -192,7 +278,16 @@ class Endpoints:
             return {"modality": kind, "ids": self._chat.vocabulary.block(kind, codes), "codes": codes.tolist()}
 
     def detokenize(self, kind: str, ids: list[int], seed: int = 0, request: gr.Request = None) -> dict:  # type: ignore[assignment]
-        """Ids back to words or a file. Returns {"text", "file"}."""
+        """Turn ids of the language model back into words or a file.
+
+        Args:
+            kind: text, image, speech or music.
+            ids: The ids of one text or one block, as tokenize returns them.
+            seed: Noise that a picture begins with.
+
+        Returns:
+            {"text", "file"}.
+        """
         with self._turn(request):
             if kind == "text":
                 return {"text": self._chat.vocabulary.decode_text([int(number) for number in ids]), "file": None}
@@ -206,7 +301,7 @@ class Endpoints:
             return {"text": "", "file": record(*dialogue.write_file(media))}
 
     def status(self) -> dict:
-        """What is loaded and how many wait for it."""
+        """Say what is loaded, what it can read and write, and how many wait for it."""
         return {
             "family": self._family,
             "model": self._chat.model,

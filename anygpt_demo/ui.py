@@ -28,7 +28,7 @@ from anygpt_demo import archive, lens, selftest
 from anygpt_demo.api import Endpoints
 from anygpt_demo.chat import Chat
 from anygpt_demo.drawer import FETCH, QUICK, settings_tab, voice_tab
-from anygpt_demo.errors import BadText, UserError
+from anygpt_demo.errors import BadText, MissingProgram, UserError
 from anygpt_demo.selftest import Health
 from anygpt_demo.turns import act, answer, claim, edited, new_message
 from anygpt_demo.view import OPENED, View, button, card, literal, status_line, view_of
@@ -331,8 +331,11 @@ HEAD = """<style>
 </style>"""  # Gradio narrows the selectors of @media rules in css_paths to a part of the page
 
 
-def launch_options(public: bool) -> dict[str, Any]:
-    """How the page is served, apart from its address."""
+def launch_options(public: bool, mcp: bool = False) -> dict[str, Any]:
+    """How the page is served, apart from its address. mcp: the endpoints are tools as well. Raises MissingProgram."""
+    if mcp and find_spec("mcp") is None:
+        remedy = f'Run: pip install "gradio[mcp]=={gr.__version__}"'
+        raise MissingProgram("The endpoints cannot be offered as MCP tools.", "The package mcp is not installed.", remedy)
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "theme.css"],
@@ -344,7 +347,7 @@ def launch_options(public: bool) -> dict[str, Any]:
         "show_error": False,
         "max_file_size": "20mb" if public else "64mb",
         "quiet": True,
-        "mcp_server": find_spec("mcp") is not None,  # the endpoints as tools, with gradio[mcp]
+        "mcp_server": mcp,
         "max_threads": 4 * QUEUE,  # everybody in the line holds one
     }
 
@@ -360,10 +363,12 @@ def serve(
     device: str = "cpu",
     quantize: str | None = None,
     vram: int | None = None,
+    mcp: bool = False,
 ) -> None:
     """Load a family and serve the page until the process is stopped. Raises UserError."""
     from anygpt_demo.checkpoints import Family
 
+    options = launch_options(public, mcp)
     home = Family.open(family)
     if not public:
         prune(SESSIONS)
@@ -382,7 +387,7 @@ def serve(
                 share=share,
                 auth=(name, password) if auth else None,
                 prevent_thread_lock=True,
-                **launch_options(public),
+                **options,
             )
         except OSError as error:
             raise UserError(

@@ -7,13 +7,20 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import asyncio
+import inspect
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+import app
+from anygpt_demo import ui
+from anygpt_demo.api import Endpoints
+from anygpt_demo.errors import MissingProgram
 from anygpt_demo.media import Audio, read_audio, write_wav
 from tests.browser.stage import Stage
 
@@ -109,3 +116,62 @@ def test_a_public_page_is_stricter(tmp_path: Path) -> None:
             client.predict("text", "x", None, api_name="/tokenize")
     finally:
         strict.close()
+
+
+@pytest.mark.parametrize("name", sorted(name.strip("/") for name in NAMES))
+def test_what_a_program_is_told_of_an_endpoint(name: str, client: Client) -> None:
+    """Gradio's own reader of docstrings finds a sentence, every argument, and what is returned: the description of an MCP tool."""
+    from gradio.utils import get_function_description
+
+    function = getattr(Endpoints, name)
+    about, arguments, returned = get_function_description(function)
+    given = [argument for argument in inspect.signature(function).parameters if argument not in ("self", "request")]
+    assert about.endswith(".") and about.count(".") == 1 and len(about) > 20
+    assert all(len(arguments[argument]) > 10 for argument in given), arguments
+    assert returned or name == "status"
+    told = client.view_api(return_format="dict")["named_endpoints"][f"/{name}"]["parameters"]
+    assert [item["parameter_name"] for item in told] == given
+    files = {"image", "speech", "music", "voice", "recording", "file"}
+    assert all((item["component"], "path" in item["type"].get("properties", {}))[1] == (item["parameter_name"] in files) for item in told)
+    assert all(item["type"] for item in told), "an argument without a type"
+
+
+def test_mcp_without_its_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(ui, "find_spec", lambda name: None)
+    with pytest.raises(MissingProgram, match="not installed"):
+        ui.launch_options(public=False, mcp=True)
+    assert not ui.launch_options(public=False)["mcp_server"]
+    assert app.main(["--mcp"]) == 1
+    assert 'pip install "gradio[mcp]==' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("mcp") is None, reason="gradio[mcp] is not installed")
+def test_an_mcp_client_finds_and_calls_the_tools(tmp_path: Path, files: dict[str, str]) -> None:
+    import base64
+
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    stage = Stage(tmp_path, mcp=True)
+
+    async def talk() -> None:
+        async with streamablehttp_client(f"{stage.url}gradio_api/mcp/") as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            assert {f"/{name}" for name in tools} >= NAMES
+            assert tools["draw"].description.startswith("Draw a picture of what a text says.")
+            assert tools["draw"].inputSchema["required"] == ["text"]
+            assert "dog on the beach" in tools["draw"].inputSchema["properties"]["text"]["description"]
+            assert "File Input" in tools["caption"].inputSchema["properties"]["image"]["format"]
+            drawn = await session.call_tool("draw", {"text": "a boat"})
+            assert not drawn.isError and drawn.content[0].type == "image" and base64.b64decode(drawn.content[0].data)
+            data = base64.b64encode(Path(files["image"]).read_bytes()).decode()
+            told = await session.call_tool("caption", {"image": f"data:image/png;base64,{data}"})
+            assert told.content[0].text == "I see your image.", told.content
+            refused = await session.call_tool("tokenize", {"kind": "smell"})
+            assert refused.isError and "no modality smell" in refused.content[0].text
+
+    try:
+        asyncio.run(talk())
+    finally:
+        stage.close()

@@ -148,7 +148,7 @@ class Props:
 class Stage:
     """A served page; `url`, the actors, and how to close it."""
 
-    def __init__(self, folder: Path, port: int | None = None, public: bool = False) -> None:
+    def __init__(self, folder: Path, port: int | None = None, public: bool = False, mcp: bool = False) -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
         vocabulary = Vocabulary(write_tokenizer(folder / "tokenizer", codecs.modalities()))
         self.props = {facts.name: Props(facts) for facts in codecs.modalities()}
@@ -156,7 +156,8 @@ class Stage:
         self.chat = Chat(vocabulary, self.actor, self.props.__getitem__)
         self.page = ui.build(self.chat, "mini", root=folder / "sessions", public=public)
         self.page.queue(max_size=ui.QUEUE)
-        _, self.url, _ = self.page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **ui.launch_options(public))
+        options = ui.launch_options(public, mcp)
+        _, self.url, _ = self.page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **options)
 
     def close(self) -> None:
         self.page.close(verbose=False)
