@@ -111,6 +111,8 @@ class Endpoints:
     def _voice(self, file: Mapping[str, Any] | None) -> Voice | None:
         if file is None:
             return None
+        if not self._chat.clones:
+            raise BadText("This voice cannot be used.", "This family has no voice model.", "Leave the voice out, or load another family.")
         if self._public:
             raise BadText("Voices cannot be given here.", "This page is open to strangers.", "Run it on your own computer.")
         audio, _ = read_audio(content(file), rate_hz=16_000, limit_s=30.0, crop=True)

@@ -16,7 +16,7 @@ from anygpt_demo import media
 from anygpt_demo.chat import PRESETS, Chat
 from anygpt_demo.codecs import speech
 from anygpt_demo.codecs.base import Rendering
-from anygpt_demo.enhance import PROMPT_S, best_start, prompt_at
+from anygpt_demo.enhance import PROMPT_S, best_prompt, best_start, long_enough, prompt_at
 from anygpt_demo.errors import BadText, UserError
 from anygpt_demo.view import NAMES, card, literal, remark, shown_media
 from anygpt_demo.visitors import Session
@@ -50,6 +50,7 @@ def hear_voice(path: str | None, start_s: float | None = None) -> tuple[media.Au
     if path is None:
         raise BadText("There is no recording.", "Nothing was recorded or chosen.", "Record a sentence, or choose a file.")
     audio, _ = media.read_audio(Path(path).read_bytes(), rate_hz=16_000, limit_s=VOICE_LIMIT_S, crop=True)
+    long_enough(audio)
     start = best_start(audio) if start_s is None else round(start_s * audio.rate_hz)
     return prompt_at(audio, start), start / audio.rate_hz, max(0.0, audio.seconds - PROMPT_S)
 
@@ -83,27 +84,39 @@ def choose_voice(session: Session, name: str | None) -> str:
     return remark(f"Replies speak with the built-in voice {name}.")
 
 
-def voice_tab(chat: Chat, session: gr.State) -> None:
-    """The voice of replies: a built-in one, or a recording of which 3 s are used."""
+Restoring = tuple[Callable[[Session], Any], list[Any]]  # what a reloaded page asks to look as it was left, and where that goes
+
+
+def voice_tab(chat: Chat, session: gr.State, *, own: bool = True) -> Restoring:
+    """The voice of replies: a built-in one, or a recording of which 3 s are used. own: recordings are taken."""
     voices = built_in_voices()
     if not chat.clones:
         gr.HTML(remark(DEAF), apply_default_css=False)
     built_in = gr.Dropdown(["standard", *voices], value="standard", label="Voices", visible=bool(voices))
     sources = "".join(f"<li><b>{literal(name)}</b>: {literal(told)}</li>" for name, told in voices.items())
     gr.HTML(f'<details class="sources"><summary>Where they are from</summary><ul>{sources}</ul></details>', apply_default_css=False)
-    recording = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Or a voice of your own: a sentence or two")
+    recording = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Or a voice of your own: a sentence or two", visible=own)
     begin = gr.Slider(0, 30, 0, step=0.1, label="The 3 s that are used begin at (s)", visible=False)
     heard = gr.Audio(label="What is used", interactive=False, visible=False)
-    name = gr.Textbox(label="Its name", max_length=40)
-    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.")
-    use = gr.Button("Use this voice", variant="primary")
+    name = gr.Textbox(label="Its name", max_length=40, visible=own)
+    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.", visible=own)
+    use = gr.Button("Use this voice", variant="primary", visible=own)
     said = gr.HTML(apply_default_css=False)
     with gr.Row():
-        keep = gr.Button("Save as .voice", elem_classes="quiet")
-        give = gr.UploadButton("Open a .voice", file_types=[".voice", ".wav"], elem_classes="quiet")
+        keep = gr.Button("Save as .voice", elem_classes="quiet", visible=own)
+        give = gr.UploadButton("Open a .voice", file_types=[".voice", ".wav"], elem_classes="quiet", visible=own)
         parcel = gr.DownloadButton("voice", elem_id="voicefile", visible="hidden")
     told = "The recording stays in the memory of this session. Speech made with it is AI-generated: say so where you use it."
-    gr.HTML(f'<p class="smallprint">{told}</p>', apply_default_css=False)
+    gr.HTML(f'<p class="smallprint">{told}</p>', apply_default_css=False, visible=own)
+
+    def choices(session: Session) -> Any:
+        return gr.Dropdown(["standard", *voices, *session.voices], value=session.voice.name if session.voice else "standard")
+
+    def choose(session: Session, name: str | None) -> Any:
+        told = choose_voice(session, name)
+        if session.voice is None:
+            return gr.Audio(visible=False), told
+        return gr.Audio(shown_media(best_prompt(session.voice.audio), "", generated=False)["path"], visible=True), told
 
     def pick(path: str | None, start_s: float | None = None) -> Any:
         if path is None:
@@ -116,8 +129,10 @@ def voice_tab(chat: Chat, session: gr.State) -> None:
         return gr.Slider(maximum=max(most, 0.1), value=start, visible=most > 0), gr.Audio(sound, visible=True), ""
 
     def take(session: Session, path: str | None, consent: bool, start_s: float, name: str) -> Any:
-        told = record_voice(session, path, consent, start_s or None, name)
-        return gr.Dropdown(["standard", *voices, *session.voices], value=session.voice.name if session.voice else "standard"), told
+        if not own:
+            return gr.skip(), gr.skip()
+        told = record_voice(session, path, consent, start_s, name)
+        return choices(session), told
 
     def give_back(session: Session) -> Any:
         voice = session.voice or speech.built_in_voice()
@@ -128,16 +143,17 @@ def voice_tab(chat: Chat, session: gr.State) -> None:
 
     recording.change(pick, [recording], [begin, heard, said], **QUICK)
     begin.release(pick, [recording, begin], [begin, heard, said], **QUICK)
-    built_in.input(choose_voice, [session, built_in], said, **QUICK)
+    built_in.input(choose, [session, built_in], [heard, said], **QUICK)
     use.click(take, [session, recording, consent, begin, name], [built_in, said], **QUICK)
     keep.click(give_back, [session], parcel, **QUICK).then(None, js=FETCH.replace("zip", "voicefile"))
     give.upload(lambda path: (path, Path(path).stem), [give], [recording, name], **QUICK)
+    return choices, [built_in]
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
 
 
-def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> None:
+def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Restoring:
     """How replies are made. unclip: the family's pictures have a guidance scale and a noise level."""
     about = (
         "<b>chat</b>: as it should be. <b>paper</b>: as the paper draws its words. "
@@ -191,6 +207,18 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> None
         item.input(change, inputs, None, **QUICK)
     for item in (steps, voice_steps, guidance, noise, *sliders.values()):
         item.release(change, inputs, None, **QUICK)
+
+    def kept(session: Session) -> list[Any]:
+        wish, made = session.settings, session.settings.rendering
+        base = next((name for name, one in PRESETS.items() if (one.preset, one.max_new) == (wish.preset, wish.max_new)), "chat")
+        noise = -1 if made.picture_noise is None else made.picture_noise
+        drawn = [made.picture_steps or 0, made.voice_steps or 0, made.picture_guidance or 0, noise]
+        rates = {name: chat.vocabulary.ranges[name].modality.frame_rate_hz or 1 for name in sliders}
+        own = {name: frames for name, frames in wish.limits.items() if frames != PRESETS[base].limits.get(name)}
+        longest = [own[name] / rates[name] if name in own else slider.maximum for name, slider in sliders.items()]
+        return [base, list(wish.forbid), session.seed or 0, session.seed is not None, session.aloud, *drawn, *longest]
+
+    return kept, inputs[1:]
 
 
 def _device(*choices: tuple[str, list, str | None, str]) -> None:

@@ -84,7 +84,12 @@ def prompt_at(audio: Audio, start: int, seconds: float = PROMPT_S) -> Audio:
 
 def voice_prompt(audio: Audio, seconds: float = PROMPT_S) -> Audio:
     """best_prompt() of a recording that somebody offers as a voice. Raises BadAudio if it is too short."""
+    return best_prompt(long_enough(audio), seconds)
+
+
+def long_enough(audio: Audio) -> Audio:
+    """The same recording. Raises BadAudio if it is too short for a voice."""
     if audio.seconds < SHORTEST_PROMPT_S:
-        cause = f"It has {audio.seconds:.1f} s; a voice needs at least {SHORTEST_PROMPT_S:g} s, better {seconds:g}."
+        cause = f"It has {audio.seconds:.1f} s; a voice needs at least {SHORTEST_PROMPT_S:g} s, better {PROMPT_S:g}."
         raise BadAudio("This recording is too short for a voice.", cause, "Record a sentence or two.")
-    return best_prompt(audio, seconds)
+    return audio

@@ -27,7 +27,7 @@ from gradio.utils import get_upload_folder
 from anygpt_demo import archive, lens, selftest
 from anygpt_demo.api import Endpoints
 from anygpt_demo.chat import Chat
-from anygpt_demo.drawer import FETCH, QUICK, settings_tab, voice_tab
+from anygpt_demo.drawer import FETCH, QUICK, Restoring, settings_tab, voice_tab
 from anygpt_demo.errors import BadText, MissingProgram, UserError
 from anygpt_demo.selftest import Health
 from anygpt_demo.turns import act, answer, claim, edited, new_message
@@ -78,6 +78,7 @@ def build(
     line = Line(QUEUE)
     pace = Pace(PUBLIC_PACE if public else 600)
     cards = examples()
+    speaks = chat.clones or not public  # strangers choose among the built-in voices, if the family can speak in them
 
     def shown(session: Session) -> tuple[Session, list[str], View, str, str]:
         if not session.view:
@@ -213,7 +214,7 @@ def build(
             chats_button = gr.Button("Chats", elem_classes="quiet")
             top = gr.HTML(header(family, health), elem_id="top", apply_default_css=False)
             model_button = gr.Button("Model", elem_classes="quiet wide")
-            voice_button = gr.Button("Voice", elem_classes="quiet wide", visible=not public)
+            voice_button = gr.Button("Voice", elem_classes="quiet wide", visible=speaks)
             settings_button = gr.Button("Settings", elem_classes="quiet")
             new_button = gr.Button("New chat", elem_classes="quiet")
         messages = gr.Chatbot(
@@ -245,11 +246,12 @@ def build(
             open_button = gr.UploadButton("Open a saved chat", file_types=[".zip"], elem_classes="quiet")
             parcel = gr.DownloadButton("chat.zip", elem_id="zip", visible="hidden")
         with gr.Sidebar(open=False, position="right", width=360, elem_id="drawer") as right, gr.Tabs() as tabs:
-            if not public:
+            voices: Restoring | None = None
+            if speaks:
                 with gr.Tab("Voice", id="voice"):
-                    voice_tab(chat, session)
+                    voices = voice_tab(chat, session, own=not public)
             with gr.Tab("Settings", id="settings"):
-                settings_tab(chat, session, unclip=home is not None and home.has("unclip"))
+                settings = settings_tab(chat, session, unclip=home is not None and home.has("unclip"))
             with gr.Tab("Tokens", id="tokens"):
                 tokens = gr.HTML(lens.EMPTY, elem_id="tokens", apply_default_css=False)
             with gr.Tab("Model", id="model"):
@@ -258,7 +260,10 @@ def build(
                 test_button = gr.Button("Run the self-test", elem_classes="quiet")
                 grid = gr.HTML(selftest.table(chat, []), apply_default_css=False)
         here = [session, key, messages, status, listing]
-        page.load(arrive, [key], here, **QUICK).then(None, js=IDLE)
+        arrived = page.load(arrive, [key], here, **QUICK)
+        arrived.then(None, js=IDLE)
+        for restore, places in filter(None, (voices, settings)):
+            arrived.then(restore, [session], places, **QUICK)
         page.load(settled, None, top, concurrency_limit=QUEUE, **HIDDEN)
         new_button.click(start_anew, [session], here, **QUICK)
         for opener, tab in ((voice_button, "voice"), (settings_button, "settings")):

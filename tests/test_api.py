@@ -109,7 +109,7 @@ def test_a_public_page_is_stricter(tmp_path: Path) -> None:
         texts = [
             item["props"].get("value") for item in client.config["components"] if item["type"] == "button" and item["props"].get("visible")
         ]
-        assert "Settings" in texts and "Voice" not in texts and "Use this voice" not in texts
+        assert "Settings" in texts and "Use this voice" not in texts and "Save as .voice" not in texts
         for _ in range(6):
             client.predict("text", "x", None, api_name="/tokenize")
         with pytest.raises(Exception, match="6 messages a minute"):

@@ -125,6 +125,7 @@ class Props:
         self.modality = facts
         self.encoded: list[Any] = []
         self.broken = False
+        self.voice: Any = None  # of the newest sound
 
     def encode(self, media: Any) -> np.ndarray:
         self.encoded.append(media)
@@ -132,6 +133,7 @@ class Props:
         return np.zeros((frames, self.modality.layers), dtype=np.int64)
 
     def decode(self, codes: np.ndarray, *, voice: Any = None, seed: int = 0) -> Any:
+        self.voice = voice
         if self.broken:
             raise RuntimeError("told to")
         if self.modality.kind == "image":

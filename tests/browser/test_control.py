@@ -80,6 +80,11 @@ def test_settings_reach_the_model(page: Page, stage: Stage) -> None:
     finished(page)
     assert stage.actor.grammar.limits["music"] == 75 and "image" not in stage.actor.grammar.open_to
     expect(page.locator("#chat .seed")).to_have_text("seed 77")
+    page.reload()
+    page.wait_for_selector(".composer[data-state=idle]")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    expect(page.locator("#drawer").get_by_label("fast")).to_be_checked()
+    expect(page.locator("#drawer").get_by_label("Use this seed for every reply")).to_be_checked()
 
 
 def test_a_message_written_meanwhile_is_sent_afterwards(page: Page) -> None:

@@ -223,6 +223,43 @@ def test_a_voice_needs_consent(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#drawer .notes")).to_contain_text("3.0 s of it", timeout=WAIT_MS)
 
 
+def test_a_voice_is_named_heard_kept_and_used_for_the_same_words(page: Page, stage: Stage, tmp_path: Path) -> None:
+    page.click("[data-output=speech]")
+    say(page, "hello")
+    finished(page)
+    assert stage.props["speech"].voice is None
+    page.get_by_role("button", name="Voice", exact=True).click()
+    choice = page.locator("#drawer").get_by_label("Voices")
+    choice.click()
+    page.get_by_role("option", name="kathleen").click()
+    expect(page.locator("#drawer .notes")).to_contain_text("Replies speak with the built-in voice kathleen.")
+    expect(page.locator("#drawer")).to_contain_text("What is used")
+    recording = tmp_path / "aunt.wav"
+    recording.write_bytes(tune(4))
+    page.locator("#drawer [aria-label='Upload file']").click()
+    page.locator("#drawer [data-testid=file-upload]").set_input_files(str(recording))
+    begin = page.locator("#drawer").get_by_role("slider", name="The 3 s that are used begin at")
+    expect(begin).to_be_visible()
+    begin.fill("0.5")
+    page.locator("#drawer").get_by_label("Its name").fill("Mary")
+    page.locator("#drawer input[type=checkbox]").check()
+    page.get_by_role("button", name="Use this voice").click()
+    expect(page.locator("#drawer .notes")).to_contain_text("Replies now speak with Mary")
+    expect(choice).to_have_value("Mary")
+    with page.expect_download() as parcel:
+        page.get_by_role("button", name="Save as .voice").click()
+    assert parcel.value.suggested_filename == "Mary.voice"
+    with wave.open(str(parcel.value.path()), "rb") as file:
+        assert file.getnframes() == 3 * 16_000
+    page.locator("#chat button[name=render]").click(force=True)
+    finished(page)
+    assert stage.props["speech"].voice.name == "Mary"
+    page.reload()
+    page.wait_for_selector(".composer[data-state=idle]")
+    page.get_by_role("button", name="Voice", exact=True).click()
+    expect(choice).to_have_value("Mary")
+
+
 def test_visitors_do_not_see_each_other(page: Page, browser: Browser, stage: Stage) -> None:
     say(page, "canary one")
     finished(page)
