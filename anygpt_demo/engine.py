@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from anygpt_demo.checkpoints import Family, load_strict
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.modality import Sampling
+from anygpt_demo.models.compiled import Compiled, Wish, library
 from anygpt_demo.models.eager import Eager
 from anygpt_demo.models.fast import Fast, Kind
 from anygpt_demo.models.graphs import Graphs, Later, seats_for
@@ -80,6 +81,11 @@ def penalise(scores: Array, seen: NDArray[np.int64], penalty: float) -> None:
         scores[seen] = np.where(found < 0, found * np.float32(penalty), found / np.float32(penalty))
 
 
+def not_finite() -> ModelFault:
+    """Scores that are no numbers."""
+    return ModelFault("The language model stopped.", "It computed something that is not a number.", "Try again, or choose another seed.")
+
+
 def draw(scores: Array, sampling: Sampling, random: np.random.Generator) -> int:
     """Draw one position: temperature, then top-k, then top-p (nucleus, arXiv 1904.09751). Temperature 0 takes the best.
 
@@ -87,7 +93,7 @@ def draw(scores: Array, sampling: Sampling, random: np.random.Generator) -> int:
     """
     peak = scores.max()
     if not math.isfinite(peak):
-        raise ModelFault("The language model stopped.", "It computed something that is not a number.", "Try again, or choose another seed.")
+        raise not_finite()
     if sampling.temperature == 0.0 or len(scores) == 1:
         return int(scores.argmax())
     order = None
@@ -118,7 +124,7 @@ def draw(scores: Array, sampling: Sampling, random: np.random.Generator) -> int:
 
 
 class Runner(Protocol):
-    """What computes: models/fast.py on a CPU, models/eager.py anywhere."""
+    """What computes: models/compiled.py or models/fast.py on a CPU, models/graphs.py on a card, models/eager.py anywhere."""
 
     unit: int  # prompts are read in blocks that begin at multiples of it; 1: anywhere
     block: int  # most ids of a prompt that are read at once
@@ -262,11 +268,22 @@ class Desk:
         try:
             with torch.inference_mode():
                 rows = self.runner.run([piece for client in batch for piece in client.pieces])
-                first = 0
+                writers: list[LocalGeneration] = []
+                places, first = [], 0
                 for client in batch:
                     count = len(client.pieces)
-                    client.receive(rows[first : first + count])
+                    if isinstance(client, LocalGeneration) and client.wish is not None:
+                        if client.ask():
+                            writers.append(client)
+                            places.append(first)
+                    else:
+                        client.receive(rows[first : first + count])
                     first += count
+                if writers:
+                    assert isinstance(self.runner, Compiled)
+                    self.runner.draw(rows if len(writers) == first else rows[places], [writer.wish for writer in writers])
+                for writer in writers:
+                    writer.answer()
         except Exception as error:  # it belongs to all of them; each reply reports it in its own thread
             for client in batch:
                 client.fail(error)
@@ -284,17 +301,18 @@ class Desk:
 # --------------------------------------------------------------------------------------------------------- the engine
 
 
-def pack(model: Llama) -> Fast:
+def pack(model: Llama) -> Fast | Compiled:
     """The model in the fewest bits that are right and quick on this machine: int8, else bfloat16, else float32.
 
-    A reading of 32 ids is compared with the unpacked model, and the time of some steps with float32.
+    A reading of 32 ids is compared with the unpacked model, and the time of some steps with float32. int8 runs with the kernels of
+    models/kernels.c where they can be compiled and are quicker than torch's.
     """
     exact = Fast(model, "fp32")
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 32).tolist()
     with torch.inference_mode():
         wanted = model(torch.tensor([ids]))[0, -1].float().numpy()
 
-    def measure(packed: Fast) -> tuple[float, float]:
+    def measure(packed: Fast | Compiled) -> tuple[float, float]:
         with torch.inference_mode():
             cache = packed.cache(64)
             row = packed.run([(ids, cache)])[0]
@@ -308,19 +326,25 @@ def pack(model: Llama) -> Fast:
         packed.clear()
         return error, min(times)
 
-    slowest = 1.5 * measure(exact)[1]  # measured beside other work: only what is clearly slower is refused
-    kinds: tuple[Kind, ...] = ("int8", "bf16")
-    for kind in kinds:
+    def find(make: Callable[[], Fast | Compiled], slowest: float) -> tuple[Fast | Compiled, float] | None:
         try:
-            packed = Fast(model, kind)
+            packed = make()
             error, spent = measure(packed)
-        except (RuntimeError, AttributeError) as problem:  # another processor or torch may lack an operation
-            log.info("%s does not run here: %s", kind, problem)
-            continue
+        except (RuntimeError, AttributeError, ValueError) as problem:  # another processor or torch may lack an operation
+            log.info("fewer bits do not run here: %s", problem)
+            return None
         if error <= WORST_ERROR and spent <= slowest:
-            return packed
-        log.info("%s is not used: error %.3f, %.2f ms per id", kind, error, 1000 * spent)
-    return exact
+            return packed, spent
+        log.info("%s is not used: error %.3f, %.2f ms per id", packed.kind, error, 1000 * spent)
+        return None
+
+    slowest = 1.5 * measure(exact)[1]  # measured beside other work: only what is clearly slower is refused
+    found = find(lambda: Fast(model, "int8"), slowest) or find(lambda: Fast(model, "bf16"), slowest)
+    kernels = library()
+    compiled = find(lambda: Compiled(model, kernels), found[1] if found else slowest) if kernels is not None else None
+    packed = (compiled or found or (exact, 0.0))[0]
+    log.info("the language model runs in %s", packed.kind)
+    return packed
 
 
 def record(model: Llama, device: str) -> Runner:
@@ -336,7 +360,7 @@ class LocalEngine:
     """A LLaMA in this process. Read-only after loading, except for the caches that callers hand in.
 
     kind: bits of the packed weights on a CPU; "auto": the fewest that are right and quick (pack()); None: the layers as they
-    are, which is what a GPU and layers of bitsandbytes need.
+    are, which is what a GPU and layers of bitsandbytes need. runner: what computes, if it is already there.
     """
 
     def __init__(
@@ -445,6 +469,8 @@ class LocalGeneration:
         self.block: str | None = None
         self._seen = np.empty(budget, np.int64)  # ids drawn since the block (or the text) began, each once
         self._count = 0
+        self.wish = Wish.of(budget) if isinstance(engine.runner, Compiled) else None  # what is drawn next, where that is done for all at once
+        self._legal: Slice | None = None  # what the wish was last told
         self.shares: list[float | None] = []  # how likely each id was, one per id; None for those found by beam search
         # at the desk
         self.ready: deque[tuple[int, float]] = deque()  # drawn, with how likely it was; not yet read
@@ -552,6 +578,11 @@ class LocalGeneration:
             if self.over:
                 self.row = row.clone() if isinstance(row, torch.Tensor) else row  # its memory is the next step's
                 return
+        if isinstance(runner, Compiled):
+            if self.ask():
+                runner.draw(row[None], [self.wish])
+                self.answer()
+            return
         legal = self.grammar.allowed()
         if self._stopped or not legal.ranges or self.budget <= 0:
             self._end, self.over = "budget", True
@@ -562,6 +593,38 @@ class LocalGeneration:
             token, share = self._choose(row, legal)
             self.pieces = [([token], self.cache)]
             self._accept(token, share)
+
+    def ask(self) -> bool:
+        """Put what may follow into the wish; whether anything is to be drawn. Raises nothing."""
+        assert self.wish is not None
+        try:
+            legal = self.grammar.allowed()
+            if self._stopped or not legal.ranges or self.budget <= 0:
+                self._end, self.over = "budget", True
+                return False
+            if legal is not self._legal:
+                if legal.block != self.block:
+                    self.block, self.wish.count = legal.block, 0
+                self.wish.ask(self.engine.runner.head(legal.ranges), legal.sampling)
+                self._legal = legal
+            if self.wish.lucky:
+                self.wish.luck = self.random.random()
+        except Exception as error:  # it belongs to this reply alone
+            self.fail(error)
+            return False
+        return True
+
+    def answer(self) -> None:
+        """Take what was drawn. Raises nothing."""
+        assert self.wish is not None
+        token = self.wish.token
+        try:
+            if token < 0:
+                raise not_finite()
+            self.pieces = [([token], self.cache)]
+            self._accept(token, self.wish.share)
+        except Exception as error:  # it belongs to this reply alone
+            self.fail(error)
 
     def _accept(self, token: int, share: float) -> None:
         self.grammar.advance(token)

@@ -16,7 +16,9 @@ from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, pack, penalise
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
+from anygpt_demo import engine as engine_module
 from anygpt_demo.models import fast
+from anygpt_demo.models.compiled import Compiled, library
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from anygpt_demo.protocol import Parser
 
@@ -118,13 +120,18 @@ def test_penalty_equals_the_reference():
 # ---------------------------------------------------------------- 8 bit, many at once, and beams
 
 
-@pytest.fixture(scope="module")
-def small(vocabulary) -> LocalEngine:
+@pytest.fixture(scope="module", params=["torch's kernels", "own kernels"])
+def small(vocabulary, request) -> LocalEngine:
     """The same model in 8 bit."""
     torch.manual_seed(0)
     model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 1, max_position_embeddings=1024, tie_word_embeddings=True))
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
-    return LocalEngine(model, kind="int8")
+    if request.param == "torch's kernels":
+        return LocalEngine(model, kind="int8")
+    kernels = library()
+    if kernels is None:
+        pytest.skip("no C compiler")
+    return LocalEngine(model, runner=Compiled(model, kernels))
 
 
 def test_in_8_bit_a_kept_cache_gives_the_very_same_numbers(small, vocabulary):
@@ -299,6 +306,7 @@ def test_int8_is_refused_where_it_is_wrong_or_does_not_run(vocabulary, monkeypat
     torch.manual_seed(0)
     model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=128, tie_word_embeddings=True))
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
+    monkeypatch.setattr(engine_module, "library", lambda: None)
     monkeypatch.setattr(fast.Plain, "__call__", slower(fast.Plain.__call__))  # so that time speaks for fewer bits
     assert pack(model).kind == "int8"
     right = fast.Int8.__call__
@@ -333,6 +341,7 @@ def slower(call):
 def test_int8_is_refused_where_it_is_slow(vocabulary, monkeypatch):
     torch.manual_seed(0)
     model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=128, tie_word_embeddings=True))
+    monkeypatch.setattr(engine_module, "library", lambda: None)
     right = fast.Int8.__call__
 
     def late(self, x, work):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal, Protocol
 
@@ -215,30 +215,48 @@ def matrix(weight: Tensor, kind: Kind, eps: float | None = None) -> Matrix:
     return Plain(weight, eps, torch.bfloat16 if kind == "bf16" else torch.float32)
 
 
-class Head:
-    """The output rows of some ids. ids: int64 (N,), in the order of the scores; place: id -> its position, or -1."""
+class HeadIds:
+    """Some ids of a vocabulary. ids: int64 (N,), in the order of the scores; place: id -> its position, or -1."""
+
+    def __init__(self, vocabulary: int, ranges: Ranges) -> None:
+        self.ids: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
+        self.place: NDArray[np.int64] = np.full(vocabulary, -1)
+        self.place[self.ids] = np.arange(len(self.ids))
+
+    def rows(self, weight: Tensor, ranges: Ranges) -> Tensor:
+        """Their rows of a weight (V, D): (N, D)."""
+        return weight[ranges[0][0] : ranges[0][1]] if len(ranges) == 1 else weight[torch.from_numpy(self.ids)]
+
+
+class Head(HeadIds):
+    """The output rows of some ids."""
 
     def __init__(self, weight: Tensor, ranges: Ranges, kind: Kind, eps: float) -> None:
-        self.ids: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
-        self.place: NDArray[np.int64] = np.full(len(weight), -1)
-        self.place[self.ids] = np.arange(len(self.ids))
-        rows = weight[ranges[0][0] : ranges[0][1]] if len(ranges) == 1 else weight[torch.from_numpy(self.ids)]
-        self.matrix = matrix(rows, kind, eps)
+        super().__init__(len(weight), ranges)
+        self.matrix = matrix(self.rows(weight, ranges), kind, eps)
+
+
+def folded(block: Any, heads: int, groups: int, width: int) -> Iterator[Tensor]:
+    """The four matrices of a layer: qkv, out, gate and up, down, each (N, K), with the gain of their norm.
+
+    Rotary halves (0, E/2), (1, E/2+1), ... stand side by side in queries and keys, and queries are scaled for attention.
+    """
+    attention, feed = block.self_attn, block.mlp
+    pairs = torch.arange(width).view(2, width // 2).t().reshape(-1)
+    query = attention.q_proj.weight.unflatten(0, (heads, width))[:, pairs].flatten(0, 1) * width**-0.5
+    key = attention.k_proj.weight.unflatten(0, (groups, width))[:, pairs].flatten(0, 1)
+    yield torch.cat([query, key, attention.v_proj.weight]) * block.input_layernorm.weight
+    yield attention.o_proj.weight
+    yield torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * block.post_attention_layernorm.weight
+    yield feed.down_proj.weight
 
 
 class Layer:
     """One transformer layer, packed: three projections in one matrix, gate and up in another, both with their norm's gain."""
 
     def __init__(self, block: Any, kind: Kind, eps: float, heads: int, groups: int, width: int) -> None:
-        attention, feed = block.self_attn, block.mlp
-        pairs = torch.arange(width).view(2, width // 2).t().reshape(-1)  # rotary halves (0, E/2), (1, E/2+1), ... side by side
-        query = attention.q_proj.weight.unflatten(0, (heads, width))[:, pairs].flatten(0, 1) * width**-0.5
-        key = attention.k_proj.weight.unflatten(0, (groups, width))[:, pairs].flatten(0, 1)
-        gain, later_gain = block.input_layernorm.weight, block.post_attention_layernorm.weight
-        self.qkv = matrix(torch.cat([query, key, attention.v_proj.weight]) * gain, kind, eps)
-        self.out = matrix(attention.o_proj.weight, kind)
-        self.gate_up = matrix(torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * later_gain, kind, eps)
-        self.down = matrix(feed.down_proj.weight, kind)
+        norms = (eps, None) * 2
+        self.qkv, self.out, self.gate_up, self.down = map(matrix, folded(block, heads, groups, width), [kind] * 4, norms)
 
     @property
     def parts(self) -> tuple[Matrix, ...]:
@@ -286,6 +304,11 @@ class Fast:
         whole = np.empty(ends[-1], np.int8)
         for part, size, end in zip(parts, sizes, ends, strict=True):
             part.move(whole[end - size : end])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights of all layers, which writing one id reads."""
+        return sum(layer.bytes for layer in self.layers)
 
     def cache(self, capacity: int) -> Cache:
         """An empty cache."""

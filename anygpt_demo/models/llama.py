@@ -104,6 +104,7 @@ class Cache:
         self.busy = False  # a reply is being written with it
         self._both: Tensor | None = None  # (2, layers, 1, G, capacity, E)
         self._views: list[tuple[Any, Any, Any, Tensor]] | None = None
+        self._address = 0
 
     @property
     def both(self) -> Tensor:
@@ -130,6 +131,13 @@ class Cache:
         return self._views
 
     @property
+    def address(self) -> int:
+        """Where keys and values begin in memory."""
+        if self._address == 0:
+            self._address = self.both.data_ptr()
+        return self._address
+
+    @property
     def capacity(self) -> int:
         """Positions that fit."""
         return self.shape[3]
@@ -146,18 +154,18 @@ class Cache:
             return
         old, last = self._both, len(self.ids)
         self.shape = (*self.shape[:3], -(-count // ROOM) * ROOM, self.shape[4])
-        self._both = self._views = None
+        self._both, self._views, self._address = None, None, 0
         if old is not None:
             self.both[..., :last, :] = old[..., :last, :]
 
     def forget(self) -> None:
         """Give the memory back; everything will be read again."""
-        self.ids, self.read, self._both, self._views = [], 0, None, None
+        self.ids, self.read, self._both, self._views, self._address = [], 0, None, None, 0
 
     def copy(self, capacity: int) -> Cache:
         """An independent cache of another capacity with the same contents."""
         other = object.__new__(Cache)
-        other.__dict__.update(self.__dict__, ids=list(self.ids), shape=(*self.shape[:3], capacity, self.shape[4]), _both=None, _views=None)
+        other.__dict__.update(self.__dict__, ids=list(self.ids), shape=(*self.shape[:3], capacity, self.shape[4]), _both=None, _views=None, _address=0)
         other.take(self, 0)
         return other
 

@@ -1,0 +1,305 @@
+"""The LLaMA of models/llama.py in 8 bit, one call of C per forward (models/kernels.c) and one per draw.
+
+The C is compiled by the system's compiler when a model is first loaded, for this processor, and kept in the user's cache folder.
+Without a compiler models/fast.py does the same with the calls of torch and numpy. A row's result has the same bits whatever else
+is computed with it, and whether its past was read at once, in pieces, or written id by id.
+
+Dimension names: M rows (one per id), K and N input and output width of a matrix, D model width, E head width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anygpt_demo.modality import Sampling
+from anygpt_demo.models.fast import TINY, Array, HeadIds, Ranges, folded
+from anygpt_demo.models.llama import Cache, Llama, rotary_angles
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+BLOCK = 128  # rows of one call, as in kernels.c
+OUTS, STEP, TOGETHER = 32, 8, 4  # as in kernels.c: outputs of a tile, inputs of a step, sessions that draw at once
+PATIENCE_S = 120  # for the compiler
+log = logging.getLogger(__name__)
+
+
+def folder() -> Path:
+    """Where this user's programs keep what they can make again."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "anygpt_demo"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "anygpt_demo"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anygpt_demo"
+
+
+def abilities() -> str:
+    """What this processor can do, as far as the system says; code made for another one may not run here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)})) or platform.processor() + platform.machine()
+
+
+def build(flags: Sequence[str] = FLAGS) -> Path | None:
+    """The compiled kernels, made if they are not there yet. None, with a line in the log, where that is not possible."""
+    compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        log.info("no C compiler: the language model runs on torch's kernels, which is slower")
+        return None
+    facts = "\n".join((SOURCE.read_text(encoding="utf-8"), *flags, compiler, abilities()))
+    made = folder() / f"kernels-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
+    if made.is_file():
+        return made
+    try:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=made.parent) as room:  # moved into place when whole: another process may do the same
+            fresh = Path(room) / made.name
+            command = [compiler, *flags, str(SOURCE), "-o", str(fresh), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
+            fresh.replace(made)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("the kernels could not be compiled (%s): the language model runs on torch's kernels", error)
+        return None
+    return made
+
+
+def library(flags: Sequence[str] = FLAGS) -> ctypes.CDLL | None:
+    """The kernels, ready to be called; None where there are none."""
+    made = build(flags)
+    if made is None:
+        return None
+    try:
+        found = ctypes.CDLL(str(made))
+    except OSError as error:
+        log.info("the kernels could not be loaded: %s", error)
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    found.forward.argtypes = [pointer, pointer, number, pointer]
+    found.score.argtypes = [pointer, pointer, number, pointer, pointer]
+    found.draw.argtypes = [number, pointer, pointer, pointer, pointer]
+    for name in ("forward", "score", "draw"):
+        getattr(found, name).restype = None
+    return found
+
+
+class MatrixFacts(ctypes.Structure):
+    """Matrix of kernels.c."""
+
+    _fields_ = [("width", ctypes.c_int64), ("outs", ctypes.c_int64), ("weights", ctypes.c_void_p)]
+    _fields_ += [("scales", ctypes.c_void_p), ("eps", ctypes.c_double)]
+
+
+class LayerFacts(ctypes.Structure):
+    """Layer of kernels.c."""
+
+    _fields_ = [(name, MatrixFacts) for name in ("qkv", "out", "gate_up", "down")]
+
+
+class ModelFacts(ctypes.Structure):
+    """Model of kernels.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("heads", "groups", "width", "model", "hidden", "layers", "longest")]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("layer", "embedding", "turns", "x", "y", "mixed", "gated", "looks", "codes")]
+
+
+class Wish(ctypes.Structure):
+    """What one session draws from, and what it drew: Wish of kernels.c. It knows the ids of its block that were drawn before.
+
+    token: -1 if the scores were no numbers; share: how likely it was among the legal ids.
+    """
+
+    _fields_ = [("head", ctypes.c_void_p), ("ids", ctypes.c_void_p), ("place", ctypes.c_void_p), ("seen", ctypes.c_void_p)]
+    _fields_ += [("count", ctypes.c_int64), ("top_k", ctypes.c_int64)]
+    _fields_ += [(name, ctypes.c_double) for name in ("temperature", "top_p", "penalty", "luck")]
+    _fields_ += [("token", ctypes.c_int64), ("share", ctypes.c_double)]
+
+    address: int
+    room: NDArray[np.int64]
+    asked: CompiledHead
+    lucky: bool  # whether luck decides anything
+
+    @classmethod
+    def of(cls, most: int) -> Wish:
+        """For a reply of at most `most` ids."""
+        wish = cls()
+        wish.room = np.empty(most, np.int64)
+        wish.seen, wish.address = wish.room.ctypes.data, ctypes.addressof(wish)
+        return wish
+
+    def ask(self, head: CompiledHead, sampling: Sampling) -> None:
+        """Draw from this head from now on."""
+        self.asked = head  # kept alive
+        self.head, self.ids, self.place = head.address, head.ids.ctypes.data, head.place.ctypes.data
+        self.temperature, self.top_k, self.top_p = sampling.temperature, sampling.top_k, sampling.top_p
+        self.penalty = sampling.repetition_penalty
+        self.lucky = sampling.temperature != 0.0 and len(head.ids) > 1
+
+
+class Tiles:
+    """8-bit weights with one scale per output, rounded as models/fast.py does, in the order in which kernels.c reads them.
+
+    weight: float (N, K). eps: given if the input is to be RMS-normalised first; the norm's gain must be in the weight.
+    home: uint8, where to put them; else memory of their own.
+    """
+
+    def __init__(self, weight: Tensor, eps: float | None = None, home: NDArray[np.uint8] | None = None) -> None:
+        weight = weight.detach().float()
+        outs, width = weight.shape
+        scale = weight.abs().amax(1).clamp_min(TINY) / 127
+        codes = (weight / scale[:, None]).round().to(torch.int8).numpy()
+        whole = np.full((-(-outs // OUTS) * OUTS, -(-width // STEP) * STEP), 128, np.uint8)
+        whole[:outs, :width] = codes.view(np.uint8) ^ 128
+        tiles = whole.reshape(len(whole) // OUTS, OUTS, -1, 4).transpose(0, 2, 1, 3)
+        self.weights = np.empty(whole.size, np.uint8) if home is None else home
+        self.weights.reshape(tiles.shape)[...] = tiles
+        self.scale: Array = scale.numpy()
+        self.facts = MatrixFacts(width, outs, self.weights.ctypes.data, self.scale.ctypes.data, -1.0 if eps is None else eps)
+
+    @staticmethod
+    def size(outs: int, width: int) -> int:
+        """Bytes of the weights of a matrix."""
+        return -(-outs // OUTS) * OUTS * (-(-width // STEP) * STEP)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights and their scales, which one call reads."""
+        return self.weights.nbytes + self.scale.nbytes
+
+
+class CompiledHead(HeadIds):
+    """The output rows of some ids."""
+
+    def __init__(self, weight: Tensor, ranges: Ranges, eps: float) -> None:
+        super().__init__(len(weight), ranges)
+        self.matrix = Tiles(self.rows(weight, ranges), eps)
+        self.address = ctypes.addressof(self.matrix.facts)
+
+
+class Compiled:
+    """Packed weights of a Llama. Read-only but for the work spaces of run() and draw(): one thread at a time may be in them.
+
+    Raises ValueError for head widths that the kernels do not know.
+    """
+
+    unit = 1
+    block = BLOCK
+    kind = "int8, own kernels"
+
+    @torch.no_grad()
+    def __init__(self, model: Llama, kernels: ctypes.CDLL) -> None:
+        config = self.config = model.config
+        if config.head_dim % 32:
+            raise ValueError("the width of a head must be a multiple of 32")
+        self.kernels = kernels
+        heads, groups, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        shapes = ((heads + 2 * groups) * width, config.hidden_size), (config.hidden_size, heads * width)
+        shapes += (2 * config.intermediate_size, config.hidden_size), (config.hidden_size, config.intermediate_size)
+        sizes = [Tiles.size(*shape) for shape in shapes]
+        self._weights = np.empty((config.num_hidden_layers, sum(sizes)), np.uint8)  # one piece: large pages, read from end to end
+        ends = np.cumsum(sizes).tolist()
+        self.layers: list[tuple[Tiles, ...]] = []
+        for block, line in zip(model.model.layers, self._weights, strict=True):
+            parts = zip(folded(block, heads, groups, width), (config.rms_norm_eps, None) * 2, [0, *ends], ends, strict=False)
+            self.layers.append(tuple(Tiles(weight, eps, line[start:end]) for weight, eps, start, end in parts))
+        self._layers = (LayerFacts * len(self.layers))(*(LayerFacts(*(part.facts for part in layer)) for layer in self.layers))
+        self._rows = (model.head.detach() * model.model.norm.weight.detach()).float()
+        self._heads: dict[Ranges, CompiledHead] = {}
+        self._own = threading.local()  # scores() may be asked for by any thread at any time
+        cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), width, config.rope_theta)
+        half = width // 2
+        widest = max(shape[1] for shape in shapes) + STEP
+        self._memory: dict[str, NDArray[Any]] = {
+            "embedding": model.model.embed_tokens.weight.detach().float().contiguous().numpy(),
+            "turns": torch.stack([cos[:, :half], sin[:, :half]], -1).numpy(),
+            "x": np.empty((BLOCK, config.hidden_size), np.float32),
+            "y": np.empty((BLOCK, max(shapes[0][0], shapes[2][0])), np.float32),
+            "mixed": np.empty((BLOCK, heads * width), np.float32),
+            "gated": np.empty((BLOCK, config.intermediate_size), np.float32),
+            "looks": np.empty((TOGETHER, config.max_position_embeddings + 64), np.float32),
+            "codes": np.empty(BLOCK * widest, np.int8),
+        }
+        counts = (heads, groups, width, config.hidden_size, config.intermediate_size, len(self.layers), self._memory["looks"].shape[1])
+        self._facts = ModelFacts(*counts, ctypes.addressof(self._layers), *(array.ctypes.data for array in self._memory.values()))
+        self._model = ctypes.addressof(self._facts)
+        self._table = np.empty((BLOCK, 5), np.int64)  # Row of kernels.c
+        self._rows_at = self._table.ctypes.data
+        self._space: Array = np.empty(0, np.float32)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights of all layers, which writing one id reads."""
+        return sum(part.bytes for layer in self.layers for part in layer)
+
+    def cache(self, capacity: int) -> Cache:
+        """An empty cache."""
+        return Cache(self.config, capacity, torch.bfloat16, "cpu")
+
+    def clear(self) -> None:
+        """Forget the heads made so far."""
+        self._heads.clear()
+
+    def head(self, ranges: Ranges) -> CompiledHead:
+        """The head of these ids; made once, for a grammar has few states."""
+        found = self._heads.get(ranges)
+        if found is None:
+            if sum(len(head.ids) for head in self._heads.values()) > 4 * len(self._rows):
+                self._heads.clear()
+            found = self._heads[ranges] = CompiledHead(self._rows, ranges, self.config.rms_norm_eps)
+        return found
+
+    def scores(self, row: Array, head: CompiledHead) -> Array:
+        """Scores of a head's ids after one row of run(), float32 (D,). Returns float32 (N,), the caller's."""
+        codes = getattr(self._own, "codes", None)
+        if codes is None:
+            codes = self._own.codes = np.empty(self.config.hidden_size + STEP, np.int8)
+        found = np.empty(len(head.ids), np.float32)
+        self.kernels.score(head.address, row.ctypes.data, 1, found.ctypes.data, codes.ctypes.data)
+        return found
+
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
+        """Continue caches by ids: any number of ids for each of the caches, which must differ. The caches' ids are extended.
+
+        Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() and draw() take them.
+        """
+        rows = [
+            (number, at, cache.capacity, at + 1 == len(cache.ids) + len(ids), cache.address)
+            for ids, cache in pieces
+            for at, number in enumerate(ids, len(cache.ids))
+        ]
+        result = np.empty((len(pieces), self.config.hidden_size), np.float32)
+        into = result.ctypes.data
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
+            self._table[: len(part)] = part
+            self.kernels.forward(self._model, self._rows_at, len(part), into)
+            into += result.strides[0] * sum(row[3] for row in part)
+        for ids, cache in pieces:
+            cache.ids += ids
+        return result
+
+    def draw(self, rows: Array, wishes: Sequence[Wish]) -> None:
+        """Draw one id after each of the rows, float32 (at most BLOCK, D), together; the answers stand in the wishes."""
+        need = 9 * max(len(wish.asked.ids) for wish in wishes) + TOGETHER * self.config.hidden_size
+        if len(self._space) < need:
+            self._space = np.empty(need, np.float32)
+        addresses = (ctypes.c_void_p * len(wishes))(*[wish.address for wish in wishes])
+        self.kernels.draw(len(wishes), addresses, rows.ctypes.data, self._space.ctypes.data, self._facts.codes)

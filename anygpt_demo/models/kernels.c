@@ -1,0 +1,579 @@
+/* The LLaMA of models/llama.py for writing on a CPU, in one call per forward: what models/compiled.py calls.
+
+   ids --[ norm+qkv -> rotary -> attention over the cache -> out ; norm+gate,up -> silu -> down ] x layers--> rows
+   rows --head of the legal ids--> scores --penalty, top-k, top-p, luck--> ids
+
+   A row is rounded to 8 bits by itself and multiplied in whole numbers; sums of floats are taken in an order that depends on
+   the row's own position only. So a row's result has the same bits whatever else is computed with it. Weights are kept as
+   unsigned bytes (value + 128), in tiles of 32 outputs: for every four inputs 128 bytes, four per output; they are read in order
+   and multiplied while they are read. Keys and values are bfloat16.
+
+   `luck` is a number in [0, 1) from the caller: equal numbers give equal ids. Plain C with vectors of GCC and Clang; the product has a way of its own for AVX-512 VNNI and AVX2. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__AVX__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+enum { OUTS = 32, STEP = 8, BLOCK = 128, TOGETHER = 4, BUCKETS = 256 };
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+
+typedef struct { /* y = x W', or rms_norm(x) W' where eps >= 0 */
+    int64_t width, outs;
+    const uint8_t *weights; /* (outs / 32, width / 4, 32, 4), both rounded up */
+    const float *scales;    /* (outs,) */
+    double eps;
+} Matrix;
+
+typedef struct { Matrix qkv, out, gate_up, down; } Layer;
+
+typedef struct {
+    int64_t heads, groups, width, model, hidden, layers, longest; /* longest: positions that `looks` has room for, per row */
+    const Layer *layer;
+    const float *embedding; /* (vocabulary, model) */
+    const float *turns;     /* (positions, width / 2, 2): cosine and sine */
+    float *x, *y, *mixed, *gated, *looks;
+    int8_t *codes; /* room for BLOCK rows of the widest input */
+} Model;
+
+typedef struct { int64_t id, position, capacity, wanted; uint16_t *cache; } Row; /* cache: (2, layers, groups, capacity, width), see join() */
+
+typedef struct { /* what one session draws from; token and share are the answer */
+    const Matrix *head;
+    const int64_t *ids, *place; /* score -> id; id -> score or -1 */
+    int64_t *seen, count;       /* ids drawn since the block began, each once */
+    int64_t top_k;
+    double temperature, top_p, penalty, luck;
+    int64_t token;
+    double share;
+} Wish;
+
+INLINE floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
+INLINE void store(float *p, floats v) { memcpy(p, &v, sizeof v); }
+INLINE floats all(float value) { return value - (floats){0}; }
+INLINE floats choose(ints which, floats yes, floats no) { return (floats)(((ints)yes & which) | ((ints)no & ~which)); }
+
+INLINE float total(floats v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float part[LANES];
+    memcpy(part, &v, sizeof v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+#endif
+}
+
+INLINE float highest(const float *x, int64_t n) {
+    float tops[LANES], top;
+    int64_t j = LANES;
+    for (int i = 0; i < LANES; i++) tops[i] = x[i < n ? i : 0];
+    for (; j + LANES <= n; j += LANES)
+        for (int i = 0; i < LANES; i++) tops[i] = x[j + i] > tops[i] ? x[j + i] : tops[i];
+    for (top = tops[0]; j < n; j++) top = x[j] > top ? x[j] : top;
+    for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+    return top;
+}
+
+INLINE float lowest(const float *x, int64_t n) {
+    float ends[LANES], end;
+    int64_t j = LANES;
+    for (int i = 0; i < LANES; i++) ends[i] = x[i < n ? i : 0];
+    for (; j + LANES <= n; j += LANES)
+        for (int i = 0; i < LANES; i++) ends[i] = x[j + i] < ends[i] ? x[j + i] : ends[i];
+    for (end = ends[0]; j < n; j++) end = x[j] < end ? x[j] : end;
+    for (int i = 0; i < LANES; i++) end = ends[i] < end ? ends[i] : end;
+    return end;
+}
+
+/* Two vectors as one of bfloat16: low and high halves of words. */
+INLINE void part(const uint16_t *p, floats *low, floats *high) {
+    words v;
+    memcpy(&v, p, sizeof v);
+    *low = (floats)(v << 16);
+    *high = (floats)(v & 0xffff0000);
+}
+
+INLINE void join(uint16_t *p, floats low, floats high) {
+    words a = (words)low, b = (words)high;
+    a = (a + 0x7fff + (a >> 16 & 1)) >> 16;
+    b = (b + 0x7fff + (b >> 16 & 1)) & 0xffff0000;
+    a |= b;
+    memcpy(p, &a, sizeof a);
+}
+
+/* The sums of LANES vectors. Each is taken in the same order. */
+INLINE floats totals(const floats *v) {
+    floats result;
+#if defined(__AVX512F__)
+    __m512 a[8], b[4], c[2];
+    for (int i = 0; i < 8; i++) {
+        __m512 x = (__m512)v[2 * i], y = (__m512)v[2 * i + 1];
+        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
+        b[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    } /* each 128 bits: one part of four sums */
+    for (int i = 0; i < 2; i++) c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88), _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd));
+    result = (floats)_mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
+#else
+    float found[LANES];
+    for (int i = 0; i < LANES; i++) found[i] = total(v[i]);
+    result = load(found);
+#endif
+    return result;
+}
+
+/* e to the x, to the last bit or two; below -87 about 1e-38 */
+INLINE floats power(floats x) {
+    const floats magic = all(12582912.0f); /* its last bit is 1: what is added is rounded to a whole number */
+    x = choose(x < all(-87.0f), all(-87.0f), x);
+    x = choose(x > all(88.0f), all(88.0f), x);
+    floats whole = x * 1.44269504088896f + magic;
+    ints exponent = (ints)whole - (ints)magic;
+    whole -= magic;
+    x = x - whole * 0.693359375f;
+    x = x + whole * 2.12194440e-4f;
+    floats y = x * 1.9875691500e-4f + 1.3981999507e-3f;
+    y = y * x + 8.3334519073e-3f;
+    y = y * x + 4.1665795894e-2f;
+    y = y * x + 1.6666665459e-1f;
+    y = y * x + 5.0000001201e-1f;
+    y = y * (x * x) + x + 1.0f;
+    return (floats)((ints)y + (exponent << 23));
+}
+
+/* ---------------------------------------------------------------------------------------------------------- products */
+
+/* One row to whole numbers -127..127, as Int8 of models/fast.py does it. Returns the factor of its sums. */
+static float quantize(const float *x, int64_t width, int64_t padded, double eps, int8_t *codes, int32_t *sum) {
+    int32_t top = 0, squares = 0, plain = 0;
+    for (int64_t i = 0; i < width; i++) { /* floats that are not negative are ordered as their bits are */
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffff;
+        top = bits > top ? bits : top;
+    }
+    float peak;
+    memcpy(&peak, &top, sizeof peak);
+    double largest = (double)peak + 1e-30, step = 127.0 / largest;
+    float scale = (float)step;
+    for (int64_t i = 0; i < width; i++) {
+        int32_t code = (int32_t)rintf(x[i] * scale);
+        codes[i] = (int8_t)code;
+        plain += code;
+        squares += code * code;
+    }
+    memset(codes + width, 0, (size_t)(padded - width));
+    *sum = plain;
+    return (float)(eps < 0 ? largest / 127.0 : 1.0 / sqrt((double)squares / (double)width + eps * step * step));
+}
+
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+enum { ROWS = 8, PARTS = 2 };
+typedef __m512i lane;
+INLINE lane fill(int32_t value) { return _mm512_set1_epi32(value); }
+INLINE lane weights(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE lane multiply(lane sums, lane w, lane c) { return _mm512_dpbusd_epi32(sums, w, c); }
+INLINE lane plus(lane a, lane b) { return _mm512_add_epi32(a, b); }
+INLINE int32_t begin(int32_t sum) { return -128 * sum; }
+#elif defined(__AVX2__)
+enum { ROWS = 2, PARTS = 4 };
+typedef __m256i lane;
+INLINE lane fill(int32_t value) { return _mm256_set1_epi32(value); }
+INLINE lane weights(const uint8_t *p) { return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)p), _mm256_set1_epi8(-128)); }
+INLINE lane multiply(lane sums, lane w, lane c) { /* pairs stay below 2^15, for no weight is -128 */
+    lane pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(c), _mm256_sign_epi8(w, c));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+INLINE lane plus(lane a, lane b) { return _mm256_add_epi32(a, b); }
+INLINE int32_t begin(int32_t sum) { return 0 * sum; }
+#endif
+
+/* Sums of R rows and 32 outputs. w: the tile; codes: rows `padded` apart; sums: of each row's codes; result: (R, 32). */
+INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t padded, const int32_t *sums, int32_t *result) {
+#if defined(__AVX2__)
+    const int chains = R <= 2 ? 2 : 1;
+    lane found[2][ROWS][PARTS];
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < PARTS; p++) found[0][r][p] = fill(begin(sums[r])), found[1][r][p] = fill(0);
+    for (int64_t k = 0; k < padded; k += STEP, w += STEP * OUTS) {
+        __builtin_prefetch(w + 2048), __builtin_prefetch(w + 2112), __builtin_prefetch(w + 2176), __builtin_prefetch(w + 2240);
+        for (int half = 0; half < 2; half++) {
+            lane part[PARTS];
+            for (int p = 0; p < PARTS; p++) part[p] = weights(w + half * 4 * OUTS + p * sizeof(lane));
+            for (int r = 0; r < R; r++) {
+                int32_t four;
+                memcpy(&four, codes + r * padded + k + 4 * half, sizeof four);
+                lane c = fill(four);
+                lane *into = found[chains == 2 ? half : 0][r];
+                for (int p = 0; p < PARTS; p++) into[p] = multiply(into[p], part[p], c);
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < PARTS; p++) {
+            lane both = chains == 2 ? plus(found[0][r][p], found[1][r][p]) : found[0][r][p];
+            memcpy((char *)(result + r * OUTS) + p * sizeof(lane), &both, sizeof both);
+        }
+#else
+    for (int r = 0; r < R; r++) {
+        int32_t *into = result + r * OUTS;
+        for (int o = 0; o < OUTS; o++) into[o] = -128 * sums[r];
+        for (int64_t k = 0; k < padded; k += 4) {
+            const int8_t *c = codes + r * padded + k;
+            const uint8_t *part = w + k * OUTS;
+            for (int o = 0; o < OUTS; o++)
+                into[o] += part[4 * o] * c[0] + part[4 * o + 1] * c[1] + part[4 * o + 2] * c[2] + part[4 * o + 3] * c[3];
+        }
+    }
+#endif
+}
+
+#if !defined(__AVX2__)
+enum { ROWS = 1 };
+#endif
+
+/* y: (rows, outs), or added to it. codes: work space. rows <= BLOCK */
+static void product(const Matrix *m, const float *x, int64_t rows, float *y, int add, int8_t *codes) {
+    int64_t padded = (m->width + STEP - 1) / STEP * STEP;
+    int32_t sums[BLOCK], found[ROWS * OUTS];
+    float factors[BLOCK];
+    for (int64_t r = 0; r < rows; r++) factors[r] = quantize(x + r * m->width, m->width, padded, m->eps, codes + r * padded, sums + r);
+    for (int64_t o = 0; o < m->outs; o += OUTS) {
+        const uint8_t *w = m->weights + o * padded;
+        int64_t many = m->outs - o < OUTS ? m->outs - o : OUTS;
+        for (int64_t r = 0; r < rows; r += ROWS) {
+            const int8_t *c = codes + r * padded;
+            int64_t left = rows - r < ROWS ? rows - r : ROWS;
+            switch (left) {
+                case 1: tile(1, w, c, padded, sums + r, found); break;
+#if defined(__AVX2__)
+                case 2: tile(2, w, c, padded, sums + r, found); break;
+#endif
+#if defined(__AVX512VNNI__)
+                case 3: tile(3, w, c, padded, sums + r, found); break;
+                case 4: tile(4, w, c, padded, sums + r, found); break;
+                case 5: tile(5, w, c, padded, sums + r, found); break;
+                case 6: tile(6, w, c, padded, sums + r, found); break;
+                case 7: tile(7, w, c, padded, sums + r, found); break;
+                default: tile(8, w, c, padded, sums + r, found);
+#endif
+            }
+            for (int64_t i = 0; i < left; i++) {
+                float *into = y + (r + i) * m->outs + o, factor = factors[r + i];
+                const int32_t *from = found + i * OUTS;
+                const float *scales = m->scales + o;
+                if (add)
+                    for (int64_t n = 0; n < many; n++) into[n] += (float)from[n] * scales[n] * factor;
+                else
+                    for (int64_t n = 0; n < many; n++) into[n] = (float)from[n] * scales[n] * factor;
+            }
+        }
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------- attention */
+
+/* R consecutive positions of one session and one head; the first sees `first` + 1 keys, each a key more than the one before.
+   query, result: rows `apart` and `wide` floats apart; keys, values: bfloat16 (n, width), see join(); looks: (R, longest). */
+INLINE void attend(const int R, const int64_t width, int64_t first, const float *query, int64_t apart, const uint16_t *keys,
+                   const uint16_t *values, float *looks, int64_t longest, float *result, int64_t wide) {
+    int64_t most = first + R;
+    float parts[TOGETHER];
+    for (int64_t j = 0; j < most; j += LANES) {
+        floats sums[TOGETHER][LANES];
+        for (int i = 0; i < LANES; i++) {
+            const uint16_t *key = keys + (j + i < most ? j + i : j) * width;
+            for (int r = 0; r < R; r++) sums[r][i] = all(0.0f);
+            for (int64_t e = 0; e < width; e += 2 * LANES) {
+                floats low, high;
+                part(key + e, &low, &high);
+                for (int r = 0; r < R; r++) {
+                    const float *q = query + r * apart + e;
+                    sums[r][i] += load(q) * low;
+                    sums[r][i] += load(q + LANES) * high;
+                }
+            }
+        }
+        for (int r = 0; r < R; r++) store(looks + r * longest + j, totals(sums[r]));
+    }
+    for (int r = 0; r < R; r++) {
+        float *look = looks + r * longest, top;
+        int64_t seen = first + r + 1, whole = (seen + LANES - 1) / LANES * LANES;
+        for (int64_t j = seen; j < whole; j++) look[j] = -INFINITY;
+        top = highest(look, whole);
+        floats sum = all(0.0f);
+        for (int64_t j = 0; j < whole; j += LANES) {
+            floats share = power(load(look + j) - top);
+            sum += share;
+            store(look + j, share);
+        }
+        parts[r] = 1.0f / total(sum);
+        for (int64_t j = seen; j < most; j++) look[j] = 0.0f;
+    }
+    for (int64_t e = 0; e < width; e += 4 * LANES) { /* four vectors at a time, or what is left */
+        const int pairs = width - e >= 4 * LANES ? 2 : 1;
+        floats mixed[TOGETHER][4];
+        for (int r = 0; r < R; r++)
+            for (int p = 0; p < 4; p++) mixed[r][p] = all(0.0f);
+        for (int64_t j = 0; j < most; j++)
+            for (int p = 0; p < pairs; p++) {
+                floats low, high;
+                part(values + j * width + e + p * 2 * LANES, &low, &high);
+                for (int r = 0; r < R; r++) {
+                    mixed[r][2 * p] += looks[r * longest + j] * low;
+                    mixed[r][2 * p + 1] += looks[r * longest + j] * high;
+                }
+            }
+        for (int r = 0; r < R; r++)
+            for (int p = 0; p < 2 * pairs; p++) store(result + r * wide + e + p * LANES, mixed[r][p] * parts[r]);
+    }
+}
+
+/* The same for any number of rows up to TOGETHER; with the usual width known, everything stays in registers. */
+static void look(const Model *m, int64_t count, int64_t first, const float *query, const uint16_t *keys, const uint16_t *values, float *result) {
+    int64_t apart = (m->heads + 2 * m->groups) * m->width, wide = m->heads * m->width;
+#define LOOK(R, E) attend(R, E, first, query, apart, keys, values, m->looks, m->longest, result, wide)
+    if (count == TOGETHER && m->width == 64) LOOK(TOGETHER, 64);
+    else if (count == 1 && m->width == 64) LOOK(1, 64);
+    else for (int64_t r = 0; r < count; r++, first++, query += apart, result += wide) LOOK(1, m->width);
+}
+
+/* Rotary positions of one row's queries and keys, in place; its key and value into the cache. */
+static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint16_t *values) {
+    const float *turns = m->turns + row->position * m->width;
+    int64_t turned = m->heads + m->groups;
+    for (int64_t h = 0; h < turned; h++)
+        for (int64_t e = 0; e < m->width; e += 2) {
+            float *pair = y + h * m->width + e, a = pair[0], b = pair[1];
+            pair[0] = a * turns[e] - b * turns[e + 1];
+            pair[1] = b * turns[e] + a * turns[e + 1];
+        }
+    for (int64_t g = 0; g < m->groups; g++) {
+        const float *key = y + (m->heads + g) * m->width, *value = y + (turned + g) * m->width;
+        int64_t at = (g * row->capacity + row->position) * m->width;
+        for (int64_t e = 0; e < m->width; e += 2 * LANES) {
+            join(keys + at + e, load(key + e), load(key + e + LANES));
+            join(values + at + e, load(value + e), load(value + e + LANES));
+        }
+    }
+}
+
+/* Read `count` ids, at most BLOCK; rows of one session stand side by side, in the order of their positions.
+   result: (rows that are wanted, model), not yet normalised. */
+void forward(const Model *m, const Row *rows, int64_t count, float *result) {
+    int64_t D = m->model, inner = m->heads * m->width, apart = inner + 2 * m->groups * m->width, shared = m->heads / m->groups;
+    for (int64_t r = 0; r < count; r++) memcpy(m->x + r * D, m->embedding + rows[r].id * D, (size_t)D * sizeof(float));
+    for (int64_t number = 0; number < m->layers; number++) {
+        const Layer *layer = m->layer + number;
+        int last = number == m->layers - 1;
+        product(&layer->qkv, m->x, count, m->y, 0, m->codes);
+        for (int64_t r = 0; r < count; r++) {
+            int64_t plane = m->groups * rows[r].capacity * m->width;
+            uint16_t *keys = rows[r].cache + number * plane;
+            keep(m, rows + r, m->y + r * apart, keys, keys + m->layers * plane);
+        }
+        int64_t kept = 0;
+        for (int64_t r = 0, many; r < count; r += many) {
+            for (many = 1; !last && many < TOGETHER && r + many < count && rows[r + many].cache == rows[r].cache;) many++;
+            if (last && !rows[r].wanted) continue;
+            if (last) memmove(m->x + kept * D, m->x + r * D, (size_t)D * sizeof(float));
+            int64_t plane = m->groups * rows[r].capacity * m->width, into = last ? kept : r;
+            const uint16_t *keys = rows[r].cache + number * plane, *values = keys + m->layers * plane;
+            for (int64_t h = 0; h < m->heads; h++) {
+                int64_t at = h / shared * rows[r].capacity * m->width;
+                look(m, many, rows[r].position, m->y + r * apart + h * m->width, keys + at, values + at, m->mixed + into * inner + h * m->width);
+            }
+            kept += many;
+        }
+        product(&layer->out, m->mixed, kept, m->x, 1, m->codes);
+        product(&layer->gate_up, m->x, kept, m->y, 0, m->codes);
+        for (int64_t r = 0; r < kept; r++) {
+            const float *gate = m->y + r * 2 * m->hidden, *up = gate + m->hidden;
+            float *into = m->gated + r * m->hidden;
+            int64_t i = 0;
+            for (; i + LANES <= m->hidden; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
+            for (; i < m->hidden; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
+        }
+        product(&layer->down, m->gated, kept, m->x, 1, m->codes);
+        if (last) memcpy(result, m->x, (size_t)(kept * D) * sizeof(float));
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------- drawing */
+
+/* Scores of a head after `count` rows (count, model), at most BLOCK. result: (count, outs); codes: work space. */
+void score(const Matrix *head, const float *rows, int64_t count, float *result, int8_t *codes) { product(head, rows, count, result, 0, codes); }
+
+typedef struct { float value; int32_t place; } Item;
+
+static int better(const void *a, const void *b) {
+    const Item *x = a, *y = b;
+    return x->value != y->value ? (x->value < y->value) - (x->value > y->value) : x->place - y->place;
+}
+
+/* Whether the scores that are not below `least` are many enough, or fill `wanted` of the shares. */
+static int enough(const float *scores, const float *shares, int64_t n, float least, int64_t most, double wanted) {
+    int64_t i = 0;
+    if (wanted <= 0) {
+        int32_t count = 0;
+        for (; i < n; i++) count += scores[i] >= least;
+        return count >= most;
+    }
+    floats sum = all(0.0f);
+    for (; i + LANES <= n; i += LANES) sum += choose(load(scores + i) >= least, load(shares + i), all(0.0f));
+    double whole = total(sum);
+    for (; i < n; i++) whole += scores[i] >= least ? shares[i] : 0.0f;
+    return whole >= wanted * 1.0001;
+}
+
+/* The best scores, the best first: `most` of them, or (wanted > 0) at least as many as fill `wanted` of the shares.
+   A bound below which there is no winner is found by halving; what is above it is dealt into buckets, and those are sorted.
+   items, spare: room for n each. Returns how many. */
+static int64_t sorted(const float *scores, const float *shares, int64_t n, float peak, int64_t most, double wanted, Item *items, Item *spare) {
+    float low = lowest(scores, n), high = peak;
+    for (int turn = 0; turn < 9; turn++) {
+        float middle = 0.5f * (low + high);
+        if (enough(scores, shares, n, middle, most, wanted)) low = middle;
+        else high = middle;
+    }
+    int64_t many = 0, i = 0;
+#if defined(__AVX512F__)
+    __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    float *values = (float *)items;
+    int32_t *where = (int32_t *)(items + n) - n; /* the second half of the same room */
+    for (; i + 16 <= n; i += 16, places = _mm512_add_epi32(places, _mm512_set1_epi32(16))) {
+        __m512 v = _mm512_loadu_ps(scores + i);
+        __mmask16 is = _mm512_cmp_ps_mask(v, _mm512_set1_ps(low), _CMP_GE_OQ);
+        _mm512_mask_storeu_ps(values + many, (__mmask16)((1u << __builtin_popcount(is)) - 1), _mm512_maskz_compress_ps(is, v));
+        _mm512_mask_storeu_epi32(where + many, (__mmask16)((1u << __builtin_popcount(is)) - 1), _mm512_maskz_compress_epi32(is, places));
+        many += __builtin_popcount(is);
+    }
+    for (; i < n; i++)
+        if (scores[i] >= low) values[many] = scores[i], where[many++] = (int32_t)i;
+    for (i = 0; i < many; i++) spare[i] = (Item){values[i], where[i]};
+#else
+    for (; i < n; i++) {
+        spare[many] = (Item){scores[i], (int32_t)i};
+        many += scores[i] >= low;
+    }
+#endif
+    int32_t begins[BUCKETS + 1] = {0};
+    float scale = (float)(BUCKETS - 1) / (peak - low > 1e-20f ? peak - low : 1e-20f);
+#define BUCKET(item) ((int32_t)((peak - (item).value) * scale))
+    for (i = 0; i < many; i++) begins[BUCKET(spare[i]) + 1]++;
+    for (i = 0; i < BUCKETS; i++) begins[i + 1] += begins[i];
+    for (i = 0; i < many; i++) items[begins[BUCKET(spare[i])]++] = spare[i]; /* now each begin is the next one's */
+    for (int64_t b = 0, from = 0; b < BUCKETS; from = begins[b++])
+        if (begins[b] - from > 24) qsort(items + from, (size_t)(begins[b] - from), sizeof *items, better);
+    for (i = 1; i < many; i++) {
+        Item one = items[i];
+        int64_t j = i;
+        for (; j > 0 && items[j - 1].value < one.value; j--) items[j] = items[j - 1];
+        items[j] = one;
+    }
+    return many < most ? many : most;
+}
+
+/* shares: e to the (scores - peak) / temperature. Returns their sum. */
+static double weigh(const float *scores, int64_t n, float peak, float temperature, float *shares) {
+    float scale = 1.0f / temperature;
+    floats sum = all(0.0f);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        floats share = power((load(scores + i) - peak) * scale);
+        store(shares + i, share);
+        sum += share;
+    }
+    double whole = total(sum);
+    for (; i < n; i++) whole += shares[i] = power(all((scores[i] - peak) * scale))[0];
+    return whole;
+}
+
+/* One draw from scores (n,), which are changed: as engine.penalise() and engine.draw(). The place; -1 if they are no numbers. */
+static int64_t place_of(Wish *wish, float *scores, int64_t n, float *shares, Item *items, Item *spare) {
+    if (wish->penalty != 1.0)
+        for (int64_t i = 0; i < wish->count; i++) {
+            int64_t at = wish->place[wish->seen[i]];
+            if (at >= 0) scores[at] = scores[at] < 0 ? scores[at] * (float)wish->penalty : scores[at] / (float)wish->penalty;
+        }
+    int bad = 0;
+    double plain;
+    int64_t best = 0;
+    for (int64_t i = 0; i < n; i++) bad |= scores[i] - scores[i] != 0.0f;
+    if (bad) return -1;
+    float peak = highest(scores, n);
+    if (wish->temperature == 0.0 || n == 1) {
+        while (scores[best] != peak) best++;
+        wish->share = 1.0 / weigh(scores, n, peak, 1.0f, shares);
+        return best;
+    }
+    double sum = plain = weigh(scores, n, peak, (float)wish->temperature, shares), upto = 0.0;
+    int64_t most = wish->top_k > 0 && wish->top_k < n ? wish->top_k : n, found = most, i = 0;
+    int ordered = most < n || wish->top_p < 1.0;
+    if (ordered) {
+        found = sorted(scores, shares, n, peak, most, most < n ? 0.0 : wish->top_p * sum, items, spare);
+        if (most < n)
+            for (sum = 0.0; i < found; i++) sum += shares[items[i].place];
+        double wanted = wish->top_p < 1.0 ? wish->top_p * sum : INFINITY;
+        for (sum = 0.0, i = 0; i < found && sum < wanted; i++) sum += shares[items[i].place];
+        found = i;
+    }
+    double goal = wish->luck * sum;
+    for (i = 0; i < found; i++) {
+        best = ordered ? items[i].place : i;
+        if ((upto += shares[best]) > goal) break;
+    }
+    if (wish->temperature != 1.0) {
+        float mine = scores[best] - peak;
+        plain = weigh(scores, n, peak, 1.0f, shares);
+        wish->share = exp((double)mine) / plain;
+    } else wish->share = shares[best] / plain;
+    return best;
+}
+
+/* Draw one id for each of some sessions, together if they draw from the same head. rows: (count, model). space: room for
+   TOGETHER (width + outs) + 5 outs floats of the widest head. token is -1 where scores are no numbers. */
+void draw(int64_t count, Wish *const *wishes, const float *rows, float *space, int8_t *codes) {
+    Wish *group[TOGETHER];
+    for (int64_t i = 0; i < count; i++) wishes[i]->token = -2;
+    for (int64_t i = 0; i < count; i++) {
+        if (wishes[i]->token != -2) continue;
+        const Matrix *head = wishes[i]->head;
+        int64_t n = head->outs, many = 0;
+        float *given = space, *scores = given + TOGETHER * head->width, *shares = scores + TOGETHER * n;
+        Item *items = (Item *)(shares + n);
+        for (int64_t j = i; j < count && many < TOGETHER; j++)
+            if (wishes[j]->head == head && wishes[j]->token == -2) {
+                memcpy(given + many * head->width, rows + j * head->width, (size_t)head->width * sizeof(float));
+                group[many++] = wishes[j];
+            }
+        product(head, given, many, scores, 0, codes);
+        for (int64_t j = 0; j < many; j++) {
+            Wish *wish = group[j];
+            int64_t place = place_of(wish, scores + j * n, n, shares, items, items + n);
+            wish->token = place < 0 ? -1 : wish->ids[place];
+            if (place < 0 || wish->penalty == 1.0) continue;
+            int64_t at = 0;
+            while (at < wish->count && wish->seen[at] != wish->token) at++;
+            if (at == wish->count) wish->seen[wish->count++] = wish->token;
+        }
+    }
+}
