@@ -6,7 +6,7 @@
 FROM python:3.11-slim
 ARG TORCH=https://download.pytorch.org/whl/cpu
 ARG EXTRA=requirements.txt
-RUN apt-get update && apt-get install -y --no-install-recommends ffmpeg libsndfile1 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends ffmpeg gcc libc6-dev libsndfile1 && rm -rf /var/lib/apt/lists/*
 RUN useradd -m -u 1000 person
 WORKDIR /app
 COPY requirements*.txt ./

@@ -17,6 +17,7 @@ from anygpt_demo.errors import BadCheckpoint, UserError
 PACKAGES = ("torch", "numpy", "safetensors", "sentencepiece", "transformers", "diffusers", "gradio", "pillow", "soundfile")
 PROGRAMS = {  # program -> what is missing without it
     "ffmpeg": "browser recordings (webm, m4a) can be read",
+    "cc": "the language model's own kernels can be compiled, several times faster than torch's",
     "flite": "synthetic speech can be made for training",
     "festival": "one more training voice",
     "espeak-ng": "phone sequences of new sentences",

@@ -268,21 +268,20 @@ class Desk:
         try:
             with torch.inference_mode():
                 rows = self.runner.run([piece for client in batch for piece in client.pieces])
-                writers: list[LocalGeneration] = []
-                places, first = [], 0
+                asked: list[tuple[int, LocalGeneration, Wish]] = []
+                first = 0
                 for client in batch:
                     count = len(client.pieces)
                     if isinstance(client, LocalGeneration) and client.wish is not None:
                         if client.ask():
-                            writers.append(client)
-                            places.append(first)
+                            asked.append((first, client, client.wish))
                     else:
                         client.receive(rows[first : first + count])
                     first += count
-                if writers:
-                    assert isinstance(self.runner, Compiled)
-                    self.runner.draw(rows if len(writers) == first else rows[places], [writer.wish for writer in writers])
-                for writer in writers:
+                if asked and isinstance(self.runner, Compiled):
+                    given = rows if len(asked) == first else rows[[place for place, _, _ in asked]]
+                    self.runner.draw(given, [wish for _, _, wish in asked])
+                for _, writer, _ in asked:
                     writer.answer()
         except Exception as error:  # it belongs to all of them; each reply reports it in its own thread
             for client in batch:
@@ -312,7 +311,7 @@ def pack(model: Llama) -> Fast | Compiled:
     with torch.inference_mode():
         wanted = model(torch.tensor([ids]))[0, -1].float().numpy()
 
-    def measure(packed: Fast | Compiled) -> tuple[float, float]:
+    def measure(packed: Any) -> tuple[float, float]:
         with torch.inference_mode():
             cache = packed.cache(64)
             row = packed.run([(ids, cache)])[0]
@@ -469,7 +468,7 @@ class LocalGeneration:
         self.block: str | None = None
         self._seen = np.empty(budget, np.int64)  # ids drawn since the block (or the text) began, each once
         self._count = 0
-        self.wish = Wish.of(budget) if isinstance(engine.runner, Compiled) else None  # what is drawn next, where that is done for all at once
+        self.wish = Wish.of(budget) if isinstance(engine.runner, Compiled) else None  # what is drawn next, together with others'
         self._legal: Slice | None = None  # what the wish was last told
         self.shares: list[float | None] = []  # how likely each id was, one per id; None for those found by beam search
         # at the desk
@@ -579,7 +578,7 @@ class LocalGeneration:
                 self.row = row.clone() if isinstance(row, torch.Tensor) else row  # its memory is the next step's
                 return
         if isinstance(runner, Compiled):
-            if self.ask():
+            if self.ask() and self.wish is not None:
                 runner.draw(row[None], [self.wish])
                 self.answer()
             return

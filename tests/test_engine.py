@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from anygpt_demo import engine as engine_module
 from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, pack, penalise
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
-from anygpt_demo import engine as engine_module
 from anygpt_demo.models import fast
 from anygpt_demo.models.compiled import Compiled, library
 from anygpt_demo.models.llama import Llama, LlamaConfig

@@ -28,9 +28,10 @@ import torch
 from anygpt_demo.codecs import load_codec
 from anygpt_demo.engine import LocalEngine, draw, penalise
 from anygpt_demo.grammar import PRESETS, Grammar, Slice, word_ranges
-from anygpt_demo.models.fast import Fast, Kind, matrix
+from anygpt_demo.models.compiled import Compiled, Wish, library
+from anygpt_demo.models.fast import Fast, Kind, Work, matrix
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
-from anygpt_demo.vocabulary import Vocabulary
+from anygpt_demo.vocabulary import CodeRange, Vocabulary
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -345,8 +346,8 @@ def read_limit(block: torch.Tensor) -> float:
     return block.nbytes / seconds(block.sum, time.process_time)
 
 
-def sixty_million(vocabulary: int) -> Fast:
-    """A random model of 60 million weights in 8 bit: width 640, 10 layers."""
+def sixty_million(vocabulary: int) -> Fast | Compiled:
+    """A random model of 60 million weights in 8 bit: width 640, 10 layers. By own kernels where they can be compiled."""
     with torch.device("meta"):
         model = Llama(LlamaConfig(vocabulary, 640, 1792, 10, 10, 10, tie_word_embeddings=True))
     model = model.to_empty(device="cpu")
@@ -354,7 +355,8 @@ def sixty_million(vocabulary: int) -> Fast:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(0.0, 0.02, generator=generator)
-    return Fast(model, "int8")
+    kernels = library()
+    return Fast(model, "int8") if kernels is None else Compiled(model, kernels)
 
 
 def bandwidth(bench: Bench) -> dict[str, Any]:
@@ -366,7 +368,7 @@ def bandwidth(bench: Bench) -> dict[str, Any]:
     item = bench.vocabulary.ranges["music"]
     head, caches = model.head((item.layer(0),)), [model.cache(256) for _ in range(4)]
     block = torch.from_numpy(np.ones(64 * 1024 * 1024, np.float32))  # numpy's, for its large pages: they are read the quickest
-    weights = sum(layer.bytes for layer in model.layers) + head.matrix.bytes
+    weights = model.bytes + head.matrix.bytes
     shares, limits, gains = [], [], []
 
     def write(count: int) -> None:
@@ -539,36 +541,68 @@ def best(work: Callable[[], object], count: int = 40, rounds: int = 7) -> float:
     return min(seconds(lambda: [work() for _ in range(count)], time.process_time) for _ in range(rounds)) / count * 1e6
 
 
+def plain_steps(fast: Fast, item: CodeRange, words: Slice) -> dict[str, float]:
+    """Microseconds of the steps that calls of torch and numpy make."""
+    layer, count, (work, inside) = fast.layers[0], len(fast.layers), fast._space(1)
+    x = np.random.default_rng(0).normal(size=(1, fast.config.hidden_size)).astype(np.float32)
+    wide = np.random.default_rng(1).normal(size=(1, fast.config.intermediate_size)).astype(np.float32)
+    found: dict[str, float] = {}
+    for name, given in (("qkv", x), ("out", x), ("gate_up", x), ("down", wide)):
+        weights = getattr(layer, name)
+        found[f"{name} x {count}"] = count * best(lambda weights=weights, given=given: weights(given, work))
+    layer.qkv(x, work)
+    for positions in (64, PROMPT):
+        view = fast.cache(2 * PROMPT).views()[0]
+        found[f"attention over {positions} x {count}"] = count * best(lambda view=view, at=positions - 1: fast._write(inside, 0, at, view))
+    head = fast.head((item.layer(0),))
+    found["head"] = best(lambda: fast.scores(x[0], head))
+    scores, random, seen = fast.scores(x[0], head), np.random.default_rng(0), np.arange(0, 400, 4)
+    found["repetition penalty"] = best(lambda: penalise(scores, seen, 1.15))
+    found["sampler, music"] = best(lambda: draw(scores, item.modality.sampling, random))
+    some = fast.scores(x[0], fast.head(words.ranges))
+    found["sampler, words"] = best(lambda: draw(some, PRESETS["chat"], random))
+    return found
+
+
+def compiled_steps(fast: Compiled, item: CodeRange, words: Slice) -> dict[str, float]:
+    """Microseconds of the steps of the kernels in C, for one session and for four."""
+    found: dict[str, float] = {}
+    random = np.random.default_rng(0)
+    for count in (1, 4):
+        who = "" if count == 1 else ", four sessions"
+        rows = {width: random.normal(size=(count, width)).astype(np.float32) for width in {part.facts.width for part in fast.layers[0]}}
+        found[f"matrices of all layers{who}"] = best(
+            lambda rows=rows: [fast.multiply(rows[part.facts.width], part) for layer in fast.layers for part in layer]
+        )
+        row = random.normal(size=(count, fast.config.hidden_size)).astype(np.float32)
+        for name, legal in (("music", Slice((item.layer(0),), item.modality.sampling)), ("words", words)):
+            wishes = [Wish.of(1000) for _ in range(count)]
+            for wish in wishes:
+                wish.ask(fast.head(legal.ranges), legal.sampling)
+                wish.luck = 0.5
+            found[f"head and draw, {name}{who}"] = best(lambda row=row, wishes=wishes: fast.draw(row, wishes))
+        caches = [fast.cache(256) for _ in range(count)]
+        for cache in caches:
+            cache.both[:] = 0.1
+            cache.ids = [300] * 64
+        found[f"whole forward after 64{who}"] = best(lambda caches=caches: fast.run([([item.first], cache) for cache in caches]), 20, 5)
+    return found
+
+
 def kernels(family: Family, threads: int = 1) -> dict[str, float]:
     """Microseconds of the steps of one code of music, after 64 and 512 positions; and of what else the matrices could be."""
     torch.set_num_threads(threads)
     vocabulary = Vocabulary.of(family)
     engine = LocalEngine.load(family)
     fast = engine.runner
-    if not isinstance(fast, Fast):
+    if not isinstance(fast, (Fast, Compiled)):
         raise ValueError("only packed weights have kernels to look at")
     item = vocabulary.ranges["music"]
-    layer, count, (work, inside) = fast.layers[0], len(fast.layers), fast._space(1)
+    words = Grammar(vocabulary, force="text").allowed()
     x = np.random.default_rng(0).normal(size=(1, fast.config.hidden_size)).astype(np.float32)
-    wide = np.random.default_rng(1).normal(size=(1, fast.config.intermediate_size)).astype(np.float32)
     found: dict[str, float] = {}
     with torch.inference_mode():
-        for name, given in (("qkv", x), ("out", x), ("gate_up", x), ("down", wide)):
-            weights = getattr(layer, name)
-            found[f"{name} x {count}"] = count * best(lambda weights=weights, given=given: weights(given, work))
-        layer.qkv(x, work)
-        for positions in (64, PROMPT):
-            view = fast.cache(2 * PROMPT).views()[0]
-            found[f"attention over {positions} x {count}"] = count * best(
-                lambda view=view, positions=positions: fast._write(inside, 0, positions - 1, view)
-            )
-        head = fast.head((item.layer(0),))
-        found["head"] = best(lambda: fast.scores(x[0], head))
-        scores, random, seen = fast.scores(x[0], head), np.random.default_rng(0), np.arange(0, 400, 4)
-        found["repetition penalty"] = best(lambda: penalise(scores, seen, 1.15))
-        found["sampler, music"] = best(lambda: draw(scores, item.modality.sampling, random))
-        words = fast.scores(x[0], fast.head(Grammar(vocabulary, force="text").allowed().ranges))
-        found["sampler, words"] = best(lambda: draw(words, PRESETS["chat"], random))
+        found |= compiled_steps(fast, item, words) if isinstance(fast, Compiled) else plain_steps(fast, item, words)
         grammar = Grammar(vocabulary, budget=10**9, force="music", force_after=0)
         grammar.advance(item.start)
         grammar.limits["music"] = 10**9
@@ -577,12 +611,12 @@ def kernels(family: Family, threads: int = 1) -> dict[str, float]:
             grammar.advance(grammar.allowed().ranges[0][0])
 
         found["grammar"] = best(state)
-        for positions in (64, PROMPT):
+        for positions in (1, 64, PROMPT):
             cache = fast.cache(4 * PROMPT)
-            fast.run([([300] * 64, cache)])
-            cache.ids += [300] * (positions - 64)
-            cache.keys[:], cache.values[:] = 0.1, 0.1
+            cache.both[:] = 0.1
+            cache.ids = [300] * positions
             found[f"whole forward after {positions}"] = best(lambda cache=cache: fast.run([([item.first], cache)]))
+        work = Work(1)
         model = engine.model.model.layers[0]
         joined = torch.cat([model.mlp.gate_proj.weight, model.mlp.up_proj.weight]).detach()  # type: ignore[union-attr, operator, list-item]
         kinds: tuple[Kind, ...] = ("int8", "bf16", "fp32")

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -148,7 +147,7 @@ class Wish(ctypes.Structure):
     def ask(self, head: CompiledHead, sampling: Sampling) -> None:
         """Draw from this head from now on."""
         self.asked = head  # kept alive
-        self.head, self.ids, self.place = head.address, head.ids.ctypes.data, head.place.ctypes.data
+        self.head, self.ids, self.place = head.matrix.address, head.ids.ctypes.data, head.place.ctypes.data
         self.temperature, self.top_k, self.top_p = sampling.temperature, sampling.top_k, sampling.top_p
         self.penalty = sampling.repetition_penalty
         self.lucky = sampling.temperature != 0.0 and len(head.ids) > 1
@@ -173,6 +172,7 @@ class Tiles:
         self.weights.reshape(tiles.shape)[...] = tiles
         self.scale: Array = scale.numpy()
         self.facts = MatrixFacts(width, outs, self.weights.ctypes.data, self.scale.ctypes.data, -1.0 if eps is None else eps)
+        self.address = ctypes.addressof(self.facts)
 
     @staticmethod
     def size(outs: int, width: int) -> int:
@@ -191,7 +191,6 @@ class CompiledHead(HeadIds):
     def __init__(self, weight: Tensor, ranges: Ranges, eps: float) -> None:
         super().__init__(len(weight), ranges)
         self.matrix = Tiles(self.rows(weight, ranges), eps)
-        self.address = ctypes.addressof(self.matrix.facts)
 
 
 class Compiled:
@@ -211,8 +210,8 @@ class Compiled:
             raise ValueError("the width of a head must be a multiple of 32")
         self.kernels = kernels
         heads, groups, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        shapes = ((heads + 2 * groups) * width, config.hidden_size), (config.hidden_size, heads * width)
-        shapes += (2 * config.intermediate_size, config.hidden_size), (config.hidden_size, config.intermediate_size)
+        inner, hidden, given = heads * width, config.intermediate_size, config.hidden_size
+        shapes = ((inner + 2 * groups * width, given), (given, inner), (2 * hidden, given), (given, hidden))
         sizes = [Tiles.size(*shape) for shape in shapes]
         self._weights = np.empty((config.num_hidden_layers, sum(sizes)), np.uint8)  # one piece: large pages, read from end to end
         ends = np.cumsum(sizes).tolist()
@@ -223,7 +222,6 @@ class Compiled:
         self._layers = (LayerFacts * len(self.layers))(*(LayerFacts(*(part.facts for part in layer)) for layer in self.layers))
         self._rows = (model.head.detach() * model.model.norm.weight.detach()).float()
         self._heads: dict[Ranges, CompiledHead] = {}
-        self._own = threading.local()  # scores() may be asked for by any thread at any time
         cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), width, config.rope_theta)
         half = width // 2
         widest = max(shape[1] for shape in shapes) + STEP
@@ -268,11 +266,13 @@ class Compiled:
 
     def scores(self, row: Array, head: CompiledHead) -> Array:
         """Scores of a head's ids after one row of run(), float32 (D,). Returns float32 (N,), the caller's."""
-        codes = getattr(self._own, "codes", None)
-        if codes is None:
-            codes = self._own.codes = np.empty(self.config.hidden_size + STEP, np.int8)
-        found = np.empty(len(head.ids), np.float32)
-        self.kernels.score(head.address, row.ctypes.data, 1, found.ctypes.data, codes.ctypes.data)
+        return self.multiply(row[None], head.matrix)[0]
+
+    def multiply(self, rows: Array, matrix: Tiles) -> Array:
+        """rows: float32 (at most BLOCK, K). Returns (M, N). Any thread may ask at any time."""
+        codes = np.empty(len(rows) * (rows.shape[1] + STEP), np.int8)
+        found = np.empty((len(rows), matrix.facts.outs), np.float32)
+        self.kernels.score(matrix.address, rows.ctypes.data, len(rows), found.ctypes.data, codes.ctypes.data)
         return found
 
     def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:

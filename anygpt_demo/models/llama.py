@@ -165,7 +165,8 @@ class Cache:
     def copy(self, capacity: int) -> Cache:
         """An independent cache of another capacity with the same contents."""
         other = object.__new__(Cache)
-        other.__dict__.update(self.__dict__, ids=list(self.ids), shape=(*self.shape[:3], capacity, self.shape[4]), _both=None, _views=None, _address=0)
+        shape = (*self.shape[:3], capacity, self.shape[4])
+        other.__dict__.update(self.__dict__, ids=list(self.ids), shape=shape, _both=None, _views=None, _address=0)
         other.take(self, 0)
         return other
 
