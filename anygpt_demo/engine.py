@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Reason = Literal["eos", "stop", "budget"]
 NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
-AHEAD = 8  # ids that may be written before their reader takes them
-HANDFUL = 4  # ids for which a reader is woken at once
+AHEAD = 16  # ids that may be written before their reader takes them
+HANDFUL = 8  # ids for which a reader is woken at once
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
 WORST_ERROR = 0.1  # of the scores in fewer bits, relative; the shipped weights have 0.015 in int8

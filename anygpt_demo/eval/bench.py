@@ -567,25 +567,26 @@ def plain_steps(fast: Fast, item: CodeRange, words: Slice) -> dict[str, float]:
 def compiled_steps(fast: Compiled, item: CodeRange, words: Slice) -> dict[str, float]:
     """Microseconds of the steps of the kernels in C, for one session and for four."""
     found: dict[str, float] = {}
-    random = np.random.default_rng(0)
+    rows = np.random.default_rng(0).normal(size=(4, fast.config.hidden_size)).astype(np.float32)
     for count in (1, 4):
         who = "" if count == 1 else ", four sessions"
-        rows = {width: random.normal(size=(count, width)).astype(np.float32) for width in {part.facts.width for part in fast.layers[0]}}
-        found[f"matrices of all layers{who}"] = best(
-            lambda rows=rows: [fast.multiply(rows[part.facts.width], part) for layer in fast.layers for part in layer]
-        )
-        row = random.normal(size=(count, fast.config.hidden_size)).astype(np.float32)
         for name, legal in (("music", Slice((item.layer(0),), item.modality.sampling)), ("words", words)):
             wishes = [Wish.of(1000) for _ in range(count)]
             for wish in wishes:
                 wish.ask(fast.head(legal.ranges), legal.sampling)
                 wish.luck = 0.5
-            found[f"head and draw, {name}{who}"] = best(lambda row=row, wishes=wishes: fast.draw(row, wishes))
-        caches = [fast.cache(256) for _ in range(count)]
+            found[f"head and draw, {name}{who}"] = best(lambda wishes=wishes: fast.draw(rows[: len(wishes)], wishes))
+    for positions in (1, 64, PROMPT):
+        caches = [fast.cache(2 * PROMPT) for _ in range(4)]
         for cache in caches:
             cache.both[:] = 0.1
-            cache.ids = [300] * 64
-        found[f"whole forward after 64{who}"] = best(lambda caches=caches: fast.run([([item.first], cache) for cache in caches]), 20, 5)
+
+        def write(caches: list[Cache], positions: int = positions) -> None:
+            for cache in caches:
+                cache.ids = [300] * positions
+            fast.run([([item.first], cache) for cache in caches])
+
+        found[f"forward of four sessions after {positions}"] = best(lambda write=write, caches=caches: write(caches), 20)
     return found
 
 
@@ -612,10 +613,14 @@ def kernels(family: Family, threads: int = 1) -> dict[str, float]:
 
         found["grammar"] = best(state)
         for positions in (1, 64, PROMPT):
-            cache = fast.cache(4 * PROMPT)
+            cache = fast.cache(2 * PROMPT)
             cache.both[:] = 0.1
-            cache.ids = [300] * positions
-            found[f"whole forward after {positions}"] = best(lambda cache=cache: fast.run([([item.first], cache)]))
+
+            def write(cache: Cache = cache, positions: int = positions) -> None:
+                cache.ids = [300] * positions
+                fast.run([([item.first], cache)])
+
+            found[f"forward after {positions}"] = best(write)
         work = Work(1)
         model = engine.model.model.layers[0]
         joined = torch.cat([model.mlp.gate_proj.weight, model.mlp.up_proj.weight]).detach()  # type: ignore[union-attr, operator, list-item]

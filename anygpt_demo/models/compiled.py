@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-tr
 BLOCK = 128  # rows of one call, as in kernels.c
 OUTS, STEP, TOGETHER = 32, 8, 4  # as in kernels.c: outputs of a tile, inputs of a step, sessions that draw at once
 PATIENCE_S = 120  # for the compiler
+ROW = struct.Struct("5q")  # Row of kernels.c
 log = logging.getLogger(__name__)
 
 
@@ -147,7 +149,7 @@ class Wish(ctypes.Structure):
     def ask(self, head: CompiledHead, sampling: Sampling) -> None:
         """Draw from this head from now on."""
         self.asked = head  # kept alive
-        self.head, self.ids, self.place = head.matrix.address, head.ids.ctypes.data, head.place.ctypes.data
+        self.head, self.ids, self.place = head.places
         self.temperature, self.top_k, self.top_p = sampling.temperature, sampling.top_k, sampling.top_p
         self.penalty = sampling.repetition_penalty
         self.lucky = sampling.temperature != 0.0 and len(head.ids) > 1
@@ -191,6 +193,7 @@ class CompiledHead(HeadIds):
     def __init__(self, weight: Tensor, ranges: Ranges, eps: float) -> None:
         super().__init__(len(weight), ranges)
         self.matrix = Tiles(self.rows(weight, ranges), eps)
+        self.places = self.matrix.address, self.ids.ctypes.data, self.place.ctypes.data
 
 
 class Compiled:
@@ -239,8 +242,10 @@ class Compiled:
         self._facts = ModelFacts(*counts, ctypes.addressof(self._layers), *(array.ctypes.data for array in self._memory.values()))
         self._model = ctypes.addressof(self._facts)
         self._table = np.empty((BLOCK, 5), np.int64)  # Row of kernels.c
-        self._rows_at = self._table.ctypes.data
+        self._table_at = self._table.ctypes.data  # asking for it each time costs as much as a small product
         self._space: Array = np.empty(0, np.float32)
+        self._space_at = 0
+        self._last: tuple[Array, int] = self._space, 0  # what run() returned last, and where it lies
 
     @property
     def bytes(self) -> int:
@@ -287,10 +292,12 @@ class Compiled:
         ]
         result = np.empty((len(pieces), self.config.hidden_size), np.float32)
         into = result.ctypes.data
+        self._last = result, into
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
-            self._table[: len(part)] = part
-            self.kernels.forward(self._model, self._rows_at, len(part), into)
+            for number, row in enumerate(part):
+                ROW.pack_into(self._table, number * ROW.size, *row)
+            self.kernels.forward(self._model, self._table_at, len(part), into)
             into += result.strides[0] * sum(row[3] for row in part)
         for ids, cache in pieces:
             cache.ids += ids
@@ -301,5 +308,7 @@ class Compiled:
         need = 9 * max(len(wish.asked.ids) for wish in wishes) + TOGETHER * self.config.hidden_size
         if len(self._space) < need:
             self._space = np.empty(need, np.float32)
+            self._space_at = self._space.ctypes.data
+        last, at = self._last
         addresses = (ctypes.c_void_p * len(wishes))(*[wish.address for wish in wishes])
-        self.kernels.draw(len(wishes), addresses, rows.ctypes.data, self._space.ctypes.data, self._facts.codes)
+        self.kernels.draw(len(wishes), addresses, at if rows is last else rows.ctypes.data, self._space_at, self._facts.codes)
