@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -184,6 +185,37 @@ def test_what_is_no_number_is_told(native, vocabulary):
     engine = LocalEngine(model, runner=Compiled(model, native))
     with pytest.raises(ModelFault):
         list(engine.generate([vocabulary.bos, 8, 9], Grammar(vocabulary, budget=20), seed=1, max_new=20))
+
+
+def test_what_has_no_place_is_refused_and_a_cache_grows(native):
+    packed = Compiled(random_model(CONFIGS["small heads"]), native)
+    for ids in ([1, 512], [-1], [1] * 701):
+        with pytest.raises(ValueError, match="beyond"):
+            packed.run([(ids, packed.cache(700))])
+    ids = list(range(90))
+    small, large = packed.cache(40), packed.cache(700)
+    for start in (0, 30, 60):
+        row = packed.run([(ids[start : start + 30], small)])
+    assert np.array_equal(row, packed.run([(ids, large)])) and small.capacity >= 90
+    small.forget()
+    assert np.array_equal(packed.run([(ids, small)]), row)
+
+
+def test_any_thread_may_draw_at_any_time(native):
+    packed = Compiled(random_model(CONFIGS["small heads"]), native)
+    head, rows = packed.head(((0, 512),)), np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+
+    def one(row: np.ndarray) -> list[int]:
+        wish, found = Wish.of(400), []
+        wish.ask(head, Sampling(top_k=40, repetition_penalty=1.2))
+        for luck in np.linspace(0, 0.99, 300):
+            wish.luck = luck
+            packed.draw(row[None], [wish])
+            found.append(wish.token)
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(one, rows)) == [one(row) for row in rows]
 
 
 def test_other_head_widths_are_left_to_others(native):

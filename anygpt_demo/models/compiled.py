@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ class CompiledHead(HeadIds):
 
 
 class Compiled:
-    """Packed weights of a Llama. Read-only but for the work spaces of run() and draw(): one thread at a time may be in them.
+    """Packed weights of a Llama. Read-only but for the work spaces of run(): one thread at a time may be in it.
 
     Raises ValueError for head widths that the kernels do not know.
     """
@@ -243,8 +244,10 @@ class Compiled:
         self._model = ctypes.addressof(self._facts)
         self._table = np.empty((BLOCK, 5), np.int64)  # Row of kernels.c
         self._table_at = self._table.ctypes.data  # asking for it each time costs as much as a small product
+        self._drawing = threading.Lock()  # whose work spaces these are
         self._space: Array = np.empty(0, np.float32)
-        self._space_at = 0
+        self._drawn: NDArray[np.int8] = np.empty(TOGETHER * (given + STEP), np.int8)
+        self._space_at, self._drawn_at = 0, self._drawn.ctypes.data
         self._last: tuple[Array, int] = self._space, 0  # what run() returned last, and where it lies
 
     @property
@@ -283,8 +286,13 @@ class Compiled:
     def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
         """Continue caches by ids: any number of ids for each of the caches, which must differ. The caches' ids are extended.
 
-        Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() and draw() take them.
+        Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() and draw() take them. Raises ValueError
+        for what has no place: the kernels do not look.
         """
+        for ids, cache in pieces:
+            if len(cache.ids) + len(ids) > self.config.max_position_embeddings or min(ids) < 0 or max(ids) >= self.config.vocab_size:
+                raise ValueError("an id or its position is beyond the model")
+            cache.reserve(len(cache.ids) + len(ids))
         rows = [
             (number, at, cache.capacity, at + 1 == len(cache.ids) + len(ids), cache.address)
             for ids, cache in pieces
@@ -304,11 +312,13 @@ class Compiled:
         return result
 
     def draw(self, rows: Array, wishes: Sequence[Wish]) -> None:
-        """Draw one id after each of the rows, float32 (at most BLOCK, D), together; the answers stand in the wishes."""
+        """Draw one id after each of the rows, float32 (M, D), together; the answers stand in the wishes. Any thread may ask."""
         need = 9 * max(len(wish.asked.ids) for wish in wishes) + TOGETHER * self.config.hidden_size
-        if len(self._space) < need:
-            self._space = np.empty(need, np.float32)
-            self._space_at = self._space.ctypes.data
-        last, at = self._last
         addresses = (ctypes.c_void_p * len(wishes))(*[wish.address for wish in wishes])
-        self.kernels.draw(len(wishes), addresses, at if rows is last else rows.ctypes.data, self._space_at, self._facts.codes)
+        last, at = self._last
+        at = at if rows is last else rows.ctypes.data
+        with self._drawing:
+            if len(self._space) < need:
+                self._space = np.empty(need, np.float32)
+                self._space_at = self._space.ctypes.data
+            self.kernels.draw(len(wishes), addresses, at, self._space_at, self._drawn_at)
