@@ -1,5 +1,7 @@
 """The LLaMA of models/llama.py once more, for writing on a CPU: packed weights, whole integers inside, no gradients.
 
+It needs torch and numpy only; with a C compiler models/compiled.py does the same several times faster.
+
     embedding row --[ norm+qkv -> rotary -> attention over the cache -> out ; norm+gate,up -> silu -> down ] x layers--> row
 
 One forward takes any mix of sessions: of some it reads many ids, of others one. In 8 bit every row is quantized by itself

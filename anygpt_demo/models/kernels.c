@@ -8,7 +8,8 @@
    unsigned bytes (value + 128), in tiles of 32 outputs: for every four inputs 128 bytes, four per output; they are read in order
    and multiplied while they are read. Keys and values are bfloat16.
 
-   `luck` is a number in [0, 1) from the caller: equal numbers give equal ids. Plain C with vectors of GCC and Clang; the product has a way of its own for AVX-512 VNNI and AVX2. */
+   `luck` is a number in [0, 1) from the caller: equal numbers give equal ids. Plain C with vectors of GCC and Clang; the product
+   has a way of its own for AVX-512 VNNI and AVX2. */
 
 #include <math.h>
 #include <stdint.h>
@@ -79,26 +80,16 @@ INLINE float total(floats v) {
 #endif
 }
 
-INLINE float highest(const float *x, int64_t n) {
+/* The highest of n numbers times `sign`. */
+INLINE float highest(const float *x, int64_t n, float sign) {
     float tops[LANES], top;
     int64_t j = LANES;
-    for (int i = 0; i < LANES; i++) tops[i] = x[i < n ? i : 0];
+    for (int i = 0; i < LANES; i++) tops[i] = sign * x[i < n ? i : 0];
     for (; j + LANES <= n; j += LANES)
-        for (int i = 0; i < LANES; i++) tops[i] = x[j + i] > tops[i] ? x[j + i] : tops[i];
-    for (top = tops[0]; j < n; j++) top = x[j] > top ? x[j] : top;
+        for (int i = 0; i < LANES; i++) tops[i] = sign * x[j + i] > tops[i] ? sign * x[j + i] : tops[i];
+    for (top = tops[0]; j < n; j++) top = sign * x[j] > top ? sign * x[j] : top;
     for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
     return top;
-}
-
-INLINE float lowest(const float *x, int64_t n) {
-    float ends[LANES], end;
-    int64_t j = LANES;
-    for (int i = 0; i < LANES; i++) ends[i] = x[i < n ? i : 0];
-    for (; j + LANES <= n; j += LANES)
-        for (int i = 0; i < LANES; i++) ends[i] = x[j + i] < ends[i] ? x[j + i] : ends[i];
-    for (end = ends[0]; j < n; j++) end = x[j] < end ? x[j] : end;
-    for (int i = 0; i < LANES; i++) end = ends[i] < end ? ends[i] : end;
-    return end;
 }
 
 /* Two vectors as one of bfloat16: low and high halves of words. */
@@ -343,7 +334,7 @@ INLINE void attend(const int R, const int64_t width, int64_t first, const float 
         float *look = looks + r * longest, top;
         int64_t seen = first + r + 1, whole = (seen + LANES - 1) / LANES * LANES;
         for (int64_t j = seen; j < whole; j++) look[j] = -INFINITY;
-        top = highest(look, whole);
+        top = highest(look, whole, 1);
         floats sum = all(0.0f);
         for (int64_t j = 0; j < whole; j += LANES) {
             floats share = power(load(look + j) - top);
@@ -461,7 +452,7 @@ static int enough(const float *scores, const float *shares, int64_t n, float lea
    A bound below which there is no winner is found by halving; what is above it is dealt into buckets, and those are sorted.
    items, spare: room for n each. Returns how many. */
 static int64_t sorted(const float *scores, const float *shares, int64_t n, float peak, int64_t most, double wanted, Item *items, Item *spare) {
-    float low = lowest(scores, n), high = peak;
+    float low = -highest(scores, n, -1), high = peak;
     for (int turn = 0; turn < 9; turn++) {
         float middle = 0.5f * (low + high);
         if (enough(scores, shares, n, middle, most, wanted)) low = middle;
@@ -532,7 +523,7 @@ static int64_t place_of(Wish *wish, float *scores, int64_t n, float *shares, Ite
     int64_t best = 0;
     for (int64_t i = 0; i < n; i++) bad |= scores[i] - scores[i] != 0.0f;
     if (bad) return -1;
-    float peak = highest(scores, n);
+    float peak = highest(scores, n, 1);
     if (wish->temperature == 0.0 || n == 1) {
         while (scores[best] != peak) best++;
         wish->share = 1.0 / weigh(scores, n, peak, 1.0f, shares);
@@ -562,8 +553,8 @@ static int64_t place_of(Wish *wish, float *scores, int64_t n, float *shares, Ite
     return best;
 }
 
-/* Draw one id for each of some sessions, together if they draw from the same head. rows: (count, model). space: room for
-   TOGETHER (width + outs) + 5 outs floats of the widest head. token is -1 where scores are no numbers. */
+/* Draw one id for each of some sessions, up to TOGETHER at once if they draw from the same head. rows: (count, model).
+   space: TOGETHER (width + outs) + 5 outs floats of the widest head. token is -1 where scores are no numbers. */
 void draw(int64_t count, Wish *const *wishes, const float *rows, float *space, int8_t *codes) {
     Wish *group[TOGETHER];
     for (int64_t i = 0; i < count; i++) wishes[i]->token = -2;
