@@ -237,17 +237,22 @@ def test_spoken_codes_are_guided_to_their_words(home: Path) -> None:
     speech = trainer.vocabulary.ranges["speech"]
     assert documents
     for item in documents:
-        query, first, end = item.said.T
+        query, first, end, phones, after = item.said.T
         following = item.ids[query + 1]
         assert (((following >= speech.first) & (following < speech.start)) | (following == speech.end)).all()
         assert (first < end).all() and (end <= query + 1).all()
         assert all(trainer.vocabulary.is_text(int(number)) for number in item.ids[first])
+        spoken = following < speech.start
+        assert (phones[spoken] == following[spoken] - speech.first).all() and (phones[~spoken] == -1).all()  # codes are phones here
+        assert (after[spoken] != phones[spoken]).all()
         places = np.flatnonzero(np.diff(first) < 0)
         assert all(item.ids[query[at] + 1] == speech.end for at in places)  # within one reply it only moves on
     batch = llm.collate(documents[:4])
+    head = torch.nn.Linear(64, 2 * 41)
+    assert float(llm.sounding_loss(head, torch.zeros(*batch.ids.shape, 64), batch)) == pytest.approx(np.log(41), rel=0.05)  # type: ignore[arg-type]
     looks = torch.full((2, len(batch.ids), batch.ids.shape[1], 5 + batch.ids.shape[1]), 1e-6)
     worst = llm.speaking_loss(looks, batch, 5)
-    for row, query, first, end in batch.said.tolist():
+    for row, query, first, end, *_ in batch.said.tolist():
         looks[:, row, query, 5 + first : 5 + min(end, first + llm.LONGEST_WORD)] = 1.0 / min(end - first, llm.LONGEST_WORD)
     best = llm.speaking_loss(looks, batch, 5)
     assert worst is not None and best is not None and float(best) == pytest.approx(0.0, abs=1e-3) and float(worst) > 9

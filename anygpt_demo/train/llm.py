@@ -7,7 +7,8 @@
   hidden states of spoken input helps listening while training (it is not exported).
 - In spoken replies one head of two layers is guided to the word that is being said, while training only; sentences mixed
   from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
-- Before each frame of music that it writes, a linear head learns to say what the score begins there (not exported either).
+- Before each spoken code a linear head learns to say its phone and the next, and before each frame of music what the score begins
+  there: few bits that chance does not blur, so they are learnt sooner than the codes. These heads are not exported either.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there.
 
@@ -48,6 +49,7 @@ RESCAN_S = 150.0  # wall seconds between looks for new codes
 EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
+SOUND_WEIGHT = 0.5
 PLAY_WEIGHT = 2.0
 SCORE_BITS = 5  # music_data.Labels
 LONGEST_WORD = 6  # pieces
@@ -58,7 +60,7 @@ SAMPLING = {"image": {"temperature": 0.5}, "text": {"temperature": 0.3}}  # a sm
 class Batch:
     """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
 
-    said: int64 (m, 4), played: int64 (m, 3): row, then as in Document.
+    said: int64 (m, 6), played: int64 (m, 3): row, then as in Document.
     """
 
     ids: Tensor
@@ -202,10 +204,22 @@ def speaking_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
     """
     if not len(batch.said):
         return None
-    row, query, first, end = batch.said.unbind(1)
+    row, query, first, end, *_ = batch.said.unbind(1)
     at = first[:, None] + torch.arange(LONGEST_WORD)
     shares = looks[:, row[:, None], query[:, None], lead + at.clamp(max=batch.ids.shape[1] - 1)].float()
     return -(shares * (at < end[:, None])).sum(-1).clamp(min=1e-4).log().mean()
+
+
+def sounding_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
+    """How far the hidden states before spoken codes are from knowing the phone that comes and the one after it, in nats.
+
+    hidden: (B, T, D). None without spoken replies. Codes vary with voice and room; phones are what the words say of them.
+    """
+    if not len(batch.said):
+        return None
+    row, query, _, _, *phones = batch.said.unbind(1)
+    shares = head(hidden[row, query]).float().view(-1, 2, PHONES)
+    return F.cross_entropy(shares.flatten(0, 1), torch.stack(phones, 1).flatten(), ignore_index=-1)
 
 
 def playing_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
@@ -282,12 +296,14 @@ class Trainer:
         self.model = Llama(self.config)
         self.listening = nn.Linear(self.config.hidden_size, len(LETTERS))
         self.playing = nn.Linear(self.config.hidden_size, SCORE_BITS)
+        self.sounding = nn.Linear(self.config.hidden_size, 2 * PHONES)
         for name, parameter in self.model.named_parameters():
             if parameter.ndim == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=INIT_STD / (2 * self.config.num_hidden_layers) ** 0.5 if deep else INIT_STD)
         self.rate = float(options.get("lr", 1e-3))
-        self.parameters = [*self.model.parameters(), *self.listening.parameters(), *self.playing.parameters()]
+        self.aids = (self.listening, self.playing, self.sounding)  # heads that only training has
+        self.parameters = [*self.model.parameters(), *(item for aid in self.aids for item in aid.parameters())]
         matrices = [item for item in self.parameters if item.ndim == 2]
         others = [item for item in self.parameters if item.ndim != 2]
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -301,15 +317,15 @@ class Trainer:
     def state(self) -> dict[str, object]:
         """Everything that resuming needs."""
         return {
-            "model": self.model.state_dict(), "listening": self.listening.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps, "adopted": sorted(self.adopted), "playing": self.playing.state_dict(),
+            "model": self.model.state_dict(), "aids": [aid.state_dict() for aid in self.aids], "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps, "adopted": sorted(self.adopted),
         }  # fmt: skip
 
     def load(self, state: dict[str, object]) -> None:
         """Continue from state()."""
         self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
-        self.listening.load_state_dict(state["listening"])  # type: ignore[arg-type]
-        self.playing.load_state_dict(state["playing"])  # type: ignore[arg-type]
+        for aid, own in zip(self.aids, state["aids"], strict=True):  # type: ignore[call-overload]
+            aid.load_state_dict(own)
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.steps = int(state["steps"])  # type: ignore[call-overload]
         self.adopted = set(state["adopted"])  # type: ignore[call-overload]
@@ -376,6 +392,10 @@ class Trainer:
         if guide is not None:
             loss = loss + GUIDE_WEIGHT * guide
             figures["guide"] = (float(guide.detach()), 1.0)
+        sounds = sounding_loss(self.sounding, hidden, batch)
+        if sounds is not None:
+            loss = loss + SOUND_WEIGHT * sounds
+            figures["phone"] = (float(sounds.detach()), 1.0)
         played = playing_loss(self.playing, hidden, batch)
         if played is not None:
             loss = loss + PLAY_WEIGHT * played

@@ -132,6 +132,7 @@ class ClipSet:
     def __init__(self, folder: Path, names: Sequence[str], split: str = "train") -> None:
         self.clips: list[SpokenClip] = []
         self.streams: dict[str, np.ndarray] = {}
+        self.sounds: dict[str, np.ndarray] = {}  # phones of the frames
         self.disturbed: dict[str, np.ndarray] = {}  # level 1 of the same clips through another microphone
         self.coded = (folder / names[0] / "codes.u16").is_file()
         for name in names:
@@ -156,7 +157,7 @@ class ClipSet:
             stream = np.fromfile(folder / "codes.u16", np.uint16).reshape(-1, 8)[:, 0]
             if (folder / "codes_aug1.u16").is_file():
                 self.disturbed[name] = np.fromfile(folder / "codes_aug1.u16", np.uint16)
-        self.streams[name] = stream
+        self.streams[name], self.sounds[name] = stream, np.asarray(data.phones)
         ends = word_spans.read(data) or [None] * len(data.clips)
         for clip, spans in zip(data.clips, ends, strict=True):
             text = plain(clip.text)
@@ -169,17 +170,29 @@ class ClipSet:
 
     def codes(self, number: int, disturbed: bool = False) -> np.ndarray:
         """int64 (frames,) of one clip; disturbed: through another microphone, where that was encoded. Negative numbers: see mixed()."""
-        if number < NO_CLIP:
-            name, chunks = self._chunks(number)
-            spans = [(chunk.first, chunk.end) for chunk in chunks]
-        else:
-            clip = self.clips[number]
-            name, spans = clip.set, [(clip.first, clip.first + clip.count)]
+        name, spans = self._spans(number)
         stream = self.disturbed.get(name) if disturbed else None
         if stream is None or len(stream) < max(end for _, end in spans):
             stream = self.streams[name]
         codes = np.concatenate([stream[first:end] for first, end in spans]).astype(np.int64)
         return np.where(codes == UNKNOWN, 0, codes) if not self.coded else codes
+
+    def _spans(self, number: int) -> tuple[str, list[tuple[int, int]]]:
+        """The set of a clip, and its frames there: first and end of each piece."""
+        if number < NO_CLIP:
+            name, chunks = self._chunks(number)
+            return name, [(chunk.first, chunk.end) for chunk in chunks]
+        clip = self.clips[number]
+        return clip.set, [(clip.first, clip.first + clip.count)]
+
+    def phones(self, number: int) -> np.ndarray:
+        """int64 (frames, 2): the phone of each frame and the next other phone, -1 where unknown."""
+        name, spans = self._spans(number)
+        phones = np.concatenate([self.sounds[name][first:end] for first, end in spans]).astype(np.int64)
+        phones[phones == UNKNOWN] = -1
+        starts = np.flatnonzero(changes(phones))
+        following = np.append(phones[starts[1:]], -1)
+        return np.column_stack([phones, np.repeat(following, np.diff(starts, append=len(phones)))])
 
     def words(self, number: int) -> np.ndarray | None:
         """int64 (frames,): which word of its text each frame of a clip says; None if that is not known."""
@@ -303,8 +316,9 @@ class Document:
     """One chat as ids, without the system sentence that all share.
 
     ids: int64 (n,); weights: float32 (n,), of predicting each id from those before it; heard: spans of spoken input as
-    (first position, length, letters), for the listening aid; said: int64 (m, 3), for the speaking aid: a position from which
-    a spoken code is predicted, and the first and the end position of the word that it says; played: int64 (m, 2), for the playing
+    (first position, length, letters), for the listening aid; said: int64 (m, 5), for the speaking aids: a position from which
+    a spoken code is predicted, the first and the end position of the word that it says, its phone and the phone after that (-1
+    where unknown); played: int64 (m, 2), for the playing
     aid: a position from which the first code of a frame of music is predicted, and what the score begins in that frame (bits).
     """
 
@@ -382,7 +396,7 @@ class Writer:
     def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
         """A part as codes, None if they are not there, and of a reply what each frame holds, None if that is not known.
 
-        Of speech the word that each code says; of music the bits of the score.
+        Of speech, columns: the word that each code says, its phone, the next phone; of music the bits of the score.
         """
         if isinstance(part, Words):
             return TextPart(part.text), None
@@ -403,10 +417,11 @@ class Writer:
     def _speech(self, number: int, rng: random.Random, repeats: bool, read: bool) -> tuple[Part, np.ndarray | None]:
         codes = self.library.clips.codes(number, disturbed=read and rng.random() < 0.4)
         words = None if read else self.library.clips.words(number)
+        frames = None if words is None else np.column_stack([words, self.library.clips.phones(number)])
         if not repeats:
             kept = changes(codes)
-            codes, words = codes[kept], None if words is None else words[kept]
-        return MediaPart("speech", self._stand_in(codes, rng, read)[:, None]), words
+            codes, frames = codes[kept], None if frames is None else frames[kept]
+        return MediaPart("speech", self._stand_in(codes, rng, read)[:, None]), frames
 
     def _music_frames(self, rng: random.Random, read: bool, whole: int) -> int:
         share = rng.random()
@@ -438,16 +453,17 @@ class Writer:
         return tuple((start + 1, end - start, text) for start, end, text in zip(starts, ends, letters, strict=False))
 
     def _said(self, ids: np.ndarray, mask: np.ndarray, spoken: list[tuple[int, np.ndarray | None]]) -> np.ndarray:
-        """Document.said; spoken: of each spoken reply the number of its words, and the word that each code says."""
-        item, found = self.vocabulary.ranges["speech"], [np.zeros((0, 3), np.int64)]
+        """Document.said; spoken: of each spoken reply the number of its words, and what each code says (see _part)."""
+        item, found = self.vocabulary.ranges["speech"], [np.zeros((0, 5), np.int64)]
         starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
-        for start, (count, words) in zip(starts, spoken, strict=False):
+        for start, (count, frames) in zip(starts, spoken, strict=False):
             places = self._places(ids, start)
-            if words is None or len(places) != count or start + len(words) >= len(ids):
+            if frames is None or len(places) != count or start + len(frames) >= len(ids):
                 continue  # the reply writes other words than it says, or it was cut
             last = (start - 1, start)  # what follows the last word tells that all is said
-            spans = np.array([*(places[word] for word in words), last], np.int64)
-            found.append(np.column_stack([start + np.arange(len(spans)), spans]))
+            spans = np.array([*(places[word] for word in frames[:, 0]), last], np.int64)
+            phones = np.concatenate([frames[:, 1:], [[-1, -1]]])
+            found.append(np.column_stack([start + np.arange(len(spans)), spans, phones]))
         return np.concatenate(found)
 
     def _played(self, ids: np.ndarray, mask: np.ndarray, played: list[np.ndarray | None]) -> np.ndarray:
@@ -480,8 +496,8 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 2.2, "t-s": 6.0, "p-p": 0.8, "t-p": 2.0, "p-t": 1.6, "t-m": 1.1, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 1.5, "m-p": 2.0,
-    "t-t poem": 2.5, "t-t": 2.5,
+    "s-t": 3.0, "t-s": 6.0, "p-p": 0.8, "t-p": 2.0, "p-t": 1.6, "t-m": 1.4, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 1.5,
+    "m-p": 2.0, "t-t poem": 2.5, "t-t": 2.5,
     "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
 }  # fmt: skip
