@@ -1,8 +1,11 @@
 # The chat page with the shipped small models.
 #   docker build -t anygpt-demo . && docker run -p 7860:7860 anygpt-demo
-# On an NVIDIA card (the official weights are yours to mount below /app/checkpoints):
-#   docker build -t anygpt-demo:cuda --build-arg TORCH=https://download.pytorch.org/whl/cu126 --build-arg EXTRA=requirements-gpu.txt .
-#   docker run --gpus all -p 7860:7860 -e ANYGPT_AUTH=me:secret anygpt-demo:cuda --family checkpoints/anygpt-chat --device cuda
+# On an NVIDIA card, with a driver for CUDA 13 and the official weights from DIR (torchaudio's wheel is built for CUDA 13 too; beside
+# a torch for another CUDA it cannot be imported, and transformers with it):
+#   docker build -t anygpt-demo:cuda --build-arg TORCH=https://download.pytorch.org/whl/cu130 --build-arg EXTRA=requirements-gpu.txt .
+#   docker run --gpus all -p 7860:7860 -v DIR:/app/checkpoints/anygpt-chat:ro -v anygpt-chats:/app/sessions -e ANYGPT_AUTH=me:secret \
+#     anygpt-demo:cuda --family checkpoints/anygpt-chat --device cuda
+# Without ANYGPT_AUTH the page is public: smaller limits, and chats go when it ends.
 FROM python:3.11-slim
 ARG TORCH=https://download.pytorch.org/whl/cpu
 ARG EXTRA=requirements.txt

@@ -95,7 +95,7 @@ def voice_tab(chat: Chat, session: gr.State, *, own: bool = True) -> Restoring:
     built_in = gr.Dropdown(["standard", *voices], value="standard", label="Voices", visible=bool(voices))
     sources = "".join(f"<li><b>{literal(name)}</b>: {literal(told)}</li>" for name, told in voices.items())
     gr.HTML(f'<details class="sources"><summary>Where they are from</summary><ul>{sources}</ul></details>', apply_default_css=False)
-    recording = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Or a voice of your own: a sentence or two", visible=own)
+    recording = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Your own: a sentence or two", visible=own)
     begin = gr.Slider(0, 30, 0, step=0.1, label="The 3 s that are used begin at (s)", visible=False)
     heard = gr.Audio(label="What is used", interactive=False, visible=False)
     name = gr.Textbox(label="Its name", max_length=40, visible=own)

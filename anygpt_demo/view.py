@@ -51,8 +51,8 @@ def under(name: str, text: str, buttons: str = "", said: str = "") -> str:
     """A transcript or a remark below a medium, behind the medium's tag. said: the words of speech, whose player marks them."""
     tag = f'<span class="tag tag-{name}">{NAMES.get(name, name.capitalize())}</span>'
     acts = f'<span class="acts">{buttons}</span>' if buttons else ""
-    told = f'<span class="said">{literal(said.strip())}</span> <span>{literal(text.strip())}</span>' if said else literal(text.strip())
-    return f'<div class="under">{tag}<span>{told}</span>{acts}</div>'
+    told = f'<span class="said">{literal(said.strip())}</span>' if said else ""
+    return f'<div class="under">{tag}{told}<span>{literal(text.strip())}</span>{acts}</div>'
 
 
 def card(error: UserError, buttons: str = "") -> str:

@@ -101,7 +101,7 @@ def test_a_family_with_a_voice_model_needs_nothing_else(vocabulary: Any, tmp_pat
     shown = [str(config.get(key)) for _, config in props for key in ("label", "value") if config.get("visible") is True]
     assert (str(f'<div class="notes">{literal(DEAF)}</div>') in shown) == (not clones and not public)
     assert ("Voice" in shown) == (clones or not public) and ("Steps of a voice (0: as many as it needs)" in shown) == clones
-    own = ("Use this voice", "Its name", "Save as .voice", "Or a voice of your own: a sentence or two")
+    own = ("Use this voice", "Its name", "Save as .voice", "Your own: a sentence or two")
     assert [("Voices" in shown, *(name in shown for name in own))] == [(clones or not public, *[not public] * 4)]
     part = MediaPart("speech", np.zeros((5, 1), np.int64), "x.wav")
     assert ("Other voice" in part_buttons("1.1", part, chat.clones)) == clones

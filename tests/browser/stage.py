@@ -90,6 +90,8 @@ class Actor:
         )
         if "draw" in text:
             reply += self._block("image", 32)
+        if "speak" in text:
+            reply += [*tokens.encode_text(" The boat goes over the lake, slowly."), *self._block("speech", 150)]
         if "play" in text:
             reply += self._block("music", 250)
         if "long" in text:
