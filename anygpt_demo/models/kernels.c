@@ -208,7 +208,6 @@ INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t pad
     for (int r = 0; r < R; r++)
         for (int p = 0; p < PARTS; p++) found[0][r][p] = fill(begin(sums[r])), found[1][r][p] = fill(0);
     for (int64_t k = 0; k < padded; k += STEP, w += STEP * OUTS) {
-        __builtin_prefetch(w + 2048), __builtin_prefetch(w + 2112), __builtin_prefetch(w + 2176), __builtin_prefetch(w + 2240);
         for (int half = 0; half < 2; half++) {
             lane part[PARTS];
             for (int p = 0; p < PARTS; p++) part[p] = weights(w + half * 4 * OUTS + p * sizeof(lane));
@@ -285,16 +284,15 @@ static void product(const Matrix *m, const float *x, int64_t rows, float *y, int
 
 /* --------------------------------------------------------------------------------------------------------- attention */
 
-/* Of R rows: `pairs` times two vectors of the mean of the values. after: what is read next, fetched on the way. */
+/* Of R rows: `pairs` times two vectors of the mean of the values. */
 INLINE void mix(const int R, const int pairs, const int64_t width, int64_t most, const uint16_t *values, const float *looks, int64_t longest,
-                const float *parts, float *result, int64_t wide, const uint16_t *after) {
+                const float *parts, float *result, int64_t wide) {
     floats mixed[TOGETHER][4];
     for (int r = 0; r < R; r++)
         for (int p = 0; p < 2 * pairs; p++) mixed[r][p] = all(0.0f);
     for (int64_t j = 0; j < most; j++)
         for (int p = 0; p < pairs; p++) {
             floats low, high;
-            __builtin_prefetch(after + j * width + p * 2 * LANES);
             part(values + j * width + p * 2 * LANES, &low, &high);
             for (int r = 0; r < R; r++) {
                 mixed[r][2 * p] += looks[r * longest + j] * low;
@@ -306,10 +304,9 @@ INLINE void mix(const int R, const int pairs, const int64_t width, int64_t most,
 }
 
 /* R consecutive positions of one session and one head; the first sees `first` + 1 keys, each a key more than the one before.
-   query, result: rows `apart` and `wide` floats apart; keys, values: bfloat16 (n, width), see join(); looks: (R, longest);
-   after: keys that are read next. */
+   query, result: rows `apart` and `wide` floats apart; keys, values: bfloat16 (n, width), see join(); looks: (R, longest). */
 INLINE void attend(const int R, const int64_t width, int64_t first, const float *query, int64_t apart, const uint16_t *keys,
-                   const uint16_t *values, float *looks, int64_t longest, float *result, int64_t wide, const uint16_t *after) {
+                   const uint16_t *values, float *looks, int64_t longest, float *result, int64_t wide) {
     int64_t most = first + R;
     float parts[TOGETHER];
     for (int64_t j = 0; j < most; j += LANES) {
@@ -319,7 +316,6 @@ INLINE void attend(const int R, const int64_t width, int64_t first, const float 
             for (int r = 0; r < R; r++) sums[r][i] = all(0.0f);
             for (int64_t e = 0; e < width; e += 2 * LANES) {
                 floats low, high;
-                __builtin_prefetch(values + (j + i) * width + e);
                 part(key + e, &low, &high);
                 for (int r = 0; r < R; r++) {
                     const float *q = query + r * apart + e;
@@ -345,15 +341,14 @@ INLINE void attend(const int R, const int64_t width, int64_t first, const float 
         for (int64_t j = seen; j < most; j++) look[j] = 0.0f;
     }
     int64_t e = 0;
-    for (; e + 4 * LANES <= width; e += 4 * LANES) mix(R, 2, width, most, values + e, looks, longest, parts, result + e, wide, after + e);
-    for (; e < width; e += 2 * LANES) mix(R, 1, width, most, values + e, looks, longest, parts, result + e, wide, after + e);
+    for (; e + 4 * LANES <= width; e += 4 * LANES) mix(R, 2, width, most, values + e, looks, longest, parts, result + e, wide);
+    for (; e < width; e += 2 * LANES) mix(R, 1, width, most, values + e, looks, longest, parts, result + e, wide);
 }
 
 /* The same for any number of rows up to TOGETHER; with the usual width known, everything stays in registers. */
-static void look(const Model *m, int64_t count, int64_t first, const float *query, const uint16_t *keys, const uint16_t *values, float *result,
-                 const uint16_t *after) {
+static void look(const Model *m, int64_t count, int64_t first, const float *query, const uint16_t *keys, const uint16_t *values, float *result) {
     int64_t apart = (m->heads + 2 * m->groups) * m->width, wide = m->heads * m->width;
-#define LOOK(R, E) attend(R, E, first, query, apart, keys, values, m->looks, m->longest, result, wide, after)
+#define LOOK(R, E) attend(R, E, first, query, apart, keys, values, m->looks, m->longest, result, wide)
     if (count == TOGETHER && m->width == 64) LOOK(TOGETHER, 64);
     else if (count == 1 && m->width == 64) LOOK(1, 64);
     else for (int64_t r = 0; r < count; r++, first++, query += apart, result += wide) LOOK(1, m->width);
@@ -402,8 +397,7 @@ void forward(const Model *m, const Row *rows, int64_t count, float *result) {
             const uint16_t *keys = rows[r].cache + number * plane, *values = keys + m->layers * plane;
             for (int64_t h = 0; h < m->heads; h++) {
                 int64_t at = h / shared * rows[r].capacity * m->width;
-                look(m, many, rows[r].position, m->y + r * apart + h * m->width, keys + at, values + at, m->mixed + into * inner + h * m->width,
-                     keys + at + ((h + 1) % shared ? 0 : rows[r].capacity * m->width));
+                look(m, many, rows[r].position, m->y + r * apart + h * m->width, keys + at, values + at, m->mixed + into * inner + h * m->width);
             }
             kept += many;
         }
