@@ -235,17 +235,23 @@ def test_without_a_compiler_torch_does_the_work(monkeypatch, tmp_path, caplog):
     assert isinstance(packed, Fast) and packed.kind in caplog.text
 
 
-@pytest.mark.parametrize("broken", ["compiler", "folder"])
+@pytest.mark.parametrize("broken", ["compiler", "folder", "home"])
 def test_where_compiling_fails_torch_does_the_work(monkeypatch, tmp_path, caplog, broken):
     caplog.set_level(logging.INFO)
     home = tmp_path / "cache"
     monkeypatch.setattr(compiled, "folder", lambda: home)
     if broken == "compiler":
         monkeypatch.setenv("CC", "false")
+    elif broken == "home":
+
+        def nobody():
+            raise RuntimeError("no home")
+
+        monkeypatch.setattr(compiled, "folder", nobody)
     else:
         home.write_text("a file stands where the folder should be")
     assert library() is None and "could not be compiled" in caplog.text
-    assert broken == "folder" or not list(home.iterdir())
+    assert broken != "compiler" or not list(home.iterdir())
 
 
 def test_kernels_are_compiled_once_and_again_for_other_code(native, monkeypatch, tmp_path):

@@ -68,17 +68,17 @@ def build(flags: Sequence[str] = FLAGS) -> Path | None:
         log.info("no C compiler: the language model runs on torch's kernels, which is slower")
         return None
     facts = "\n".join((SOURCE.read_text(encoding="utf-8"), *flags, compiler, abilities()))
-    made = folder() / f"kernels-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
-    if made.is_file():
-        return made
     try:
+        made = folder() / f"kernels-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
+        if made.is_file():
+            return made
         made.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=made.parent) as room:  # moved into place when whole: another process may do the same
             fresh = Path(room) / made.name
             command = [compiler, *flags, str(SOURCE), "-o", str(fresh), "-lm"]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
             fresh.replace(made)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: this user has no home
         log.info("the kernels could not be compiled (%s): the language model runs on torch's kernels", error)
         return None
     return made
