@@ -77,6 +77,8 @@ def panel(chat: Chat, conversation: Conversation, folder: Path, place: str, amou
     shown = []
     if part.file is not None:
         label = "as you sent it" if turn.role == "human" else "the reply"
+        if part.seconds:
+            label = f"the reply; its tokens are the first {len(part.codes) / (facts.frame_rate_hz or 1):.1f} s"
         shown.append(player(shown_file(folder / part.file, name)["path"], part.modality, label))
     if amount is not None or turn.role == "human":
         used = most if amount is None else max(1, min(amount, most))

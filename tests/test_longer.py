@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from anygpt_demo import archive, tasks
+from anygpt_demo import archive, lens, tasks
 from anygpt_demo.chat import Card, Chat, Finished, Made, Piece, Progress
 from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart, Turn
 from anygpt_demo.engine import LocalEngine
@@ -19,7 +19,7 @@ from anygpt_demo.longer import blocks_of, joined, lengthen, onward
 from anygpt_demo.media import Audio
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from anygpt_demo.turns import act
-from anygpt_demo.view import reply_content, view_of
+from anygpt_demo.view import literal, reply_content, view_of
 from anygpt_demo.visitors import Visitors
 from tests.test_music_codec import codec  # noqa: F401 - a fixture
 
@@ -143,6 +143,7 @@ def test_a_button_of_the_page_continues_music_and_another_one_takes_it_back(voca
     part = last.turn.parts[1]
     assert job.index == 1 and part.seconds == 10.0 and "10&#46;0 s&#44; 400 tokens" in shown()
     assert [f'value="1.1.{seconds}"' in shown() for seconds in (10, 20, 30)] == [False, True, True] and "As written" in shown()
+    assert literal("its tokens are the first 2.0 s") in lens.panel(chat, session.conversation, session.folder, "1.1")
     assert Journal(session.folder).conversation().turns[1].parts[1].seconds == 10.0
     saved = archive.unpack(archive.pack(session.conversation, "Tune", "mini", ""), vocabulary)
     again = archive.restore(saved, Journal(tmp_path / "again"))

@@ -1,8 +1,8 @@
 """Pictures of the page (needs Chromium).
 
-    python tools/screenshot.py OUT.png "message" ...   the real page after a few messages
-    python tools/screenshot.py FOLDER [STATE ...]      its states, with actors in the place of the models: a phone, a desk and a 4K screen,
-                                                       light and dark, and one sheet of all six for each state
+python tools/screenshot.py OUT.png "message" ...   the real page after a few messages
+python tools/screenshot.py FOLDER [STATE ...]      its states, with actors in the place of the models: a phone, a desk and a 4K screen,
+                                                   light and dark, and one sheet of all six for each state
 """
 
 from __future__ import annotations
