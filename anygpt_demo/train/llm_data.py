@@ -158,7 +158,7 @@ class ClipSet:
             if (folder / "codes_aug1.u16").is_file():
                 self.disturbed[name] = np.fromfile(folder / "codes_aug1.u16", np.uint16)
         self.streams[name], self.sounds[name] = stream, np.asarray(data.phones)
-        ends = word_spans.read(data) or [None] * len(data.clips)
+        ends: Sequence[np.ndarray | None] = word_spans.read(data) or [None] * len(data.clips)
         for clip, spans in zip(data.clips, ends, strict=True):
             text = plain(clip.text)
             whole = clip.frames_start + clip.frames <= len(stream)

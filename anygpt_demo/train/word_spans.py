@@ -40,8 +40,8 @@ def match(texts: Sequence[np.ndarray], sounds: Sequence[np.ndarray], emit: np.nd
     """
     count, width, height = len(texts), max(map(len, texts)), max(map(len, sounds))
     letters, phones = np.zeros((count, width), np.int64), np.zeros((count, height), np.int64)
-    for row, (text, sound) in enumerate(zip(texts, sounds, strict=True)):
-        letters[row, : len(text)], phones[row, : len(sound)] = text, sound
+    for number, (text, sound) in enumerate(zip(texts, sounds, strict=True)):
+        letters[number, : len(text)], phones[number, : len(sound)] = text, sound
     step = np.zeros((height + 1, width + 1, count), np.uint8)  # 0: says it; 1: silent letter; 2: says it too
     before = np.full((width + 1, count), np.inf)
     before[0] = 0.0
@@ -57,7 +57,7 @@ def match(texts: Sequence[np.ndarray], sounds: Sequence[np.ndarray], emit: np.nd
             row[i] = ways.min(0)
         before = row
         # ends differ per clip, so the whole table of steps is kept and each clip is traced from its own corner
-    return [_trace(step[:, :, row], len(text), len(sound)) for row, (text, sound) in enumerate(zip(texts, sounds, strict=True))]
+    return [_trace(step[:, :, number], len(text), len(sound)) for number, (text, sound) in enumerate(zip(texts, sounds, strict=True))]
 
 
 def _trace(step: np.ndarray, i: int, j: int) -> np.ndarray:
