@@ -158,8 +158,9 @@ class ClipSet:
             if (folder / "codes_aug1.u16").is_file():
                 self.disturbed[name] = np.fromfile(folder / "codes_aug1.u16", np.uint16)
         self.streams[name], self.sounds[name] = stream, np.asarray(data.phones)
-        ends: Sequence[np.ndarray | None] = word_spans.read(data) or [None] * len(data.clips)
-        for clip, spans in zip(data.clips, ends, strict=True):
+        ends = word_spans.read(data)
+        for number, clip in enumerate(data.clips):
+            spans = None if ends is None else ends[number]
             text = plain(clip.text)
             whole = clip.frames_start + clip.frames <= len(stream)
             if not text or not whole or clip.split != split or clip.frames > LONGEST_CLIP or (not self.coded and name == "human"):
