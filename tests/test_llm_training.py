@@ -250,10 +250,10 @@ def test_spoken_codes_are_guided_to_their_words(home: Path) -> None:
     batch = llm.collate(documents[:4])
     head = torch.nn.Linear(64, 2 * 41)
     assert float(llm.sounding_loss(head, torch.zeros(*batch.ids.shape, 64), batch)) == pytest.approx(np.log(41), rel=0.05)  # type: ignore[arg-type]
-    looks = torch.full((2, len(batch.ids), batch.ids.shape[1], 5 + batch.ids.shape[1]), 1e-6)
+    looks = torch.full((2, len(batch.ids), 2, batch.ids.shape[1], 5 + batch.ids.shape[1]), 1e-6)
     worst = llm.speaking_loss(looks, batch, 5)
     for row, query, first, end, *_ in batch.said.tolist():
-        looks[:, row, query, 5 + first : 5 + min(end, first + llm.LONGEST_WORD)] = 1.0 / min(end - first, llm.LONGEST_WORD)
+        looks[:, row, 0, query, 5 + first : 5 + min(end, first + llm.LONGEST_WORD)] = 1.0 / min(end - first, llm.LONGEST_WORD)
     best = llm.speaking_loss(looks, batch, 5)
     assert worst is not None and best is not None and float(best) == pytest.approx(0.0, abs=1e-3) and float(worst) > 9
 
@@ -264,6 +264,25 @@ def test_words_to_be_copied_are_new_and_end_where_speech_begins(home: Path) -> N
     documents = [item for item in (source.next(View()) for _ in range(300)) if item.pattern == "copy"]
     assert documents
     assert all(item.ids[-1] == trainer.vocabulary.ranges["speech"].start and item.weights[-1] > 0 for item in documents)
+
+
+def test_words_that_are_copied_are_looked_for_in_the_request(home: Path) -> None:
+    trainer = llm.Trainer(settings(home, 1))
+    source = stream(home, trainer)
+    documents = [item for item in (source.next(View()) for _ in range(300)) if item.pattern in ("copy", "t-s")]
+    vocabulary = trainer.vocabulary
+    assert sum(len(item.copied) > 0 for item in documents) > 0.8 * len(documents)
+    for item in documents:
+        for query, first, end in item.copied.tolist():
+            piece = vocabulary.spell(int(item.ids[query + 1])).lower().strip()
+            assert piece in b"".join(vocabulary.spell(int(n)) for n in item.ids[first:end]).lower()
+            assert end <= int(np.flatnonzero(item.ids == vocabulary.mmgpt)[0]) <= query
+    batch = llm.collate(documents[:4])
+    looks = torch.full((2, len(batch.ids), 2, batch.ids.shape[1], 5 + batch.ids.shape[1]), 1e-6)
+    for row, query, first, end in batch.copied.tolist():
+        looks[:, row, 1, query, 5 + first : 5 + end] = 1.0 / (end - first)
+    assert float(llm.copying_loss(looks, batch, 5)) == pytest.approx(0.0, abs=1e-3)  # type: ignore[arg-type]
+    assert float(llm.speaking_loss(looks, batch, 5) or 9.0) > 8  # the other head looks elsewhere
 
 
 def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:

@@ -5,7 +5,8 @@
 - All chats begin with the same system sentence, so its positions are computed once per batch and every chat looks at them.
 - Spoken codes are first shown without repeats, then as the 50 Hz stream that the codec writes; a character CTC on the
   hidden states of spoken input helps listening while training (it is not exported).
-- In spoken replies one head of two layers is guided to the word that is being said, while training only; sentences mixed
+- One head of two layers is guided to the word that is being said, another to the word that is copied from the request, while
+  training only; sentences mixed
   from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
 - Before each spoken code a linear head learns to say its phone and the next, and before each frame of music what the score begins
   there: few bits that chance does not blur, so they are learnt sooner than the codes. These heads are not exported either.
@@ -49,6 +50,7 @@ RESCAN_S = 150.0  # wall seconds between looks for new codes
 EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
+GUIDES = 2  # heads: one for what is said, one for what is copied
 SOUND_WEIGHT = 0.5
 PLAY_WEIGHT = 2.0
 SCORE_BITS = 5  # music_data.Labels
@@ -60,13 +62,14 @@ SAMPLING = {"image": {"temperature": 0.5}, "text": {"temperature": 0.3}}  # a sm
 class Batch:
     """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
 
-    said: int64 (m, 6), played: int64 (m, 3): row, then as in Document.
+    said: int64 (m, 6), copied: (m, 4), played: (m, 3): row, then as in Document.
     """
 
     ids: Tensor
     weights: Tensor
     heard: tuple[tuple[int, int, int, tuple[int, ...]], ...]
     said: Tensor
+    copied: Tensor
     played: Tensor
 
     @property
@@ -80,21 +83,22 @@ def collate(documents: Sequence[Document]) -> Batch:
     longest = max(len(item.ids) for item in documents)
     ids = torch.zeros(len(documents), longest, dtype=torch.int64)
     weights = torch.zeros(len(documents), longest)
-    heard, said, played = [], [], []
+    heard: list[tuple[int, int, int, tuple[int, ...]]] = []
+    aids: list[list[np.ndarray]] = [[], [], []]
     for row, item in enumerate(documents):
         ids[row, : len(item.ids)] = torch.from_numpy(item.ids)
         weights[row, : len(item.ids)] = torch.from_numpy(item.weights)
         heard += [(row, first, length, letters) for first, length, letters in item.heard]
-        said.append(np.column_stack([np.full(len(item.said), row), item.said]))
-        played.append(np.column_stack([np.full(len(item.played), row), item.played]))
-    return Batch(ids, weights, tuple(heard), torch.from_numpy(np.concatenate(said)), torch.from_numpy(np.concatenate(played)))
+        for aid, rows in zip(aids, (item.said, item.copied, item.played), strict=True):
+            aid.append(np.column_stack([np.full(len(rows), row), rows]))
+    return Batch(ids, weights, tuple(heard), *(torch.from_numpy(np.concatenate(aid)) for aid in aids))
 
 
 def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised hidden states of chats that share a prefix. prefix: int64 (P,); ids: int64 (B, T). Returns (B, T, D).
 
-    Equal to reading prefix + ids[b] for every b, with the prefix computed once. Also returns where the first head of some layers
-    looks: (layers, B, T, P + T), shares.
+    Equal to reading prefix + ids[b] for every b, with the prefix computed once. Also returns where the first heads of some layers
+    look: (layers, B, GUIDES, T, P + T), shares.
     """
     config, (batch, length), lead = model.config, ids.shape, len(prefix)
     heads, width = config.num_attention_heads, config.head_dim
@@ -120,7 +124,7 @@ def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> tuple[Tensor, Te
         mixed0 = F.scaled_dot_product_attention(query0, key0, value0, is_causal=True, enable_gqa=grouped)
         mixed, shares = _attend(query, keys, values, mask, heads // config.num_key_value_heads)
         if number in guided:
-            looks.append(shares[:, 0])
+            looks.append(shares[:, :GUIDES])
         joined = torch.cat([mixed0.transpose(1, 2).reshape(1, lead, -1), mixed.transpose(1, 2).reshape(1, batch * length, -1)], 1)
         x = x + attention.o_proj(joined)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
@@ -128,7 +132,7 @@ def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> tuple[Tensor, Te
 
 
 def guided_layers(config: LlamaConfig) -> tuple[int, ...]:
-    """Layers whose first head learns to look at the word that is being said: in the middle, and next to the last."""
+    """Layers whose first heads learn to look at the word that is being said or copied: in the middle, and next to the last."""
     return tuple(sorted({config.num_hidden_layers // 3, max(0, config.num_hidden_layers - 2)}))
 
 
@@ -202,11 +206,21 @@ def speaking_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
 
     looks: as hidden_states() returns; lead: P. (Guided attention as in arXiv 1710.08969, with the true words for the diagonal.)
     """
-    if not len(batch.said):
+    return _guide(looks, 0, batch.said[:, :4], batch, lead)
+
+
+def copying_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
+    """The same for words of a reply that stand in the request; None without such words."""
+    return _guide(looks, min(1, looks.shape[2] - 1), batch.copied, batch, lead)
+
+
+def _guide(looks: Tensor, head: int, places: Tensor, batch: Batch, lead: int) -> Tensor | None:
+    """places: int64 (m, 4), row, position that looks, first and end of where it should look."""
+    if not len(places):
         return None
-    row, query, first, end, *_ = batch.said.unbind(1)
+    row, query, first, end = places.unbind(1)
     at = first[:, None] + torch.arange(LONGEST_WORD)
-    shares = looks[:, row[:, None], query[:, None], lead + at.clamp(max=batch.ids.shape[1] - 1)].float()
+    shares = looks[:, :, head][:, row[:, None], query[:, None], lead + at.clamp(max=batch.ids.shape[1] - 1)].float()
     return -(shares * (at < end[:, None])).sum(-1).clamp(min=1e-4).log().mean()
 
 
@@ -392,6 +406,10 @@ class Trainer:
         if guide is not None:
             loss = loss + GUIDE_WEIGHT * guide
             figures["guide"] = (float(guide.detach()), 1.0)
+        copies = copying_loss(looks, batch, len(self.prefix))
+        if copies is not None:
+            loss = loss + GUIDE_WEIGHT * copies
+            figures["copy"] = (float(copies.detach()), 1.0)
         sounds = sounding_loss(self.sounding, hidden, batch)
         if sounds is not None:
             loss = loss + SOUND_WEIGHT * sounds

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -319,7 +320,8 @@ class Document:
     ids: int64 (n,); weights: float32 (n,), of predicting each id from those before it; heard: spans of spoken input as
     (first position, length, letters), for the listening aid; said: int64 (m, 5), for the speaking aids: a position from which
     a spoken code is predicted, the first and the end position of the word that it says, its phone and the phone after that (-1
-    where unknown); played: int64 (m, 2), for the playing
+    where unknown); copied: int64 (m, 3), for the copying aid: a position from which a word of a reply is predicted, and the first
+    and the end position of the same word in the request; played: int64 (m, 2), for the playing
     aid: a position from which the first code of a frame of music is predicted, and what the score begins in that frame (bits).
     """
 
@@ -327,6 +329,7 @@ class Document:
     weights: np.ndarray
     heard: tuple[tuple[int, int, tuple[int, ...]], ...]
     said: np.ndarray
+    copied: np.ndarray
     played: np.ndarray
     pattern: str
 
@@ -392,7 +395,7 @@ class Writer:
         said, music = self._said(ids, mask, spoken), self._played(ids, mask, played)
         self._damage(ids, spans, rng, view)
         weights[ids == self.vocabulary.unk] = 0.0
-        return Document(ids, weights, spans, said, music, dialogue.pattern)
+        return Document(ids, weights, spans, said, self._copied(ids), music, dialogue.pattern)
 
     def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
         """A part as codes, None if they are not there, and of a reply what each frame holds, None if that is not known.
@@ -481,9 +484,31 @@ class Writer:
         first = start
         while first > 0 and self.vocabulary.is_text(int(ids[first - 1])):
             first -= 1
-        pieces = [self.vocabulary.spell(int(number)).decode("latin-1").lower() for number in ids[first:start]]
-        owner = np.repeat(np.arange(first, start), [len(piece) for piece in pieces])
-        return [(int(owner[word.start()]), int(owner[word.end() - 1]) + 1) for word in re.finditer(r"[a-z']+", "".join(pieces))]
+        return [(low, high) for _, low, high in self._words(ids, first, start)]
+
+    def _words(self, ids: np.ndarray, low: int, high: int) -> list[tuple[str, int, int]]:
+        """Each word that is written from position `low` to `high`, in small letters, with its first and end position."""
+        places = [at for at in range(low, high) if self.vocabulary.is_text(int(ids[at]))]
+        pieces = [self.vocabulary.spell(int(ids[at])).decode("latin-1").lower() for at in places]
+        owner = np.repeat(places, [len(piece) for piece in pieces])
+        return [(word[0], int(owner[word.start()]), int(owner[word.end() - 1]) + 1) for word in re.finditer(r"[a-z']+", "".join(pieces))]
+
+    def _copied(self, ids: np.ndarray) -> np.ndarray:
+        """Document.copied: the words that replies share with the requests before them, in the same order; lone short words are left out."""
+        found: list[tuple[int, int, int]] = []
+        requests, replies = (np.flatnonzero(ids == mark).tolist() for mark in (self.vocabulary.human, self.vocabulary.mmgpt))
+        for request, reply, end in zip(requests, replies, [*requests[1:], len(ids)], strict=False):
+            asked, said = self._words(ids, request, reply), self._words(ids, reply, end)
+            shared = SequenceMatcher(None, [word for word, *_ in asked], [word for word, *_ in said], autojunk=False)
+            for block in shared.get_matching_blocks():
+                if block.size < 2 and not (block.size and len(asked[block.a][0]) > 3):
+                    continue
+                for (_, first, last), (_, at, stop) in zip(asked[block.a :][: block.size], said[block.b :][: block.size], strict=True):
+                    alike = np.array_equal(ids[first:last], ids[at:stop])  # a large first letter is spelled in other pieces
+                    for here in range(at, stop):
+                        piece = first + here - at
+                        found.append((here - 1, piece, piece + 1) if alike else (here - 1, first, last))
+        return np.array(found, np.int64).reshape(-1, 3)
 
     def _damage(self, ids: np.ndarray, spans: tuple[tuple[int, int, tuple[int, ...]], ...], rng: random.Random, view: View) -> None:
         """Masks short spans of spoken input (the unknown piece stands for them), so that listening relies on context too."""
