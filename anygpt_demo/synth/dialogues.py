@@ -445,7 +445,8 @@ def music_to_picture(w: Writer) -> Dialogue:
 
 def say(w: Writer) -> Dialogue:
     speech = w.voice("draw", "play", "topic", "reply", "reply", "reply", "say", "manners", "words", "words", "words", "words")
-    return w.turns("t-s", human(w.pick(phrasings.ASK_SAY, quote=speech.item.text)), mini(capital(speech.item.text) + ".", speech))
+    quote = w.rng.choice((speech.item.text, speech.item.text, capital(speech.item.text)))
+    return w.turns("t-s", human(w.pick(phrasings.ASK_SAY, quote=quote)), mini(quote + ".", speech))  # as it was typed
 
 
 def transcribe(w: Writer) -> Dialogue:

@@ -522,7 +522,7 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 3.0, "t-s": 6.0, "p-p": 0.8, "t-p": 2.0, "p-t": 1.6, "t-m": 1.4, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 1.5,
+    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 2.0, "p-t": 1.6, "t-m": 0.7, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 0.8,
     "m-p": 2.0, "t-t poem": 2.5, "t-t": 2.5,
     "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
@@ -590,8 +590,9 @@ class Stream:
         quote = " ".join(self.rng.choice(self.lexicon) if self.rng.random() < changed else word for word in words)
         if quote in self.writer.library.unseen:
             raise NotFound
-        request = self.rng.choice(chats.asked(phrasings.ASK_SAY)).format(quote=quote)
-        reply = chats.mini(chats.capital(quote) + ".", SpeechPart(chats.SpokenItem(quote, "words", {}, quote), NO_CLIP))
+        typed = self.rng.choice((quote, quote, chats.capital(quote)))
+        request = self.rng.choice(chats.asked(phrasings.ASK_SAY)).format(quote=typed)
+        reply = chats.mini(typed + ".", SpeechPart(chats.SpokenItem(quote, "words", {}, quote), NO_CLIP))
         return Dialogue("copy", (chats.human(chats.capital(request)), reply))
 
     def batches(self, view: View, tokens: int, pool: int = 160) -> Iterator[list[Document]]:
