@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from anygpt_demo.checkpoints import Family, load_strict
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.modality import Sampling
-from anygpt_demo.models.compiled import Compiled, Wish, library
+from anygpt_demo.models.compiled import Compiled, Wish, cores, library
 from anygpt_demo.models.eager import Eager
 from anygpt_demo.models.fast import Fast, Kind
 from anygpt_demo.models.graphs import Graphs, Later, seats_for
@@ -267,22 +267,13 @@ class Desk:
     def _serve(self, batch: list[Client]) -> None:
         try:
             with torch.inference_mode():
-                rows = self.runner.run([piece for client in batch for piece in client.pieces])
-                asked: list[tuple[int, LocalGeneration, Wish]] = []
-                first = 0
-                for client in batch:
+                others = self._write(self.runner, batch) if isinstance(self.runner, Compiled) else batch
+                pieces = [piece for client in others for piece in client.pieces]
+                rows, first = self.runner.run(pieces) if pieces else (), 0
+                for client in others:
                     count = len(client.pieces)
-                    if isinstance(client, LocalGeneration) and client.wish is not None:
-                        if client.ask():
-                            asked.append((first, client, client.wish))
-                    else:
-                        client.receive(rows[first : first + count])
+                    client.receive(rows[first : first + count])
                     first += count
-                if asked and isinstance(self.runner, Compiled):
-                    given = rows if len(asked) == first else rows[[place for place, _, _ in asked]]
-                    self.runner.draw(given, [wish for _, _, wish in asked])
-                for _, writer, _ in asked:
-                    writer.answer()
         except Exception as error:  # it belongs to all of them; each reply reports it in its own thread
             for client in batch:
                 client.fail(error)
@@ -296,12 +287,23 @@ class Desk:
                     client.bell.put(None)
             self._door.notify_all()
 
+    def _write(self, runner: Compiled, batch: list[Client]) -> list[Client]:
+        """Serve the replies of a batch: their rows and what is drawn from them are one call. Returns who is left."""
+        asked = [(client, client.wish) for client in batch if isinstance(client, LocalGeneration) and client.ask()]
+        if asked:
+            runner.write([(writer.pieces[0][0][0], writer.cache, wish) for writer, wish in asked])
+        for writer, _ in asked:
+            writer.answer()
+        return [client for client in batch if not isinstance(client, LocalGeneration)]
+
 
 # --------------------------------------------------------------------------------------------------------- the engine
 
 
-def pack(model: Llama) -> Fast | Compiled:
+def pack(model: Llama, threads: int = 1) -> Fast | Compiled:
     """The model in the fewest bits that are right and quick on this machine: int8, else bfloat16, else float32.
+
+    threads: see LocalEngine.
 
     A reading of 32 ids is compared with the unpacked model, and the time of some steps with float32. int8 runs with the kernels of
     models/kernels.c where they can be compiled and are quicker than torch's.
@@ -340,7 +342,7 @@ def pack(model: Llama) -> Fast | Compiled:
     slowest = 1.5 * measure(exact)[1]  # measured beside other work: only what is clearly slower is refused
     found = find(lambda: Fast(model, "int8"), slowest) or find(lambda: Fast(model, "bf16"), slowest)
     kernels = library()
-    compiled = find(lambda: Compiled(model, kernels), found[1] if found else slowest) if kernels is not None else None
+    compiled = find(lambda: Compiled(model, kernels, threads), found[1] if found else slowest) if kernels is not None else None
     packed = (compiled or found or (exact, 0.0))[0]
     log.info("the language model runs in %s", packed.kind)
     return packed
@@ -359,7 +361,9 @@ class LocalEngine:
     """A LLaMA in this process. Read-only after loading, except for the caches that callers hand in.
 
     kind: bits of the packed weights on a CPU; "auto": the fewest that are right and quick (pack()); None: the layers as they
-    are, which is what a GPU and layers of bitsandbytes need. runner: what computes, if it is already there.
+    are, which is what a GPU and layers of bitsandbytes need. runner: what computes, if it is already there. threads: 2 if several
+    replies that are written together may be shared by two threads, where "auto" finds kernels for that; None: if there are two
+    processors. A reply that is written alone has one, so that its media are decoded on the other.
     """
 
     def __init__(
@@ -369,6 +373,7 @@ class LocalEngine:
         kind: Kind | Literal["auto"] | None = "fp32",
         cache_bytes: int = CACHE_BYTES,
         runner: Runner | None = None,
+        threads: int | None = None,
     ) -> None:
         self.model = model.eval()
         self.device = device
@@ -381,19 +386,24 @@ class LocalEngine:
         elif device != "cpu" or kind is None:
             self.runner = Eager(model, device)
         else:
-            self.runner = pack(model) if kind == "auto" else Fast(model, kind)
+            self.runner = pack(model, min(2, cores()) if threads is None else threads) if kind == "auto" else Fast(model, kind)
         self.desk = Desk(self.runner)
         self._caches: list[weakref.ref[Cache]] = []  # least recently used first
         self._lock = threading.Lock()
 
     @classmethod
     def load(
-        cls, family: Family, device: str = "cpu", quantize: str = "auto", tick: Callable[[int, int], None] | None = None
+        cls,
+        family: Family,
+        device: str = "cpu",
+        quantize: str = "auto",
+        tick: Callable[[int, int], None] | None = None,
+        threads: int | None = None,
     ) -> LocalEngine:
         """Build the `llm` of a family, in fewer bits if asked (quantize.KINDS). Raises UserError, BadCheckpoint if files do not fit.
 
         auto: on a CPU 8 bit where a check at load finds them right and quick; elsewhere the same as none.
-        tick(done, total) is told the bytes read of a large model.
+        tick(done, total) is told the bytes read of a large model. threads: as above.
         """
         auto = quantize == "auto"
         if device != "cpu" or family.name != "mini" or not (auto or quantize == "none"):  # read file by file, never twice in memory
@@ -403,7 +413,7 @@ class LocalEngine:
         component = family.component("llm")
         model = Llama(LlamaConfig.from_json(component.config))
         load_strict(model, component.state(), "llm")
-        return cls(model, device, "auto" if auto else "fp32")
+        return cls(model, device, "auto" if auto else "fp32", threads=threads)
 
     def cache(self) -> Cache:
         """An empty cache for one conversation, as long as the context."""

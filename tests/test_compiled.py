@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
+import os
+import subprocess
+import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +23,7 @@ from anygpt_demo.errors import ModelFault
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
 from anygpt_demo.models import compiled
-from anygpt_demo.models.compiled import FLAGS, Compiled, Tiles, Wish, build, library
+from anygpt_demo.models.compiled import FLAGS, Compiled, Tiles, Wish, build, cores, library
 from anygpt_demo.models.fast import Fast, Int8, Work
 from anygpt_demo.models.llama import Llama, LlamaConfig
 
@@ -216,6 +223,164 @@ def test_any_thread_may_draw_at_any_time(native):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(one, rows)) == [one(row) for row in rows]
+
+
+# ---------------------------------------------------------------- two threads
+
+
+class Crowd:
+    """Sessions at positions of their own, each with a wish."""
+
+    def __init__(self, packed: Compiled, count: int, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.packed, self.luck = packed, random.random((count, 2000))
+        heads = [packed.head(((0, 256),)), packed.head(((3, 40), (90, 250)))]
+        self.members = []
+        for number in range(count):
+            cache, wish = packed.cache(700), Wish.of(700)
+            packed.run([(random.integers(0, 256, int(random.integers(1, 90))).tolist(), cache)])
+            wish.ask(heads[number % 2], (SAMPLINGS["music"], SAMPLINGS["words"], SAMPLINGS["best"])[number % 3])
+            self.members.append((cache, wish, [1]))
+
+    def step(self, who: list[int]) -> None:
+        """One id for each of these."""
+        for number in who:
+            _, wish, ids = self.members[number]
+            wish.luck = self.luck[number, len(ids)]
+        self.packed.write([(self.members[number][2][-1], *self.members[number][:2]) for number in who])
+        for number in who:
+            _, wish, ids = self.members[number]
+            ids.append(wish.token)
+
+    @property
+    def state(self) -> list[tuple[list[int], float, bytes]]:
+        """Everything that was written, to the bit."""
+        return [
+            (ids, wish.share, cache.both[..., : len(cache.ids), :].contiguous().view(torch.uint8).numpy().tobytes())
+            for cache, wish, ids in self.members
+        ]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("count", range(1, 9))
+def test_two_threads_write_what_one_writes(kernels, count):
+    model = random_model(CONFIGS["usual heads, shared keys"])
+    crowds = [Crowd(Compiled(model, kernels, threads), count) for threads in (1, 2)]
+    for _ in range(60):
+        for crowd in crowds:
+            crowd.step(list(range(count)))
+    assert crowds[0].state == crowds[1].state
+    assert crowds[0].packed.helped == 0 and (count > 1 or crowds[1].packed.helped == 0)
+
+
+@torch.inference_mode()
+def test_thousands_of_steps_with_anybody_in_them(native):
+    """Also while another thread reads prompts, and with pauses in which the second thread falls asleep."""
+    model, random = random_model(CONFIGS["usual heads, shared keys"]), np.random.default_rng(1)
+    crowds = [Crowd(Compiled(model, native, threads), 8) for threads in (1, 2)]
+    plan = [random.permutation(8)[: random.integers(1, 9)].tolist() for _ in range(900)]
+    over, problems = threading.Event(), []
+
+    def read() -> None:
+        ids = list(range(100))
+        expected = crowds[0].packed.run([(ids, crowds[0].packed.cache(100))])
+        while not over.wait(0.003):
+            if not np.array_equal(crowds[1].packed.run([(ids, crowds[1].packed.cache(100))]), expected):
+                problems.append("another row")
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        for number, who in enumerate(plan):
+            for crowd in crowds:
+                crowd.step(who)
+            if number % 100 == 0:
+                time.sleep(0.002)
+        over.set()
+        reader.result()
+    assert crowds[0].state == crowds[1].state and not problems
+
+
+@pytest.mark.skipif(cores() < 2, reason="one processor")
+@torch.inference_mode()
+def test_the_second_thread_is_used_and_ends_with_its_model(native):
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+
+    before, packed = threads(), Compiled(random_model(CONFIGS["usual heads, shared keys"]), native, 2)
+    wishes, caches = [Wish.of(8) for _ in range(4)], [packed.cache(64) for _ in range(4)]
+    for wish in wishes:
+        wish.ask(packed.head(((0, 512),)), SAMPLINGS["words"])
+    end = time.monotonic() + 20
+    while packed.helped < 5 and time.monotonic() < end:  # on a busy machine it seldom has a processor when it is needed
+        for cache in caches:
+            cache.ids = []
+        packed.write([(7, cache, wish) for cache, wish in zip(caches, wishes, strict=True)])
+    assert packed.helped >= 5
+    del packed
+    gc.collect()
+    assert threads() <= before
+
+
+SCRIPT = """
+import os, sys, time
+from tests.test_compiled import CONFIGS, Crowd, random_model
+from anygpt_demo.models.compiled import Compiled, library
+import torch
+torch.set_grad_enabled(False)
+model, kernels = random_model(CONFIGS["usual heads, shared keys"]), library()
+
+def write(packed, steps):
+    crowd = Crowd(packed, 5)
+    for _ in range(steps):
+        crowd.step([0, 1, 2, 3, 4])
+    return crowd.state
+
+two = Compiled(model, kernels, 2)
+wanted = write(Compiled(model, kernels), 60)
+assert write(two, 60) == wanted
+for _ in range(2):  # a child has no second thread until it needs one
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if write(two, 60) == wanted else 1)
+    assert os.waitpid(child, 0)[1] == 0 and write(two, 60) == wanted
+one = next(iter(os.sched_getaffinity(0)))
+for task in os.listdir("/proc/self/task"):
+    os.sched_setaffinity(int(task), {one})  # both threads on one processor
+start = time.process_time()
+write(Compiled(model, kernels), 60)
+alone, start = time.process_time() - start, time.process_time()
+for _ in range(5):
+    assert write(two, 60) == wanted
+print(alone, (time.process_time() - start) / 5)
+sys.exit(0)  # while the second thread looks for work
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call on this system")
+def test_forks_one_processor_and_the_end_of_the_program_are_no_trouble(native):
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    alone, shared = map(float, done.stdout.split())
+    assert shared < 3 * alone + 0.1
+
+
+def test_replies_that_are_stopped_while_others_write_are_those_written_alone(native, vocabulary):
+    config = LlamaConfig(vocabulary.size, 64, 130, 2, 2, 2, max_position_embeddings=400, tie_word_embeddings=True)
+    model = random_model(config)
+    alone, shared = (LocalEngine(model, runner=Compiled(model, native, threads)) for threads in (1, 2))
+
+    def reply(engine: LocalEngine, number: int, most: int) -> list[int]:
+        stop, ids = threading.Event(), []
+        for token in engine.generate([vocabulary.bos, 300 + number], Grammar(vocabulary, budget=200), seed=number, stop=stop, max_new=200):
+            ids.append(token)
+            if len(ids) == most:
+                stop.set()
+        return ids
+
+    lengths = np.random.default_rng(2).integers(1, 150, 24).tolist()
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda number: reply(shared, number, lengths[number]), range(24)))
+    assert found == [reply(alone, number, lengths[number]) for number in range(24)]
 
 
 def test_other_head_widths_are_left_to_others(native):

@@ -1,8 +1,8 @@
-"""The LLaMA of models/llama.py in 8 bit, one call of C per forward (models/kernels.c) and one per draw.
+"""The LLaMA of models/llama.py in 8 bit, one call of C per forward and the draws after it (models/kernels.c).
 
 The C is compiled by the system's compiler when a model is first loaded, for this processor, and kept in the user's cache folder.
 Without a compiler models/fast.py does the same with the calls of torch and numpy. A row's result has the same bits whatever else
-is computed with it, and whether its past was read at once, in pieces, or written id by id.
+is computed with it, by however many threads, and whether its past was read at once, in pieces, or written id by id.
 
 Dimension names: M rows (one per id), K and N input and output width of a matrix, D model width, E head width.
 """
@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,20 @@ from torch import Tensor
 
 from anygpt_demo.modality import Sampling
 from anygpt_demo.models.fast import TINY, Array, HeadIds, Ranges, folded
-from anygpt_demo.models.llama import Cache, Llama, rotary_angles
+from anygpt_demo.models.llama import Cache, Llama, LlamaConfig, rotary_angles
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-pthread")
 BLOCK = 128  # rows of one call, as in kernels.c
 OUTS, STEP, TOGETHER = 32, 8, 4  # as in kernels.c: outputs of a tile, inputs of a step, sessions that draw at once
 PATIENCE_S = 120  # for the compiler
 ROW = struct.Struct("5q")  # Row of kernels.c
 log = logging.getLogger(__name__)
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def folder() -> Path:
@@ -95,11 +100,13 @@ def library(flags: Sequence[str] = FLAGS) -> ctypes.CDLL | None:
         log.info("the kernels could not be loaded: %s", error)
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    found.forward.argtypes = [pointer, pointer, number, pointer]
+    found.forward.argtypes = [pointer, pointer, pointer, pointer, number, pointer, pointer]
     found.score.argtypes = [pointer, pointer, number, pointer, pointer]
-    found.draw.argtypes = [number, pointer, pointer, pointer, pointer]
-    for name in ("forward", "score", "draw"):
+    found.draw.argtypes = [number, pointer, pointer, pointer]
+    found.gather.argtypes = found.disband.argtypes = found.helped.argtypes = [pointer]
+    for name in ("forward", "score", "draw", "disband"):
         getattr(found, name).restype = None
+    found.gather.restype, found.helped.restype = pointer, number
     return found
 
 
@@ -120,7 +127,38 @@ class ModelFacts(ctypes.Structure):
     """Model of kernels.c."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("heads", "groups", "width", "model", "hidden", "layers", "longest")]
-    _fields_ += [(name, ctypes.c_void_p) for name in ("layer", "embedding", "turns", "x", "y", "mixed", "gated", "looks", "codes")]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("layer", "embedding", "turns")]
+
+
+class SpaceFacts(ctypes.Structure):
+    """Space of kernels.c."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "y", "mixed", "gated", "looks", "scores", "codes")]
+
+
+class Space:
+    """What one call computes in, and the tables it is asked with."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        inner, given, hidden = config.num_attention_heads * config.head_dim, config.hidden_size, config.intermediate_size
+        both = inner + 2 * config.num_key_value_heads * config.head_dim
+        self.arrays: list[NDArray[Any]] = [  # in the order of SpaceFacts; memory is taken when it is first written
+            np.empty((BLOCK, given), np.float32),
+            np.empty((BLOCK, max(both, 2 * hidden)), np.float32),
+            np.empty((BLOCK, inner), np.float32),
+            np.empty((BLOCK, hidden), np.float32),
+            np.empty((TOGETHER, config.max_position_embeddings + 64), np.float32),
+            np.empty(9 * config.vocab_size + TOGETHER * given, np.float32),
+            np.empty(BLOCK * (max(inner, given, hidden) + STEP), np.int8),
+        ]
+        self.facts = SpaceFacts(*(array.ctypes.data for array in self.arrays))
+        self.address = ctypes.addressof(self.facts)
+        self.rows = ctypes.create_string_buffer(BLOCK * ROW.size)
+        self.rows_at = ctypes.addressof(self.rows)
+        self.wishes = (ctypes.c_void_p * BLOCK)()
+        self.wishes_at = ctypes.addressof(self.wishes)
+        self.result: Array = np.empty((BLOCK, given), np.float32)
+        self.result_at = self.result.ctypes.data
 
 
 class Wish(ctypes.Structure):
@@ -198,8 +236,9 @@ class CompiledHead(HeadIds):
 
 
 class Compiled:
-    """Packed weights of a Llama. Read-only but for the work spaces of run(): one thread at a time may be in it.
+    """Packed weights of a Llama. Read-only: any thread may be in it.
 
+    threads: 2 if several sessions may be shared with a second thread; it is made when it is first needed and sleeps when it is not.
     Raises ValueError for head widths that the kernels do not know.
     """
 
@@ -208,11 +247,11 @@ class Compiled:
     kind = "int8, own kernels"
 
     @torch.no_grad()
-    def __init__(self, model: Llama, kernels: ctypes.CDLL) -> None:
+    def __init__(self, model: Llama, kernels: ctypes.CDLL, threads: int = 1) -> None:
         config = self.config = model.config
         if config.head_dim % 32:
             raise ValueError("the width of a head must be a multiple of 32")
-        self.kernels = kernels
+        self.kernels, self.threads = kernels, threads
         heads, groups, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         inner, hidden, given = heads * width, config.intermediate_size, config.hidden_size
         shapes = ((inner + 2 * groups * width, given), (given, inner), (2 * hidden, given), (given, hidden))
@@ -228,32 +267,28 @@ class Compiled:
         self._heads: dict[Ranges, CompiledHead] = {}
         cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), width, config.rope_theta)
         half = width // 2
-        widest = max(shape[1] for shape in shapes) + STEP
-        self._memory: dict[str, NDArray[Any]] = {
-            "embedding": model.model.embed_tokens.weight.detach().float().contiguous().numpy(),
-            "turns": torch.stack([cos[:, :half], sin[:, :half]], -1).numpy(),
-            "x": np.empty((BLOCK, config.hidden_size), np.float32),
-            "y": np.empty((BLOCK, max(shapes[0][0], shapes[2][0])), np.float32),
-            "mixed": np.empty((BLOCK, heads * width), np.float32),
-            "gated": np.empty((BLOCK, config.intermediate_size), np.float32),
-            "looks": np.empty((TOGETHER, config.max_position_embeddings + 64), np.float32),
-            "codes": np.empty(BLOCK * widest, np.int8),
-        }
-        counts = (heads, groups, width, config.hidden_size, config.intermediate_size, len(self.layers), self._memory["looks"].shape[1])
-        self._facts = ModelFacts(*counts, ctypes.addressof(self._layers), *(array.ctypes.data for array in self._memory.values()))
+        self._embedding: Array = model.model.embed_tokens.weight.detach().float().contiguous().numpy()
+        self._turns: Array = torch.stack([cos[:, :half], sin[:, :half]], -1).numpy()
+        self._free = [Space(config)]  # spaces that nobody computes in; taking one and giving it back are single steps
+        counts = (heads, groups, width, given, hidden, len(self.layers), self._free[0].arrays[4].shape[1])
+        self._facts = ModelFacts(*counts, ctypes.addressof(self._layers), self._embedding.ctypes.data, self._turns.ctypes.data)
         self._model = ctypes.addressof(self._facts)
-        self._table = np.empty((BLOCK, 5), np.int64)  # Row of kernels.c
-        self._table_at = self._table.ctypes.data  # asking for it each time costs as much as a small product
-        self._drawing = threading.Lock()  # whose work spaces these are
-        self._space: Array = np.empty(0, np.float32)
-        self._drawn: NDArray[np.int8] = np.empty(TOGETHER * (given + STEP), np.int8)
-        self._space_at, self._drawn_at = 0, self._drawn.ctypes.data
-        self._last: tuple[Array, int] = self._space, 0  # what run() returned last, and where it lies
+        self._team: int | None = None  # Team of kernels.c
+        if threads > 1:
+            space = Space(config)
+            self._team = kernels.gather(space.address)
+            if self._team is not None:
+                weakref.finalize(self, disband, kernels, self._team, space).atexit = False  # a sleeping thread ends with its process
 
     @property
     def bytes(self) -> int:
         """Bytes of the weights of all layers, which writing one id reads."""
         return sum(part.bytes for layer in self.layers for part in layer)
+
+    @property
+    def helped(self) -> int:
+        """How often the second thread has computed half of a call."""
+        return 0 if self._team is None else int(self.kernels.helped(self._team))
 
     def cache(self, capacity: int) -> Cache:
         """An empty cache."""
@@ -277,17 +312,24 @@ class Compiled:
         return self.multiply(row[None], head.matrix)[0]
 
     def multiply(self, rows: Array, matrix: Tiles) -> Array:
-        """rows: float32 (at most BLOCK, K). Returns (M, N). Any thread may ask at any time."""
+        """rows: float32 (at most BLOCK, K). Returns (M, N)."""
         codes = np.empty(len(rows) * (rows.shape[1] + STEP), np.int8)
         found = np.empty((len(rows), matrix.facts.outs), np.float32)
         self.kernels.score(matrix.address, rows.ctypes.data, len(rows), found.ctypes.data, codes.ctypes.data)
         return found
 
+    def _space(self) -> Space:
+        """A space of one's own, until it is back among the free ones."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Space(self.config)
+
     def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
         """Continue caches by ids: any number of ids for each of the caches, which must differ. The caches' ids are extended.
 
         Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() and draw() take them. Raises ValueError
-        for what has no place: the kernels do not look.
+        for an id or a position that the model does not have.
         """
         for ids, cache in pieces:
             if len(cache.ids) + len(ids) > self.config.max_position_embeddings or min(ids) < 0 or max(ids) >= self.config.vocab_size:
@@ -300,25 +342,45 @@ class Compiled:
         ]
         result = np.empty((len(pieces), self.config.hidden_size), np.float32)
         into = result.ctypes.data
-        self._last = result, into
+        space = self._space()
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
             for number, row in enumerate(part):
-                ROW.pack_into(self._table, number * ROW.size, *row)
-            self.kernels.forward(self._model, self._table_at, len(part), into)
+                ROW.pack_into(space.rows, number * ROW.size, *row)
+            self.kernels.forward(self._team, self._model, space.address, space.rows_at, len(part), into, None)
             into += result.strides[0] * sum(row[3] for row in part)
+        self._free.append(space)
         for ids, cache in pieces:
             cache.ids += ids
         return result
 
+    def write(self, pieces: Sequence[tuple[int, Cache, Wish]]) -> None:
+        """Continue each cache by one id and draw what follows it: run() and draw() in one call; the answers stand in the wishes."""
+        space, end, size = self._space(), self.config.max_position_embeddings, self.config.vocab_size
+        for start in range(0, len(pieces), BLOCK):
+            part = pieces[start : start + BLOCK]
+            for number, (token, cache, wish) in enumerate(part):
+                at = len(cache.ids)
+                if at >= end or not 0 <= token < size:
+                    raise ValueError("an id or its position is beyond the model")
+                cache.reserve(at + 1)
+                ROW.pack_into(space.rows, number * ROW.size, token, at, cache.capacity, True, cache.address)
+                space.wishes[number] = wish.address
+            self.kernels.forward(
+                self._team, self._model, space.address, space.rows_at, len(part), space.result_at, space.wishes_at
+            )
+            for token, cache, _ in part:
+                cache.ids.append(token)
+        self._free.append(space)
+
     def draw(self, rows: Array, wishes: Sequence[Wish]) -> None:
-        """Draw one id after each of the rows, float32 (M, D), together; the answers stand in the wishes. Any thread may ask."""
-        need = 9 * max(len(wish.asked.ids) for wish in wishes) + TOGETHER * self.config.hidden_size
+        """Draw one id after each of the rows, float32 (M, D), together; the answers stand in the wishes."""
         addresses = (ctypes.c_void_p * len(wishes))(*[wish.address for wish in wishes])
-        last, at = self._last
-        at = at if rows is last else rows.ctypes.data
-        with self._drawing:
-            if len(self._space) < need:
-                self._space = np.empty(need, np.float32)
-                self._space_at = self._space.ctypes.data
-            self.kernels.draw(len(wishes), addresses, at, self._space_at, self._drawn_at)
+        space = self._space()
+        self.kernels.draw(len(wishes), addresses, rows.ctypes.data, space.address)
+        self._free.append(space)
+
+
+def disband(kernels: ctypes.CDLL, team: int, space: Space) -> None:
+    """End a second thread, which computed in this space."""
+    kernels.disband(team)

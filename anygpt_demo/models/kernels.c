@@ -9,14 +9,26 @@
    and multiplied while they are read. Keys and values are bfloat16.
 
    `luck` is a number in [0, 1) from the caller: equal numbers give equal ids. Plain C with vectors of GCC and Clang; the product
-   has a way of its own for AVX-512 VNNI and AVX2. */
+   has a way of its own for AVX-512 VNNI and AVX2. Several sessions may be shared with a second thread (Team). */
 
+#if defined(__linux__)
+#define _GNU_SOURCE
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <time.h>
+#include <unistd.h>
+#define THREADS 1
 #endif
 
 #if defined(__AVX512F__)
@@ -47,9 +59,12 @@ typedef struct {
     const Layer *layer;
     const float *embedding; /* (vocabulary, model) */
     const float *turns;     /* (positions, width / 2, 2): cosine and sine */
-    float *x, *y, *mixed, *gated, *looks;
-    int8_t *codes; /* room for BLOCK rows of the widest input */
 } Model;
+
+typedef struct { /* what one thread computes in; room for BLOCK rows, and for draw() */
+    float *x, *y, *mixed, *gated, *looks, *scores;
+    int8_t *codes;
+} Space;
 
 typedef struct { int64_t id, position, capacity, wanted; uint16_t *cache; } Row; /* cache: (2, layers, groups, capacity, width), see join() */
 
@@ -346,9 +361,9 @@ INLINE void attend(const int R, const int64_t width, int64_t first, const float 
 }
 
 /* The same for any number of rows up to TOGETHER; with the usual width known, everything stays in registers. */
-static void look(const Model *m, int64_t count, int64_t first, const float *query, const uint16_t *keys, const uint16_t *values, float *result) {
+static void look(const Model *m, const Space *s, int64_t count, int64_t first, const float *query, const uint16_t *keys, const uint16_t *values, float *result) {
     int64_t apart = (m->heads + 2 * m->groups) * m->width, wide = m->heads * m->width;
-#define LOOK(R, E) attend(R, E, first, query, apart, keys, values, m->looks, m->longest, result, wide)
+#define LOOK(R, E) attend(R, E, first, query, apart, keys, values, s->looks, m->longest, result, wide)
     if (count == TOGETHER && m->width == 64) LOOK(TOGETHER, 64);
     else if (count == 1 && m->width == 64) LOOK(1, 64);
     else for (int64_t r = 0; r < count; r++, first++, query += apart, result += wide) LOOK(1, m->width);
@@ -374,44 +389,43 @@ static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint1
     }
 }
 
-/* Read `count` ids, at most BLOCK; rows of one session stand side by side, in the order of their positions.
-   result: (rows that are wanted, model), not yet normalised. */
-void forward(const Model *m, const Row *rows, int64_t count, float *result) {
+/* Read `count` ids; see forward(). */
+static void pass(const Model *m, const Space *s, const Row *rows, int64_t count, float *result) {
     int64_t D = m->model, inner = m->heads * m->width, apart = inner + 2 * m->groups * m->width, shared = m->heads / m->groups;
-    for (int64_t r = 0; r < count; r++) memcpy(m->x + r * D, m->embedding + rows[r].id * D, (size_t)D * sizeof(float));
+    for (int64_t r = 0; r < count; r++) memcpy(s->x + r * D, m->embedding + rows[r].id * D, (size_t)D * sizeof(float));
     for (int64_t number = 0; number < m->layers; number++) {
         const Layer *layer = m->layer + number;
         int last = number == m->layers - 1;
-        product(&layer->qkv, m->x, count, m->y, 0, m->codes);
+        product(&layer->qkv, s->x, count, s->y, 0, s->codes);
         for (int64_t r = 0; r < count; r++) {
             int64_t plane = m->groups * rows[r].capacity * m->width;
             uint16_t *keys = rows[r].cache + number * plane;
-            keep(m, rows + r, m->y + r * apart, keys, keys + m->layers * plane);
+            keep(m, rows + r, s->y + r * apart, keys, keys + m->layers * plane);
         }
         int64_t kept = 0;
         for (int64_t r = 0, many; r < count; r += many) {
             for (many = 1; !last && many < TOGETHER && r + many < count && rows[r + many].cache == rows[r].cache;) many++;
             if (last && !rows[r].wanted) continue;
-            if (last) memmove(m->x + kept * D, m->x + r * D, (size_t)D * sizeof(float));
+            if (last) memmove(s->x + kept * D, s->x + r * D, (size_t)D * sizeof(float));
             int64_t plane = m->groups * rows[r].capacity * m->width, into = last ? kept : r;
             const uint16_t *keys = rows[r].cache + number * plane, *values = keys + m->layers * plane;
             for (int64_t h = 0; h < m->heads; h++) {
                 int64_t at = h / shared * rows[r].capacity * m->width;
-                look(m, many, rows[r].position, m->y + r * apart + h * m->width, keys + at, values + at, m->mixed + into * inner + h * m->width);
+                look(m, s, many, rows[r].position, s->y + r * apart + h * m->width, keys + at, values + at, s->mixed + into * inner + h * m->width);
             }
             kept += many;
         }
-        product(&layer->out, m->mixed, kept, m->x, 1, m->codes);
-        product(&layer->gate_up, m->x, kept, m->y, 0, m->codes);
+        product(&layer->out, s->mixed, kept, s->x, 1, s->codes);
+        product(&layer->gate_up, s->x, kept, s->y, 0, s->codes);
         for (int64_t r = 0; r < kept; r++) {
-            const float *gate = m->y + r * 2 * m->hidden, *up = gate + m->hidden;
-            float *into = m->gated + r * m->hidden;
+            const float *gate = s->y + r * 2 * m->hidden, *up = gate + m->hidden;
+            float *into = s->gated + r * m->hidden;
             int64_t i = 0;
             for (; i + LANES <= m->hidden; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
             for (; i < m->hidden; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
         }
-        product(&layer->down, m->gated, kept, m->x, 1, m->codes);
-        if (last) memcpy(result, m->x, (size_t)(kept * D) * sizeof(float));
+        product(&layer->down, s->gated, kept, s->x, 1, s->codes);
+        if (last) memcpy(result, s->x, (size_t)(kept * D) * sizeof(float));
     }
 }
 
@@ -548,22 +562,22 @@ static int64_t place_of(Wish *wish, float *scores, int64_t n, float *shares, Ite
 }
 
 /* Draw one id for each of some sessions, up to TOGETHER at once if they draw from the same head. rows: (count, model).
-   space: TOGETHER (width + outs) + 5 outs floats of the widest head. token is -1 where scores are no numbers. */
-void draw(int64_t count, Wish *const *wishes, const float *rows, float *space, int8_t *codes) {
+   token is -1 where scores are no numbers. s->scores: TOGETHER (width + outs) + 5 outs of the widest head. */
+void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s) {
     Wish *group[TOGETHER];
     for (int64_t i = 0; i < count; i++) wishes[i]->token = -2;
     for (int64_t i = 0; i < count; i++) {
         if (wishes[i]->token != -2) continue;
         const Matrix *head = wishes[i]->head;
         int64_t n = head->outs, many = 0;
-        float *given = space, *scores = given + TOGETHER * head->width, *shares = scores + TOGETHER * n;
+        float *given = s->scores, *scores = given + TOGETHER * head->width, *shares = scores + TOGETHER * n;
         Item *items = (Item *)(shares + n);
         for (int64_t j = i; j < count && many < TOGETHER; j++)
             if (wishes[j]->head == head && wishes[j]->token == -2) {
                 memcpy(given + many * head->width, rows + j * head->width, (size_t)head->width * sizeof(float));
                 group[many++] = wishes[j];
             }
-        product(head, given, many, scores, 0, codes);
+        product(head, given, many, scores, 0, s->codes);
         for (int64_t j = 0; j < many; j++) {
             Wish *wish = group[j];
             int64_t place = place_of(wish, scores + j * n, n, shares, items, items + n);
@@ -574,4 +588,218 @@ void draw(int64_t count, Wish *const *wishes, const float *rows, float *space, i
             if (at == wish->count) wish->seen[wish->count++] = wish->token;
         }
     }
+}
+
+/* ------------------------------------------------------------------------------------------------------- two threads */
+
+typedef struct { /* some whole sessions of a forward */
+    const Model *model;
+    const Row *rows;
+    int64_t count, wanted;
+    float *result;
+    Wish *const *wishes;
+} Part;
+
+static void write_part(const Part *part, const Space *s) {
+    pass(part->model, s, part->rows, part->count, part->result);
+    if (part->wishes) draw(part->wanted, part->wishes, part->result, s);
+}
+
+/* Two parts of nearly the same size; 0 if there is one session only. A session is never cut. */
+static int halves(const Part *whole, Part *first, Part *second) {
+    const Row *rows = whole->rows;
+    int64_t cut = 0, wanted = 0;
+    for (int64_t r = 1; r < whole->count; r++) {
+        int64_t other = llabs(2 * r - whole->count), best = llabs(2 * cut - whole->count);
+        if (rows[r].cache != rows[r - 1].cache && other <= best) cut = r; /* of two equal cuts the later one: the caller takes more */
+    }
+    if (!cut) return 0;
+    for (int64_t r = 0; r < cut; r++) wanted += rows[r].wanted;
+    *first = *second = *whole;
+    first->count = cut, first->wanted = wanted;
+    second->rows += cut, second->count -= cut, second->wanted -= wanted, second->result += wanted * whole->model->model;
+    if (whole->wishes) second->wishes += wanted;
+    return 1;
+}
+
+#if defined(THREADS)
+/* A helper beside the caller. It gets work only while it is seen waiting on a processor of its own, so that a caller never waits for
+   somebody to wake up; asleep, it is woken for the next time. A helper that loses its processor in the middle of its work is waited
+   for, and then left in peace for a while, twice as long each time: another program needs that processor.
+
+   ABSENT -> READY -caller-> FILLING -caller-> GIVEN -helper-> WORKING -helper-> READY -helper, after IDLE_NS-> ASLEEP -> READY */
+enum { ABSENT, ASLEEP, READY, FILLING, GIVEN, WORKING };
+enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, POLITE_NS = 20000, UNSEEN = 32, SHORTEST = 64, LONGEST = 8192 };
+
+typedef struct {
+    Space space; /* the helper's */
+    _Atomic long process; /* in which the helper lives: after fork there is none */
+    atomic_int state, inside, leaving;
+    atomic_llong helped;      /* parts that it computed */
+    atomic_int rest, penalty; /* calls left without the helper; how many after the next delay */
+    pthread_mutex_t door; /* guards called */
+    pthread_cond_t bell;
+    int called;
+    pthread_t thread;
+    Part part;
+    atomic_int *done;
+} Team;
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+INLINE void pause_briefly(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+INLINE int change(atomic_int *state, int from, int to) { return atomic_compare_exchange_strong(state, &from, to); }
+
+static void *helper(void *given) {
+    Team *t = given;
+    int64_t since = now_ns();
+    while (!atomic_load(&t->leaving)) {
+        if (atomic_load_explicit(&t->state, memory_order_acquire) == GIVEN && change(&t->state, GIVEN, WORKING)) {
+            atomic_int *done = t->done;
+            write_part(&t->part, &t->space);
+            atomic_fetch_add(&t->helped, 1);
+            atomic_store(&t->state, READY);
+            atomic_store_explicit(done, 1, memory_order_release); /* now the caller may return */
+            since = now_ns();
+        } else if (now_ns() - since > IDLE_NS && change(&t->state, READY, ASLEEP)) {
+            pthread_mutex_lock(&t->door);
+            while (!t->called) pthread_cond_wait(&t->bell, &t->door);
+            t->called = 0;
+            pthread_mutex_unlock(&t->door);
+            since = now_ns();
+            atomic_store(&t->state, READY);
+        } else pause_briefly();
+    }
+    return NULL;
+}
+
+static void ring(Team *t) {
+    if (pthread_mutex_trylock(&t->door)) return;
+    if (!t->called) pthread_cond_signal(&t->bell);
+    t->called = 1;
+    pthread_mutex_unlock(&t->door);
+}
+
+/* Whether there is a helper in this process; the first call makes it. */
+static int hired(Team *t) {
+    long here = (long)getpid(), before = atomic_load(&t->process);
+    if (before == here) return 1;
+    if (before == -1 || !atomic_compare_exchange_strong(&t->process, &before, -1)) return 0;
+    sigset_t everything, mask;
+    atomic_store(&t->state, READY);
+    if (before) atomic_store(&t->inside, 1); /* after fork the caller is the only thread */
+    atomic_store(&t->rest, 0);
+    atomic_store(&t->penalty, SHORTEST);
+    t->called = 0;
+    pthread_mutex_init(&t->door, NULL);
+    pthread_cond_init(&t->bell, NULL);
+    sigfillset(&everything); /* signals are for the others */
+    pthread_sigmask(SIG_SETMASK, &everything, &mask);
+    if (pthread_create(&t->thread, NULL, helper, t)) atomic_store(&t->state, ABSENT);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    atomic_store(&t->process, here);
+    return 1;
+}
+
+/* Hand a part to the helper. 1 if it has begun. */
+static int give(Team *t, const Part *part, atomic_int *done) {
+    if (atomic_load(&t->rest) > 0) {
+        atomic_fetch_sub(&t->rest, 1);
+        return 0;
+    }
+    if (!hired(t)) return 0;
+    if (!change(&t->state, READY, FILLING)) {
+        if (atomic_load(&t->state) == ASLEEP) ring(t);
+        return 0;
+    }
+    t->part = *part, t->done = done;
+    atomic_store(&t->state, GIVEN);
+    for (int64_t start = now_ns(); atomic_load_explicit(&t->state, memory_order_acquire) == GIVEN; pause_briefly())
+        if (now_ns() - start > ACCEPT_NS && change(&t->state, GIVEN, READY)) { /* it waits, but not on a processor */
+            atomic_store(&t->rest, UNSEEN);
+            return 0;
+        }
+    return 1;
+}
+
+/* Wait for the helper after `own` nanoseconds of work on a part as large as its own. */
+static void collect(Team *t, atomic_int *done, int64_t own) {
+    int64_t start = now_ns(), waited = 0;
+    while (!atomic_load_explicit(done, memory_order_acquire)) {
+        waited = now_ns() - start;
+        if (waited > POLITE_NS) sched_yield(); /* perhaps it needs this processor */
+        else pause_briefly();
+    }
+    int penalty = atomic_load(&t->penalty);
+    if (waited > own + LATE_NS) {
+        atomic_store(&t->rest, penalty);
+        atomic_store(&t->penalty, 2 * penalty < LONGEST ? 2 * penalty : LONGEST);
+    } else if (penalty > SHORTEST) atomic_store(&t->penalty, penalty - 1);
+}
+
+/* A team of two, which computes in `space` beside its caller. NULL where there are no threads. No thread is made before it is needed. */
+Team *gather(const Space *space) {
+    Team *t = calloc(1, sizeof *t);
+    if (t) t->space = *space;
+    return t;
+}
+
+int64_t helped(Team *t) { return atomic_load(&t->helped); }
+
+/* Nobody may be in forward(). */
+void disband(Team *t) {
+    if (atomic_load(&t->process) == (long)getpid() && atomic_load(&t->state) != ABSENT) {
+        atomic_store(&t->leaving, 1);
+        pthread_mutex_lock(&t->door);
+        t->called = 1;
+        pthread_cond_signal(&t->bell);
+        pthread_mutex_unlock(&t->door);
+        pthread_join(t->thread, NULL);
+    }
+    free(t);
+}
+
+static int together(Team *t, const Part *whole, const Space *s) {
+    Part mine, others;
+    atomic_int done = 0;
+    if (!halves(whole, &mine, &others) || !give(t, &others, &done)) return 0;
+    int64_t start = now_ns();
+    write_part(&mine, s);
+    collect(t, &done, now_ns() - start);
+    return 1;
+}
+#else
+typedef struct { int inside; } Team;
+Team *gather(const Space *space) { return space ? NULL : NULL; }
+int64_t helped(Team *t) { return t->inside; }
+void disband(Team *t) { free(t); }
+#endif
+
+/* Read `count` ids, at most BLOCK; rows of one session stand side by side, in the order of their positions. Then draw.
+   result: (rows that are wanted, model), not yet normalised; wishes: one for each of these, or NULL if nothing is drawn.
+   team: may be NULL; else several sessions are shared by two threads, unless another call is under way. s: of this call alone. */
+void forward(Team *team, const Model *m, const Space *s, const Row *rows, int64_t count, float *result, Wish *const *wishes) {
+    Part whole = {m, rows, count, 0, result, wishes};
+    for (int64_t r = 0; r < count; r++) whole.wanted += rows[r].wanted;
+#if defined(THREADS)
+    if (team) {
+        int alone = atomic_fetch_add(&team->inside, 1) > 0;
+        if (alone || !together(team, &whole, s)) write_part(&whole, s);
+        atomic_fetch_sub(&team->inside, 1);
+        return;
+    }
+#endif
+    (void)team;
+    write_part(&whole, s);
 }
