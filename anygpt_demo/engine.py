@@ -267,13 +267,10 @@ class Desk:
     def _serve(self, batch: list[Client]) -> None:
         try:
             with torch.inference_mode():
-                others = self._write(self.runner, batch) if isinstance(self.runner, Compiled) else batch
-                pieces = [piece for client in others for piece in client.pieces]
-                rows, first = self.runner.run(pieces) if pieces else (), 0
-                for client in others:
-                    count = len(client.pieces)
-                    client.receive(rows[first : first + count])
-                    first += count
+                if isinstance(self.runner, Compiled):
+                    self._write(self.runner, batch)
+                else:
+                    self._give(batch, self.runner.run([piece for client in batch for piece in client.pieces]))
         except Exception as error:  # it belongs to all of them; each reply reports it in its own thread
             for client in batch:
                 client.fail(error)
@@ -287,14 +284,25 @@ class Desk:
                     client.bell.put(None)
             self._door.notify_all()
 
-    def _write(self, runner: Compiled, batch: list[Client]) -> list[Client]:
-        """Serve the replies of a batch: their rows and what is drawn from them are one call. Returns who is left."""
+    def _give(self, batch: Sequence[Client], rows: Any) -> None:
+        """Each client gets its rows."""
+        first = 0
+        for client in batch:
+            count = len(client.pieces)
+            client.receive(rows[first : first + count])
+            first += count
+
+    def _write(self, runner: Compiled, batch: Sequence[Client]) -> None:
+        """Rows of the replies in a batch and what is drawn from them in one call; rows of the others in another."""
         asked = [(client, client.wish) for client in batch if isinstance(client, LocalGeneration) and client.ask()]
         if asked:
             runner.write([(writer.pieces[0][0][0], writer.cache, wish) for writer, wish in asked])
         for writer, _ in asked:
             writer.answer()
-        return [client for client in batch if not isinstance(client, LocalGeneration)]
+        others = [client for client in batch if not isinstance(client, LocalGeneration)]
+        if others:
+            company = len(others) + len(self._jobs) + len(self._writers) > 1
+            self._give(others, runner.run([piece for client in others for piece in client.pieces], company))
 
 
 # --------------------------------------------------------------------------------------------------------- the engine

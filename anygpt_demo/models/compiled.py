@@ -287,7 +287,7 @@ class Compiled:
 
     @property
     def helped(self) -> int:
-        """How often the second thread has computed half of a call."""
+        """How often the second thread has done half of a call."""
         return 0 if self._team is None else int(self.kernels.helped(self._team))
 
     def cache(self, capacity: int) -> Cache:
@@ -325,8 +325,10 @@ class Compiled:
         except IndexError:
             return Space(self.config)
 
-    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]], company: bool = False) -> Array:
         """Continue caches by ids: any number of ids for each of the caches, which must differ. The caches' ids are extended.
+
+        company: others wait too, so a second thread may help; whoever is alone leaves the other processor to the media.
 
         Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() and draw() take them. Raises ValueError
         for an id or a position that the model does not have.
@@ -342,12 +344,12 @@ class Compiled:
         ]
         result = np.empty((len(pieces), self.config.hidden_size), np.float32)
         into = result.ctypes.data
-        space = self._space()
+        space, team = self._space(), self._team if company else None
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
             for number, row in enumerate(part):
                 ROW.pack_into(space.rows, number * ROW.size, *row)
-            self.kernels.forward(self._team, self._model, space.address, space.rows_at, len(part), into, None)
+            self.kernels.forward(team, self._model, space.address, space.rows_at, len(part), into, None)
             into += result.strides[0] * sum(row[3] for row in part)
         self._free.append(space)
         for ids, cache in pieces:
@@ -356,7 +358,8 @@ class Compiled:
 
     def write(self, pieces: Sequence[tuple[int, Cache, Wish]]) -> None:
         """Continue each cache by one id and draw what follows it: run() and draw() in one call; the answers stand in the wishes."""
-        space, end, size = self._space(), self.config.max_position_embeddings, self.config.vocab_size
+        space, team = self._space(), self._team if len(pieces) > 1 else None
+        end, size = self.config.max_position_embeddings, self.config.vocab_size
         for start in range(0, len(pieces), BLOCK):
             part = pieces[start : start + BLOCK]
             for number, (token, cache, wish) in enumerate(part):
@@ -366,9 +369,7 @@ class Compiled:
                 cache.reserve(at + 1)
                 ROW.pack_into(space.rows, number * ROW.size, token, at, cache.capacity, True, cache.address)
                 space.wishes[number] = wish.address
-            self.kernels.forward(
-                self._team, self._model, space.address, space.rows_at, len(part), space.result_at, space.wishes_at
-            )
+            self.kernels.forward(team, self._model, space.address, space.rows_at, len(part), space.result_at, space.wishes_at)
             for token, cache, _ in part:
                 cache.ids.append(token)
         self._free.append(space)

@@ -258,13 +258,13 @@ INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t pad
 enum { ROWS = 1 };
 #endif
 
-/* y: (rows, outs), or added to it. codes: work space. rows <= BLOCK */
-static void product(const Matrix *m, const float *x, int64_t rows, float *y, int add, int8_t *codes) {
+typedef struct { int64_t from, to; } Span; /* of outputs; whole tiles but for the last */
+
+/* y: (rows, outs), or added to it: some outputs. factors, sums: of each row, from quantize() */
+static void outputs(const Matrix *m, Span span, int64_t rows, float *y, int add, const int8_t *codes, const float *factors, const int32_t *sums) {
     int64_t padded = (m->width + STEP - 1) / STEP * STEP;
-    int32_t sums[BLOCK], found[ROWS * OUTS];
-    float factors[BLOCK];
-    for (int64_t r = 0; r < rows; r++) factors[r] = quantize(x + r * m->width, m->width, padded, m->eps, codes + r * padded, sums + r);
-    for (int64_t o = 0; o < m->outs; o += OUTS) {
+    int32_t found[ROWS * OUTS];
+    for (int64_t o = span.from; o < span.to; o += OUTS) {
         const uint8_t *w = m->weights + o * padded;
         int64_t many = m->outs - o < OUTS ? m->outs - o : OUTS;
         for (int64_t r = 0; r < rows; r += ROWS) {
@@ -295,6 +295,15 @@ static void product(const Matrix *m, const float *x, int64_t rows, float *y, int
             }
         }
     }
+}
+
+/* The same from x, (rows, width), for some spans of outputs. codes: work space. rows <= BLOCK */
+static void product(const Matrix *m, const float *x, int64_t rows, float *y, int add, int8_t *codes, const Span *spans, int count) {
+    int64_t padded = (m->width + STEP - 1) / STEP * STEP;
+    int32_t sums[BLOCK];
+    float factors[BLOCK];
+    for (int64_t r = 0; r < rows; r++) factors[r] = quantize(x + r * m->width, m->width, padded, m->eps, codes + r * padded, sums + r);
+    for (int i = 0; i < count; i++) outputs(m, spans[i], rows, y, add, codes, factors, sums);
 }
 
 /* --------------------------------------------------------------------------------------------------------- attention */
@@ -369,18 +378,76 @@ static void look(const Model *m, const Space *s, int64_t count, int64_t first, c
     else for (int64_t r = 0; r < count; r++, first++, query += apart, result += wide) LOOK(1, m->width);
 }
 
+/* Two threads pass through the same steps, each with half of the heads and outputs: nobody begins a step before both have ended the
+   one before. */
+#if defined(THREADS)
+typedef struct {
+    struct { _Alignas(128) atomic_int steps; } at[2];
+    int64_t lost; /* nanoseconds for which the first waited in vain */
+} Meeting;
+
+enum { PATIENCE = 2000 }; /* looks, about 30 microseconds, after which the other one seems to have lost its processor */
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+INLINE void pause_briefly(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Wait for a number. Returns the nanoseconds that it took beyond patience. */
+static int64_t await(atomic_int *value, int least) {
+    for (int turn = 0; turn < PATIENCE; turn++) {
+        if (atomic_load_explicit(value, memory_order_acquire) >= least) return 0;
+        pause_briefly();
+    }
+    int64_t start = now_ns();
+    while (atomic_load_explicit(value, memory_order_acquire) < least) sched_yield(); /* perhaps it needs this processor */
+    return now_ns() - start;
+}
+
+static void meet(Meeting *meeting, int who) {
+    if (!meeting) return;
+    int steps = atomic_load_explicit(&meeting->at[who].steps, memory_order_relaxed) + 1;
+    atomic_store_explicit(&meeting->at[who].steps, steps, memory_order_release);
+    int64_t lost = await(&meeting->at[!who].steps, steps);
+    if (who == 0) meeting->lost += lost;
+}
+#else
+typedef struct { int64_t lost; } Meeting;
+static void meet(Meeting *meeting, int who) { (void)meeting, (void)who; }
+#endif
+
+/* Half of n, or all of it. */
+INLINE Span share_of(int64_t n, const Meeting *meeting, int who) {
+    return meeting ? (Span){who * n / 2, (who + 1) * n / 2} : (Span){0, n};
+}
+
+INLINE Span tiles_of(int64_t n, const Meeting *meeting, int who) {
+    Span tiles = share_of((n + OUTS - 1) / OUTS, meeting, who);
+    return (Span){tiles.from * OUTS, tiles.to * OUTS < n ? tiles.to * OUTS : n};
+}
+
 /* Rotary positions of one row's queries and keys, in place; its key and value into the cache. */
-static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint16_t *values) {
+static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint16_t *values, Span heads, Span groups) {
     const float *turns = m->turns + row->position * m->width;
-    int64_t turned = m->heads + m->groups;
-    for (int64_t h = 0; h < turned; h++)
-        for (int64_t e = 0; e < m->width; e += 2) {
-            float *pair = y + h * m->width + e, a = pair[0], b = pair[1];
-            pair[0] = a * turns[e] - b * turns[e + 1];
-            pair[1] = b * turns[e] + a * turns[e + 1];
-        }
-    for (int64_t g = 0; g < m->groups; g++) {
-        const float *key = y + (m->heads + g) * m->width, *value = y + (turned + g) * m->width;
+    Span turned[2] = {heads, {m->heads + groups.from, m->heads + groups.to}};
+    for (int number = 0; number < 2; number++)
+        for (int64_t h = turned[number].from; h < turned[number].to; h++)
+            for (int64_t e = 0; e < m->width; e += 2) {
+                float *pair = y + h * m->width + e, a = pair[0], b = pair[1];
+                pair[0] = a * turns[e] - b * turns[e + 1];
+                pair[1] = b * turns[e] + a * turns[e + 1];
+            }
+    for (int64_t g = groups.from; g < groups.to; g++) {
+        const float *key = y + (m->heads + g) * m->width, *value = y + (m->heads + m->groups + g) * m->width;
         int64_t at = (g * row->capacity + row->position) * m->width;
         for (int64_t e = 0; e < m->width; e += 2 * LANES) {
             join(keys + at + e, load(key + e), load(key + e + LANES));
@@ -389,50 +456,66 @@ static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint1
     }
 }
 
-/* Read `count` ids; see forward(). */
-static void pass(const Model *m, const Space *s, const Row *rows, int64_t count, float *result) {
-    int64_t D = m->model, inner = m->heads * m->width, apart = inner + 2 * m->groups * m->width, shared = m->heads / m->groups;
-    for (int64_t r = 0; r < count; r++) memcpy(s->x + r * D, m->embedding + rows[r].id * D, (size_t)D * sizeof(float));
+/* Run s->x, the embeddings of `count` rows, through all layers; the rows that are wanted then stand there side by side. Alone, or as one of
+   two who meet: each with `own` looks and codes, and with s in common. */
+static void pass(const Model *m, const Space *s, const Space *own, const Row *rows, int64_t count, Meeting *meeting, int who) {
+    int64_t D = m->model, inner = m->heads * m->width, both = inner + m->groups * m->width, apart = both + m->groups * m->width;
+    int64_t shared = m->heads / m->groups;
+    Span heads = share_of(m->heads, meeting, who), groups = share_of(m->groups, meeting, who), columns = tiles_of(D, meeting, who);
+    Span gates = tiles_of(m->hidden, meeting, who), pairs[2] = {gates, {m->hidden + gates.from, m->hidden + gates.to}}, all_gates = {0, 2 * m->hidden};
+    Span three[3] = {{heads.from * m->width, heads.to * m->width},
+                     {inner + groups.from * m->width, inner + groups.to * m->width},
+                     {both + groups.from * m->width, both + groups.to * m->width}};
     for (int64_t number = 0; number < m->layers; number++) {
         const Layer *layer = m->layer + number;
         int last = number == m->layers - 1;
-        product(&layer->qkv, s->x, count, s->y, 0, s->codes);
+        product(&layer->qkv, s->x, count, s->y, 0, own->codes, three, 3);
         for (int64_t r = 0; r < count; r++) {
             int64_t plane = m->groups * rows[r].capacity * m->width;
             uint16_t *keys = rows[r].cache + number * plane;
-            keep(m, rows + r, s->y + r * apart, keys, keys + m->layers * plane);
+            keep(m, rows + r, s->y + r * apart, keys, keys + m->layers * plane, heads, groups);
         }
         int64_t kept = 0;
         for (int64_t r = 0, many; r < count; r += many) {
             for (many = 1; !last && many < TOGETHER && r + many < count && rows[r + many].cache == rows[r].cache;) many++;
             if (last && !rows[r].wanted) continue;
-            if (last) memmove(s->x + kept * D, s->x + r * D, (size_t)D * sizeof(float));
             int64_t plane = m->groups * rows[r].capacity * m->width, into = last ? kept : r;
             const uint16_t *keys = rows[r].cache + number * plane, *values = keys + m->layers * plane;
-            for (int64_t h = 0; h < m->heads; h++) {
+            for (int64_t h = heads.from; h < heads.to; h++) {
                 int64_t at = h / shared * rows[r].capacity * m->width;
-                look(m, s, many, rows[r].position, s->y + r * apart + h * m->width, keys + at, values + at, s->mixed + into * inner + h * m->width);
+                look(m, own, many, rows[r].position, s->y + r * apart + h * m->width, keys + at, values + at, s->mixed + into * inner + h * m->width);
             }
             kept += many;
         }
-        product(&layer->out, s->mixed, kept, s->x, 1, s->codes);
-        product(&layer->gate_up, s->x, kept, s->y, 0, s->codes);
+        meet(meeting, who);
+        if (last)
+            for (int64_t r = 0, into = 0; r < count; r++)
+                if (rows[r].wanted) {
+                    memmove(s->x + into * D + columns.from, s->x + r * D + columns.from, (size_t)(columns.to - columns.from) * sizeof(float));
+                    into++;
+                }
+        product(&layer->out, s->mixed, kept, s->x, 1, own->codes, &columns, 1);
+        meet(meeting, who);
+        product(&layer->gate_up, s->x, kept, s->y, 0, own->codes, meeting ? pairs : &all_gates, meeting ? 2 : 1);
         for (int64_t r = 0; r < kept; r++) {
             const float *gate = s->y + r * 2 * m->hidden, *up = gate + m->hidden;
             float *into = s->gated + r * m->hidden;
-            int64_t i = 0;
-            for (; i + LANES <= m->hidden; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
-            for (; i < m->hidden; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
+            int64_t i = gates.from;
+            for (; i + LANES <= gates.to; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
+            for (; i < gates.to; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
         }
-        product(&layer->down, s->gated, kept, s->x, 1, s->codes);
-        if (last) memcpy(result, s->x, (size_t)(kept * D) * sizeof(float));
+        meet(meeting, who);
+        product(&layer->down, s->gated, kept, s->x, 1, own->codes, &columns, 1);
+        meet(meeting, who);
     }
 }
 
 /* ---------------------------------------------------------------------------------------------------------- drawing */
 
 /* Scores of a head after `count` rows (count, model), at most BLOCK. result: (count, outs); codes: work space. */
-void score(const Matrix *head, const float *rows, int64_t count, float *result, int8_t *codes) { product(head, rows, count, result, 0, codes); }
+void score(const Matrix *head, const float *rows, int64_t count, float *result, int8_t *codes) {
+    product(head, rows, count, result, 0, codes, &(Span){0, head->outs}, 1);
+}
 
 typedef struct { float value; int32_t place; } Item;
 
@@ -577,7 +660,7 @@ void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s)
                 memcpy(given + many * head->width, rows + j * head->width, (size_t)head->width * sizeof(float));
                 group[many++] = wishes[j];
             }
-        product(head, given, many, scores, 0, s->codes);
+        product(head, given, many, scores, 0, s->codes, &(Span){0, n}, 1);
         for (int64_t j = 0; j < many; j++) {
             Wish *wish = group[j];
             int64_t place = place_of(wish, scores + j * n, n, shares, items, items + n);
@@ -592,72 +675,46 @@ void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s)
 
 /* ------------------------------------------------------------------------------------------------------- two threads */
 
-typedef struct { /* some whole sessions of a forward */
+typedef struct { /* of one call of forward() */
     const Model *model;
+    const Space *space; /* x is filled */
     const Row *rows;
     int64_t count, wanted;
-    float *result;
     Wish *const *wishes;
-} Part;
+    Meeting meeting;
+} Work;
 
-static void write_part(const Part *part, const Space *s) {
-    pass(part->model, s, part->rows, part->count, part->result);
-    if (part->wishes) draw(part->wanted, part->wishes, part->result, s);
-}
-
-/* Two parts of nearly the same size; 0 if there is one session only. A session is never cut. */
-static int halves(const Part *whole, Part *first, Part *second) {
-    const Row *rows = whole->rows;
-    int64_t cut = 0, wanted = 0;
-    for (int64_t r = 1; r < whole->count; r++) {
-        int64_t other = llabs(2 * r - whole->count), best = llabs(2 * cut - whole->count);
-        if (rows[r].cache != rows[r - 1].cache && other <= best) cut = r; /* of two equal cuts the later one: the caller takes more */
-    }
-    if (!cut) return 0;
-    for (int64_t r = 0; r < cut; r++) wanted += rows[r].wanted;
-    *first = *second = *whole;
-    first->count = cut, first->wanted = wanted;
-    second->rows += cut, second->count -= cut, second->wanted -= wanted, second->result += wanted * whole->model->model;
-    if (whole->wishes) second->wishes += wanted;
-    return 1;
+/* One thread's half of a call, or all of it. */
+static void labour(Work *work, const Space *own, Meeting *meeting, int who) {
+    pass(work->model, work->space, own, work->rows, work->count, meeting, who);
+    if (!work->wishes) return;
+    Span mine = share_of(work->wanted, meeting, !who); /* of an odd number the caller has one more */
+    draw(mine.to - mine.from, work->wishes + mine.from, work->space->x + mine.from * work->model->model, own);
 }
 
 #if defined(THREADS)
 /* A helper beside the caller. It gets work only while it is seen waiting on a processor of its own, so that a caller never waits for
-   somebody to wake up; asleep, it is woken for the next time. A helper that loses its processor in the middle of its work is waited
-   for, and then left in peace for a while, twice as long each time: another program needs that processor.
+   somebody to wake up; asleep, it is woken for the next time. Where that was in vain, or where it lost its processor in the middle of
+   its work, it is left in peace for a while, twice as long each time: other programs need the processors.
 
    ABSENT -> READY -caller-> FILLING -caller-> GIVEN -helper-> WORKING -helper-> READY -helper, after IDLE_NS-> ASLEEP -> READY */
 enum { ABSENT, ASLEEP, READY, FILLING, GIVEN, WORKING };
-enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, POLITE_NS = 20000, UNSEEN = 32, SHORTEST = 64, LONGEST = 8192 };
+enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, SHORTEST = 32, LONGEST = 8192 };
 
 typedef struct {
     Space space; /* the helper's */
     _Atomic long process; /* in which the helper lives: after fork there is none */
     atomic_int state, inside, leaving;
-    atomic_llong helped;      /* parts that it computed */
-    atomic_int rest, penalty; /* calls left without the helper; how many after the next delay */
+    atomic_llong helped;      /* halves that it computed */
+    atomic_int rest, penalty; /* calls left without the helper; how many after the next disappointment */
+    atomic_int tried;         /* woken or moved, and not of use since */
     pthread_mutex_t door; /* guards called */
     pthread_cond_t bell;
     int called;
     pthread_t thread;
-    Part part;
+    Work *work;
     atomic_int *done;
 } Team;
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-INLINE void pause_briefly(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 INLINE int change(atomic_int *state, int from, int to) { return atomic_compare_exchange_strong(state, &from, to); }
 
@@ -667,7 +724,7 @@ static void *helper(void *given) {
     while (!atomic_load(&t->leaving)) {
         if (atomic_load_explicit(&t->state, memory_order_acquire) == GIVEN && change(&t->state, GIVEN, WORKING)) {
             atomic_int *done = t->done;
-            write_part(&t->part, &t->space);
+            labour(t->work, &t->space, &t->work->meeting, 1);
             atomic_fetch_add(&t->helped, 1);
             atomic_store(&t->state, READY);
             atomic_store_explicit(done, 1, memory_order_release); /* now the caller may return */
@@ -684,11 +741,37 @@ static void *helper(void *given) {
     return NULL;
 }
 
-static void ring(Team *t) {
-    if (pthread_mutex_trylock(&t->door)) return;
-    if (!t->called) pthread_cond_signal(&t->bell);
-    t->called = 1;
-    pthread_mutex_unlock(&t->door);
+/* Keep the helper off the processor of the caller. 0 if there is no other one. */
+static int part_from(Team *t) {
+#if defined(__linux__)
+    cpu_set_t others;
+    int here = sched_getcpu();
+    if (sched_getaffinity(0, sizeof others, &others)) return 1;
+    if (here >= 0 && here < CPU_SETSIZE) CPU_CLR(here, &others);
+    return CPU_COUNT(&others) > 0 && !pthread_setaffinity_np(t->thread, sizeof others, &others);
+#else
+    return t != NULL;
+#endif
+}
+
+/* The helper was of no use: do without it for a while. */
+static void rest(Team *t) {
+    int penalty = atomic_load(&t->penalty);
+    atomic_store(&t->tried, 0);
+    atomic_store(&t->rest, penalty);
+    atomic_store(&t->penalty, 2 * penalty < LONGEST ? 2 * penalty : LONGEST);
+}
+
+/* It sleeps, or waits for this very processor: have it ready for the next time. */
+static void prepare(Team *t) {
+    if (atomic_exchange(&t->tried, 1) || !part_from(t)) rest(t);
+    else if (!pthread_mutex_trylock(&t->door)) {
+        if (atomic_load(&t->state) == ASLEEP) {
+            t->called = 1;
+            pthread_cond_signal(&t->bell);
+        }
+        pthread_mutex_unlock(&t->door);
+    }
 }
 
 /* Whether there is a helper in this process; the first call makes it. */
@@ -701,6 +784,7 @@ static int hired(Team *t) {
     if (before) atomic_store(&t->inside, 1); /* after fork the caller is the only thread */
     atomic_store(&t->rest, 0);
     atomic_store(&t->penalty, SHORTEST);
+    atomic_store(&t->tried, 0);
     t->called = 0;
     pthread_mutex_init(&t->door, NULL);
     pthread_cond_init(&t->bell, NULL);
@@ -712,40 +796,33 @@ static int hired(Team *t) {
     return 1;
 }
 
-/* Hand a part to the helper. 1 if it has begun. */
-static int give(Team *t, const Part *part, atomic_int *done) {
+/* Hand half of a call to the helper. 1 if it has begun. */
+static int give(Team *t, Work *work, atomic_int *done) {
     if (atomic_load(&t->rest) > 0) {
         atomic_fetch_sub(&t->rest, 1);
         return 0;
     }
     if (!hired(t)) return 0;
     if (!change(&t->state, READY, FILLING)) {
-        if (atomic_load(&t->state) == ASLEEP) ring(t);
+        if (atomic_load(&t->state) == ASLEEP) prepare(t);
         return 0;
     }
-    t->part = *part, t->done = done;
+    t->work = work, t->done = done;
     atomic_store(&t->state, GIVEN);
     for (int64_t start = now_ns(); atomic_load_explicit(&t->state, memory_order_acquire) == GIVEN; pause_briefly())
-        if (now_ns() - start > ACCEPT_NS && change(&t->state, GIVEN, READY)) { /* it waits, but not on a processor */
-            atomic_store(&t->rest, UNSEEN);
+        if (now_ns() - start > ACCEPT_NS && change(&t->state, GIVEN, READY)) {
+            prepare(t);
             return 0;
         }
     return 1;
 }
 
-/* Wait for the helper after `own` nanoseconds of work on a part as large as its own. */
-static void collect(Team *t, atomic_int *done, int64_t own) {
-    int64_t start = now_ns(), waited = 0;
-    while (!atomic_load_explicit(done, memory_order_acquire)) {
-        waited = now_ns() - start;
-        if (waited > POLITE_NS) sched_yield(); /* perhaps it needs this processor */
-        else pause_briefly();
-    }
+/* After a call. lost: nanoseconds for which the caller waited in vain */
+static void judge(Team *t, int64_t lost) {
     int penalty = atomic_load(&t->penalty);
-    if (waited > own + LATE_NS) {
-        atomic_store(&t->rest, penalty);
-        atomic_store(&t->penalty, 2 * penalty < LONGEST ? 2 * penalty : LONGEST);
-    } else if (penalty > SHORTEST) atomic_store(&t->penalty, penalty - 1);
+    atomic_store(&t->tried, 0);
+    if (lost > LATE_NS) rest(t);
+    else if (penalty > SHORTEST) atomic_store(&t->penalty, penalty - 1);
 }
 
 /* A team of two, which computes in `space` beside its caller. NULL where there are no threads. No thread is made before it is needed. */
@@ -770,36 +847,42 @@ void disband(Team *t) {
     free(t);
 }
 
-static int together(Team *t, const Part *whole, const Space *s) {
-    Part mine, others;
+/* Whether halves of heads, groups and gates are whole tiles. */
+static int divisible(const Model *m) { return m->groups % 2 == 0 && m->heads % 2 == 0 && m->width % OUTS == 0 && m->hidden % OUTS == 0; }
+
+static int together(Team *t, Work *work) {
     atomic_int done = 0;
-    if (!halves(whole, &mine, &others) || !give(t, &others, &done)) return 0;
-    int64_t start = now_ns();
-    write_part(&mine, s);
-    collect(t, &done, now_ns() - start);
+    if (!divisible(work->model) || !give(t, work, &done)) return 0;
+    labour(work, work->space, &work->meeting, 0);
+    int64_t lost = await(&done, 1);
+    judge(t, work->meeting.lost + lost);
     return 1;
 }
 #else
-typedef struct { int inside; } Team;
+typedef struct { int64_t helped; } Team;
 Team *gather(const Space *space) { return space ? NULL : NULL; }
-int64_t helped(Team *t) { return t->inside; }
+int64_t helped(Team *t) { return t->helped; }
 void disband(Team *t) { free(t); }
 #endif
 
 /* Read `count` ids, at most BLOCK; rows of one session stand side by side, in the order of their positions. Then draw.
    result: (rows that are wanted, model), not yet normalised; wishes: one for each of these, or NULL if nothing is drawn.
-   team: may be NULL; else several sessions are shared by two threads, unless another call is under way. s: of this call alone. */
+   team: NULL, or two threads share the work unless another call is under way. s: of this call alone. */
 void forward(Team *team, const Model *m, const Space *s, const Row *rows, int64_t count, float *result, Wish *const *wishes) {
-    Part whole = {m, rows, count, 0, result, wishes};
-    for (int64_t r = 0; r < count; r++) whole.wanted += rows[r].wanted;
+    Work work = {.model = m, .space = s, .rows = rows, .count = count, .wishes = wishes};
+    size_t line = (size_t)m->model * sizeof(float);
+    for (int64_t r = 0; r < count; r++) {
+        memcpy(s->x + r * m->model, m->embedding + rows[r].id * m->model, line);
+        work.wanted += rows[r].wanted;
+    }
+    int shared = 0;
 #if defined(THREADS)
     if (team) {
-        int alone = atomic_fetch_add(&team->inside, 1) > 0;
-        if (alone || !together(team, &whole, s)) write_part(&whole, s);
+        shared = atomic_fetch_add(&team->inside, 1) <= 0 && together(team, &work);
         atomic_fetch_sub(&team->inside, 1);
-        return;
     }
 #endif
     (void)team;
-    write_part(&whole, s);
+    if (!shared) labour(&work, s, NULL, 0);
+    memcpy(result, s->x, (size_t)work.wanted * line);
 }
