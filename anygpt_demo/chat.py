@@ -229,11 +229,13 @@ class Chat:
         quantize: str | None = None,
         vram: int | None = None,
         tick: Callable[[int, int], None] | None = None,
+        threads: int | None = None,
     ) -> Chat:
         """Load the vocabulary and language model of a family (default: the shipped one). Raises UserError, BadCheckpoint.
 
         quantize: none, 8bit or 4bit; None: as the card's preset says, and for the small family what is right and quick here.
         vram: a preset of memory.PRESETS; None: the card's own. tick(done, total): is told the bytes read of a large language model.
+        threads: most for replies that are written together on a CPU; None: two.
         """
         from anygpt_demo import memory
         from anygpt_demo.checkpoints import MINI, Family
@@ -255,7 +257,7 @@ class Chat:
             )
         if large:
             memory.require(home, quantize, device)
-        engine = LocalEngine.load(home, device, quantize, tick)
+        engine = LocalEngine.load(home, device, quantize, tick, threads)
         chat = cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
         chat.clones = home.has("soundstorm")
         return chat

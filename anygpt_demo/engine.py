@@ -294,12 +294,18 @@ class Desk:
 
     def _write(self, runner: Compiled, batch: Sequence[Client]) -> None:
         """Rows of the replies in a batch and what is drawn from them in one call; rows of the others in another."""
-        asked = [(client, client.wish) for client in batch if isinstance(client, LocalGeneration) and client.ask()]
+        writing: list[tuple[int, Cache, Wish]] = []
+        asked, others = [], []
+        for client in batch:
+            if not isinstance(client, LocalGeneration) or client.wish is None:
+                others.append(client)
+            elif client.ask():
+                writing.append((client.pieces[0][0][0], client.cache, client.wish))
+                asked.append(client)
         if asked:
-            runner.write([(writer.pieces[0][0][0], writer.cache, wish) for writer, wish in asked])
-        for writer, _ in asked:
+            runner.write(writing)
+        for writer in asked:
             writer.answer()
-        others = [client for client in batch if not isinstance(client, LocalGeneration)]
         if others:
             company = len(others) + len(self._jobs) + len(self._writers) > 1
             self._give(others, runner.run([piece for client in others for piece in client.pieces], company))
@@ -370,8 +376,8 @@ class LocalEngine:
 
     kind: bits of the packed weights on a CPU; "auto": the fewest that are right and quick (pack()); None: the layers as they
     are, which is what a GPU and layers of bitsandbytes need. runner: what computes, if it is already there. threads: 2 if several
-    replies that are written together may be shared by two threads, where "auto" finds kernels for that; None: if there are two
-    processors. A reply that is written alone has one, so that its media are decoded on the other.
+    replies that are written together may be shared by two threads, which needs two processors and kernels that "auto" finds; None: 2.
+    A reply that is written alone has one thread, so that its media are decoded on the other processor.
     """
 
     def __init__(
@@ -394,7 +400,7 @@ class LocalEngine:
         elif device != "cpu" or kind is None:
             self.runner = Eager(model, device)
         else:
-            self.runner = pack(model, min(2, cores()) if threads is None else threads) if kind == "auto" else Fast(model, kind)
+            self.runner = pack(model, min(2 if threads is None else threads, cores())) if kind == "auto" else Fast(model, kind)
         self.desk = Desk(self.runner)
         self._caches: list[weakref.ref[Cache]] = []  # least recently used first
         self._lock = threading.Lock()

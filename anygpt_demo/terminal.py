@@ -51,7 +51,8 @@ def open_chat(options: argparse.Namespace) -> Chat:
     import torch
 
     torch.set_num_threads(options.threads)
-    return Chat.open(options.family, options.device, getattr(options, "quantize", None), getattr(options, "vram", None))
+    quantize, vram = getattr(options, "quantize", None), getattr(options, "vram", None)
+    return Chat.open(options.family, options.device, quantize, vram, threads=options.threads)
 
 
 def read_voice(chat: Chat, path: Path | None) -> Voice | None:

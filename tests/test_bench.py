@@ -34,7 +34,7 @@ def test_the_table_has_a_row_per_figure():
 def test_the_table_takes_its_place_in_a_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before <!-- bench -->old<!-- /bench --> after")
-    facts = {**bench.machine(1), "load_before": 0.1, "weights": "int8"}
+    facts = {**bench.machine(1), "load_before": 0.1, "weights": "int8", "together": 2}
     bench.put(some_figures() | {"machine": facts}, page)
     text = page.read_text()
     assert text.startswith("before <!-- bench -->") and text.endswith("<!-- /bench --> after") and "old" not in text

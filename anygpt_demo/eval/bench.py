@@ -395,8 +395,12 @@ def bandwidth(bench: Bench) -> dict[str, Any]:
 
 
 def batching(bench: Bench) -> dict[str, Any]:
-    """Throughput of four sessions, each in its own thread, over one; and how long an id takes each of them."""
-    ratios, walls, gaps = [], [], []
+    """Ids per second of four sessions, each in its own thread, over one, prompts included; and how long an id takes each of them.
+
+    By the wall, because two threads may compute for them; the same by seconds of computing stands beside it.
+    """
+    work, walls, gaps, shared = [], [], [], []
+    runner, desk = bench.engine.runner, bench.engine.desk
 
     def session(number: int) -> list[float]:
         stream, times = iter(bench.engine.generate(bench.prompt(number)[:64], bench.grammar("music"), seed=number, max_new=1200)), []
@@ -411,12 +415,15 @@ def batching(bench: Bench) -> dict[str, Any]:
             alone = Watch()
             session(0)
             one = alone.cpu, alone.wall
-            together = Watch()
+            together, calls, helped = Watch(), desk.calls, getattr(runner, "helped", 0)
             gaps += [gap for times in pool.map(session, range(4)) for gap in times]
-            ratios.append(4 * one[0] / together.cpu)
+            work.append(4 * one[0] / together.cpu)
             walls.append(4 * one[1] / together.wall)
+            shared.append((getattr(runner, "helped", 0) - helped) / (desk.calls - calls))
     return {
-        "batch4_throughput": figure(ratios, "times", wall=walls),
+        "batch4_throughput": figure(walls, "times", "wall"),
+        "batch4_work": figure(work, "times as many ids per second of computing"),
+        "batch4_shared": figure(shared, "of the calls by two threads", "none"),
         "batch4_p50_ms": figure([1000 * statistics.median(gaps)], "ms per id and session", "wall"),
         "batch4_p95_ms": figure([1000 * sorted(gaps)[int(0.95 * len(gaps))]], "ms per id and session", "wall"),
     }
@@ -462,11 +469,14 @@ def met(name: str, value: float) -> bool | None:
     return value >= limit if kind == "least" else value <= limit
 
 
-def run(family: Family, repeats: int = 5, threads: int = 1) -> dict[str, Any]:
-    """All figures. Prints nothing; the command line writes and shows the result."""
-    torch.set_num_threads(threads)
-    before = machine(threads)["load"]
-    engine = LocalEngine.load(family)
+def run(family: Family, repeats: int = 5, threads: int | None = None) -> dict[str, Any]:
+    """All figures. Prints nothing; the command line writes and shows the result.
+
+    threads: of everything; None: one, and as many as the app has for sessions that are written together.
+    """
+    torch.set_num_threads(threads or 1)
+    before = machine(threads or 1)["load"]
+    engine = LocalEngine.load(family, threads=threads)
     bench = Bench(family, Vocabulary.of(family), engine, repeats)
     figures: dict[str, Any] = {}
     for part in (rendering, latency, batching, against_reference, bandwidth, fidelity, resources):
@@ -474,7 +484,8 @@ def run(family: Family, repeats: int = 5, threads: int = 1) -> dict[str, Any]:
     for name, (kind, limit) in GATES.items():
         figures[name]["gate"] = f"{'>=' if kind == 'least' else '<='} {limit:g}"
     weights = getattr(engine.runner, "kind", "as loaded")
-    return {"figures": figures, "machine": {**machine(threads), "load_before": before, "weights": weights}}
+    facts = {**machine(threads or 1), "load_before": before, "weights": weights, "together": getattr(engine.runner, "threads", 1)}
+    return {"figures": figures, "machine": facts}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -504,7 +515,8 @@ def put(result: dict[str, Any], page: Path) -> None:
     if not begin or not end:
         raise ValueError(f"{page.name} has no place for the figures")
     facts = result["machine"]
-    on = f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} thread; torch {facts['torch']}; weights in {facts['weights']}"
+    on = f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} thread"
+    on += f" ({facts['together']} for four sessions); torch {facts['torch']}; weights in {facts['weights']}"
     when = f"{facts['date']}, commit {facts['commit']}, load of the machine {facts['load_before']} before and {facts['load']} after"
     page.write_text(f"{before}{BEGIN}\n{table(result)}\n\n{on}. {when}.\n{END}{after}", encoding="utf-8")
 
@@ -536,9 +548,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- where a token's time goes
 
 
-def best(work: Callable[[], object], count: int = 40, rounds: int = 7) -> float:
+def best(work: Callable[[], object], count: int = 40, rounds: int = 7, clock: Callable[[], float] = time.process_time) -> float:
     """Microseconds of one call: the quickest of some rounds."""
-    return min(seconds(lambda: [work() for _ in range(count)], time.process_time) for _ in range(rounds)) / count * 1e6
+    return min(seconds(lambda: [work() for _ in range(count)], clock) for _ in range(rounds)) / count * 1e6
 
 
 def plain_steps(fast: Fast, item: CodeRange, words: Slice) -> dict[str, float]:
@@ -581,20 +593,23 @@ def compiled_steps(fast: Compiled, item: CodeRange, words: Slice) -> dict[str, f
         for cache in caches:
             cache.both[:] = 0.1
 
-        def write(caches: list[Cache], positions: int = positions) -> None:
+        def write(company: bool, caches: list[Cache] = caches, positions: int = positions) -> None:
             for cache in caches:
                 cache.ids = [300] * positions
-            fast.run([([item.first], cache) for cache in caches])
+            fast.run([([item.first], cache) for cache in caches], company)
 
-        found[f"forward of four sessions after {positions}"] = best(lambda write=write, caches=caches: write(caches), 20)
+        found[f"forward of four sessions after {positions}"] = best(lambda write=write: write(False), 20)
+        if fast.threads > 1:
+            wall = best(lambda write=write: write(True), 20, 20, time.perf_counter)
+            found[f"the same by two threads, by the wall, after {positions}"] = wall
     return found
 
 
-def kernels(family: Family, threads: int = 1) -> dict[str, float]:
+def kernels(family: Family, threads: int | None = None) -> dict[str, float]:
     """Microseconds of the steps of one code of music, after 64 and 512 positions; and of what else the matrices could be."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or 1)
     vocabulary = Vocabulary.of(family)
-    engine = LocalEngine.load(family)
+    engine = LocalEngine.load(family, threads=threads)
     fast = engine.runner
     if not isinstance(fast, (Fast, Compiled)):
         raise ValueError("only packed weights have kernels to look at")

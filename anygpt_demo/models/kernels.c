@@ -699,7 +699,7 @@ static void labour(Work *work, const Space *own, Meeting *meeting, int who) {
 
    ABSENT -> READY -caller-> FILLING -caller-> GIVEN -helper-> WORKING -helper-> READY -helper, after IDLE_NS-> ASLEEP -> READY */
 enum { ABSENT, ASLEEP, READY, FILLING, GIVEN, WORKING };
-enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, SHORTEST = 32, LONGEST = 8192 };
+enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, SHORTEST = 8, LONGEST = 1024 };
 
 typedef struct {
     Space space; /* the helper's */
@@ -822,7 +822,7 @@ static void judge(Team *t, int64_t lost) {
     int penalty = atomic_load(&t->penalty);
     atomic_store(&t->tried, 0);
     if (lost > LATE_NS) rest(t);
-    else if (penalty > SHORTEST) atomic_store(&t->penalty, penalty - 1);
+    else if (penalty > SHORTEST) atomic_store(&t->penalty, penalty - 1 - penalty / 32);
 }
 
 /* A team of two, which computes in `space` beside its caller. NULL where there are no threads. No thread is made before it is needed. */
