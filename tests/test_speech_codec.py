@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from anygpt_demo.codecs.speech import SpeechCodec, built_in_voice
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.eval.metrics import figure, word_error_rates, word_errors
 from anygpt_demo.media import Audio
-from anygpt_demo.models.speechtokenizer import NormedConv1d, SpeechTokenizer
+from anygpt_demo.models.speechtokenizer import NormedConv1d, ResidualQuantizer, SpeechTokenizer, steady
 from anygpt_demo.train.quantizer import CodebookStack, kmeans, lsuv, nearest
 from anygpt_demo.train.spectra import LogMel, MelLoss, mel_filters
 from anygpt_demo.train.speech_codec import Feeder
@@ -223,3 +224,31 @@ def test_word_errors_and_figures() -> None:
     assert report["value"] == pytest.approx(0.2)
     assert report["ci95"][0] <= 0.2 <= report["ci95"][1]
     assert report["n"] == 2
+
+
+def test_steady_codes_are_the_cheapest_way() -> None:
+    rng = np.random.default_rng(4)
+    for stay in (0.0, 0.3, 1.0, 50.0):
+        distances = rng.random((6, 4))
+        ways = itertools.product(range(4), repeat=6)
+
+        def price(way: tuple[int, ...], distances: np.ndarray = distances, stay: float = stay) -> float:
+            changes = sum(a != b for a, b in itertools.pairwise(way))
+            return float(distances[np.arange(6), list(way)].sum()) + stay * changes
+
+        found = tuple(steady(distances, stay).tolist())
+        assert price(found) == pytest.approx(min(map(price, ways)))
+    assert steady(distances, 0.0).tolist() == distances.argmin(1).tolist()
+    assert len(set(steady(distances, 50.0).tolist())) == 1
+
+
+def test_a_steady_quantizer_changes_less_and_later_levels_make_up_for_it() -> None:
+    torch.manual_seed(3)
+    plain, calm = ResidualQuantizer(4, 32, 8), ResidualQuantizer(4, 32, 8, stay=2.0)
+    calm.load_state_dict(plain.state_dict())
+    latent = torch.randn(2, 8, 60).cumsum(2) * 0.3
+    (one, _), (two, parts) = plain.quantize(latent, 4), calm.quantize(latent, 4)
+    assert int((two[0][:, 1:] != two[0][:, :-1]).sum()) < int((one[0][:, 1:] != one[0][:, :-1]).sum())
+    first, whole = (latent - parts[0]).pow(2).mean(), (latent - sum(parts)).pow(2).mean()
+    assert float(whole) < float(first)
+    assert torch.equal(calm.quantize(latent[1:], 4)[0], two[:, 1:])  # each clip by itself

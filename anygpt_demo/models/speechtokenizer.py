@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -244,10 +245,32 @@ class Codebook(nn.Module):
         self.register_buffer("embed", embed)
         self.register_buffer("embed_avg", embed.clone())
 
+    def distances(self, x: Tensor) -> Tensor:
+        """Squared euclidean distances to all codes. x: (N, D). Returns (N, codes)."""
+        table = self.embed.t()
+        return x.pow(2).sum(1, keepdim=True) - 2 * x @ table + table.pow(2).sum(0, keepdim=True)
+
     def nearest(self, x: Tensor) -> Tensor:
         """Index of the nearest code by euclidean distance. x: (N, D). Returns int64 (N,)."""
-        table = self.embed.t()
-        return (x.pow(2).sum(1, keepdim=True) - 2 * x @ table + table.pow(2).sum(0, keepdim=True)).argmin(dim=-1)
+        return self.distances(x).argmin(dim=-1)
+
+
+def steady(distances: np.ndarray, stay: float) -> np.ndarray:
+    """The codes with the least sum of distances, where every change of code costs `stay` more (Viterbi). distances: float (T, codes).
+
+    Returns int64 (T,). A small codebook that is trained on little data flickers between neighbours; a language model has to guess
+    every flicker. With stay 0 each frame has its nearest code.
+    """
+    best, back = distances[0], np.zeros(distances.shape, np.int64)
+    own = np.arange(distances.shape[1])
+    for frame in range(1, len(distances)):
+        other = int(best.argmin())
+        back[frame] = np.where(best <= best[other] + stay, own, other)
+        best = np.minimum(best, best[other] + stay) + distances[frame]
+    path = [int(best.argmin())]
+    for frame in range(len(distances) - 1, 0, -1):
+        path.append(int(back[frame, path[-1]]))
+    return np.array(path[::-1], np.int64)
 
 
 class _Level(nn.Module):
@@ -267,10 +290,11 @@ class _Levels(nn.Module):
 
 
 class ResidualQuantizer(nn.Module):
-    """Q codebooks, each coding what the ones before left over."""
+    """Q codebooks, each coding what the ones before left over. stay: cost of a change of level-1 codes, see steady()."""
 
-    def __init__(self, levels: int, size: int, width: int) -> None:
+    def __init__(self, levels: int, size: int, width: int, stay: float = 0.0) -> None:
         super().__init__()
+        self.stay = stay
         self.vq = _Levels(levels, size, width)
 
     @property
@@ -283,8 +307,12 @@ class ResidualQuantizer(nn.Module):
         batch, width, frames = latent.shape
         residual = latent.transpose(1, 2).reshape(-1, width)
         codes, parts = [], []
-        for book in self.codebooks[st:n_q]:
-            index = book.nearest(residual)
+        for level, book in enumerate(self.codebooks[st:n_q], st):
+            if self.stay and level == 0:
+                rows = book.distances(residual).detach().view(batch, frames, -1).cpu().numpy()
+                index = torch.from_numpy(np.concatenate([steady(row, self.stay) for row in rows])).to(latent.device)
+            else:
+                index = book.nearest(residual)
             part = F.embedding(index, book.embed)
             residual = residual - part
             codes.append(index.view(batch, frames))
@@ -299,7 +327,10 @@ class ResidualQuantizer(nn.Module):
 
 
 class SpeechTokenizer(nn.Module):
-    """The whole codec. config: the published config.json (n_filters, strides, dimension, semantic_dimension, activation, n_q, ...)."""
+    """The whole codec. config: the published config.json (n_filters, strides, dimension, semantic_dimension, activation, n_q, ...).
+
+    Ours alone: "stay", see steady(); the published codec has none.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -310,7 +341,7 @@ class SpeechTokenizer(nn.Module):
         self.encoder = Encoder(config)
         same = config["dimension"] == config["semantic_dimension"]
         self.transform = nn.Identity() if same else nn.Linear(config["dimension"], config["semantic_dimension"])
-        self.quantizer = ResidualQuantizer(self.n_q, config["codebook_size"], config["dimension"])
+        self.quantizer = ResidualQuantizer(self.n_q, config["codebook_size"], config["dimension"], float(config.get("stay", 0.0)))
         self.decoder = Decoder(config)
 
     @torch.no_grad()
