@@ -37,6 +37,7 @@ SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-pthread")
 BLOCK = 128  # rows of one call, as in kernels.c
 OUTS, STEP, TOGETHER = 32, 8, 4  # as in kernels.c: outputs of a tile, inputs of a step, sessions that draw at once
+LINE = 128  # bytes that two processors do not share well
 PATIENCE_S = 120  # for the compiler
 ROW = struct.Struct("5q")  # Row of kernels.c
 log = logging.getLogger(__name__)
@@ -45,6 +46,14 @@ log = logging.getLogger(__name__)
 def cores() -> int:
     """Processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def room(shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
+    """An empty array that begins where a line of the cache does: nothing is read across two lines, or shared by two threads."""
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    whole = np.empty(size + LINE, np.uint8)
+    start = -whole.ctypes.data % LINE
+    return whole[start : start + size].view(kind).reshape(shape)
 
 
 def folder() -> Path:
@@ -143,13 +152,13 @@ class Space:
         inner, given, hidden = config.num_attention_heads * config.head_dim, config.hidden_size, config.intermediate_size
         both = inner + 2 * config.num_key_value_heads * config.head_dim
         self.arrays: list[NDArray[Any]] = [  # in the order of SpaceFacts; memory is taken when it is first written
-            np.empty((BLOCK, given), np.float32),
-            np.empty((BLOCK, max(both, 2 * hidden)), np.float32),
-            np.empty((BLOCK, inner), np.float32),
-            np.empty((BLOCK, hidden), np.float32),
-            np.empty((TOGETHER, config.max_position_embeddings + 64), np.float32),
-            np.empty(9 * config.vocab_size + TOGETHER * given, np.float32),
-            np.empty(BLOCK * (max(inner, given, hidden) + STEP), np.int8),
+            room((BLOCK, given), np.float32),
+            room((BLOCK, max(both, 2 * hidden)), np.float32),
+            room((BLOCK, inner), np.float32),
+            room((BLOCK, hidden), np.float32),
+            room((TOGETHER, config.max_position_embeddings + 64), np.float32),
+            room((9 * config.vocab_size + TOGETHER * given,), np.float32),
+            room((BLOCK * (max(inner, given, hidden) + STEP),), np.int8),
         ]
         self.facts = SpaceFacts(*(array.ctypes.data for array in self.arrays))
         self.address = ctypes.addressof(self.facts)
@@ -209,7 +218,7 @@ class Tiles:
         whole = np.full((-(-outs // OUTS) * OUTS, -(-width // STEP) * STEP), 128, np.uint8)
         whole[:outs, :width] = codes.view(np.uint8) ^ 128
         tiles = whole.reshape(len(whole) // OUTS, OUTS, -1, 4).transpose(0, 2, 1, 3)
-        self.weights = np.empty(whole.size, np.uint8) if home is None else home
+        self.weights = room((whole.size,), np.uint8) if home is None else home
         self.weights.reshape(tiles.shape)[...] = tiles
         self.scale: Array = scale.numpy()
         self.facts = MatrixFacts(width, outs, self.weights.ctypes.data, self.scale.ctypes.data, -1.0 if eps is None else eps)
@@ -256,7 +265,7 @@ class Compiled:
         inner, hidden, given = heads * width, config.intermediate_size, config.hidden_size
         shapes = ((inner + 2 * groups * width, given), (given, inner), (2 * hidden, given), (given, hidden))
         sizes = [Tiles.size(*shape) for shape in shapes]
-        self._weights = np.empty((config.num_hidden_layers, sum(sizes)), np.uint8)  # one piece: large pages, read from end to end
+        self._weights = room((config.num_hidden_layers, sum(sizes)), np.uint8)  # one piece: large pages, read from end to end
         ends = np.cumsum(sizes).tolist()
         self.layers: list[tuple[Tiles, ...]] = []
         for block, line in zip(model.model.layers, self._weights, strict=True):
