@@ -218,7 +218,7 @@ INLINE int32_t begin(int32_t sum) { return 0 * sum; }
 /* Sums of R rows and 32 outputs. w: the tile; codes: rows `padded` apart; sums: of each row's codes; result: (R, 32). */
 INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t padded, const int32_t *sums, int32_t *result) {
 #if defined(__AVX2__)
-    const int chains = R <= 2 ? 2 : 1;
+    const int chains = R <= (PARTS == 2 ? 4 : 2) ? 2 : 1;
     lane found[2][ROWS][PARTS];
     for (int r = 0; r < R; r++)
         for (int p = 0; p < PARTS; p++) found[0][r][p] = fill(begin(sums[r])), found[1][r][p] = fill(0);
@@ -694,12 +694,12 @@ static void labour(Work *work, const Space *own, Meeting *meeting, int who) {
 
 #if defined(THREADS)
 /* A helper beside the caller. It gets work only while it is seen waiting on a processor of its own, so that a caller never waits for
-   somebody to wake up; asleep, it is woken for the next time. Where that was in vain, or where it lost its processor in the middle of
-   its work, it is left in peace for a while, twice as long each time: other programs need the processors.
+   somebody to wake up; asleep, it is woken for the next time. Where that was in vain, it is left in peace for a while, twice as long
+   each time; where it lost its processor in the middle of its work, for twenty times what that cost: others need the processors.
 
    ABSENT -> READY -caller-> FILLING -caller-> GIVEN -helper-> WORKING -helper-> READY -helper, after IDLE_NS-> ASLEEP -> READY */
 enum { ABSENT, ASLEEP, READY, FILLING, GIVEN, WORKING };
-enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, SHORTEST = 8, LONGEST = 1024 };
+enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, SHORTEST = 8, LONGEST = 1024, TWENTY = 20 };
 
 typedef struct {
     Space space; /* the helper's */
@@ -707,6 +707,8 @@ typedef struct {
     atomic_int state, inside, leaving;
     atomic_llong helped;      /* halves that it computed */
     atomic_int rest, penalty; /* calls left without the helper; how many after the next disappointment */
+    _Atomic int64_t until;    /* when it may be asked again after a delay: the time that was lost is a twentieth */
+    atomic_int expected;      /* woken by a call that is still under way: the next one counts on it */
     atomic_int tried;         /* woken or moved, and not of use since */
     pthread_mutex_t door; /* guards called */
     pthread_cond_t bell;
@@ -729,6 +731,9 @@ static void *helper(void *given) {
             atomic_store(&t->state, READY);
             atomic_store_explicit(done, 1, memory_order_release); /* now the caller may return */
             since = now_ns();
+        } else if (atomic_load(&t->expected)) {
+            since = now_ns();
+            pause_briefly();
         } else if (now_ns() - since > IDLE_NS && change(&t->state, READY, ASLEEP)) {
             pthread_mutex_lock(&t->door);
             while (!t->called) pthread_cond_wait(&t->bell, &t->door);
@@ -767,6 +772,7 @@ static void prepare(Team *t) {
     if (atomic_exchange(&t->tried, 1) || !part_from(t)) rest(t);
     else if (!pthread_mutex_trylock(&t->door)) {
         if (atomic_load(&t->state) == ASLEEP) {
+            atomic_store(&t->expected, 1);
             t->called = 1;
             pthread_cond_signal(&t->bell);
         }
@@ -785,6 +791,7 @@ static int hired(Team *t) {
     atomic_store(&t->rest, 0);
     atomic_store(&t->penalty, SHORTEST);
     atomic_store(&t->tried, 0);
+    atomic_store(&t->expected, 0);
     t->called = 0;
     pthread_mutex_init(&t->door, NULL);
     pthread_cond_init(&t->bell, NULL);
@@ -802,7 +809,7 @@ static int give(Team *t, Work *work, atomic_int *done) {
         atomic_fetch_sub(&t->rest, 1);
         return 0;
     }
-    if (!hired(t)) return 0;
+    if (now_ns() < atomic_load(&t->until) || !hired(t)) return 0;
     if (!change(&t->state, READY, FILLING)) {
         if (atomic_load(&t->state) == ASLEEP) prepare(t);
         return 0;
@@ -821,7 +828,7 @@ static int give(Team *t, Work *work, atomic_int *done) {
 static void judge(Team *t, int64_t lost) {
     int penalty = atomic_load(&t->penalty);
     atomic_store(&t->tried, 0);
-    if (lost > LATE_NS) rest(t);
+    if (lost > LATE_NS) atomic_store(&t->until, now_ns() + TWENTY * lost);
     else if (penalty > SHORTEST) atomic_store(&t->penalty, penalty - 1 - penalty / 32);
 }
 
@@ -884,5 +891,8 @@ void forward(Team *team, const Model *m, const Space *s, const Row *rows, int64_
 #endif
     (void)team;
     if (!shared) labour(&work, s, NULL, 0);
+#if defined(THREADS)
+    if (team && atomic_load(&team->expected)) atomic_store(&team->expected, 0);
+#endif
     memcpy(result, s->x, (size_t)work.wanted * line);
 }
