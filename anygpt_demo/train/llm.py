@@ -55,7 +55,9 @@ SOUND_WEIGHT = 0.5
 PLAY_WEIGHT = 2.0
 SCORE_BITS = 5  # music_data.Labels
 LONGEST_WORD = 6  # pieces
-SAMPLING = {"image": {"temperature": 0.5}, "text": {"temperature": 0.3}}  # a small model errs where it is drawn at full heat
+SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty on repeated codes cuts its held notes
+    "image": {"temperature": 0.5}, "text": {"temperature": 0.3}, "music": {"temperature": 0.8, "repetition_penalty": 1.0},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
