@@ -46,7 +46,7 @@ AHEAD = 16  # ids that may be written before their reader takes them
 HANDFUL = 8  # ids for which a reader is woken at once
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
-WORST_ERROR = 0.1  # of the scores in fewer bits, relative; the shipped weights have 0.015 in int8
+WORST_ERROR = 0.3  # of the scores in fewer bits, relative, after chance ids: the shipped weights have up to 0.2, a broken kernel 1
 log = logging.getLogger(__name__)
 
 
