@@ -317,6 +317,20 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:
     assert llm.playing_loss(head, hidden, llm.collate(silent)) is None
 
 
+def test_where_a_person_ends_is_not_learnt(home: Path) -> None:
+    trainer = llm.Trainer(settings(home, 1))
+    source = stream(home, trainer)
+    ends = [item.end for item in trainer.vocabulary.ranges.values()]
+    seen = 0
+    for item in (source.next(View()) for _ in range(200)):
+        reply = int(np.flatnonzero(item.ids == trainer.vocabulary.mmgpt)[0])
+        given = np.isin(item.ids[:reply], ends)
+        seen += int(given.sum())
+        assert not item.weights[:reply][given].any()
+    assert seen and all(source.writer.reply_weight[trainer.vocabulary.ranges[name].end] > 0 for name in ("speech", "music"))
+    assert not source.writer.read_weight[ends].any()
+
+
 def test_schedules() -> None:
     assert llm.schedule(0.5) == 1.0 and llm.schedule(1.0) == pytest.approx(0.03) and llm.schedule(1.0, keep=True) == 1.0
     assert llm.repeats(0.5, 0.6) == 0.0 and llm.repeats(0.8, 0.6) == 0.95

@@ -357,6 +357,7 @@ class Writer:
         replies, read = (np.array([table[name] for name, _ in names] + [0.0]) for table in (WEIGHTS, READ_WEIGHTS))
         self.reply_weight, self.read_weight = ((table * factors)[sections].astype(np.float32) for table in (replies, read))
         marks = (sections <= 0) & (np.arange(vocabulary.size) >= vocabulary.text_size)
+        marks[[item.end for item in vocabulary.ranges.values()]] = True  # where a person's sound is cut says nothing of ours
         self.read_weight[marks] = 0.0  # marks of a person's turn are given
 
     def document(self, dialogue: Dialogue, rng: random.Random, view: View) -> Document | None:
