@@ -400,7 +400,7 @@ class LocalEngine:
         elif device != "cpu" or kind is None:
             self.runner = Eager(model, device)
         else:
-            self.runner = pack(model, min(2 if threads is None else threads, cores())) if kind == "auto" else Fast(model, kind)
+            self.runner = pack(model, min(threads or 1, cores())) if kind == "auto" else Fast(model, kind)
         self.desk = Desk(self.runner)
         self._caches: list[weakref.ref[Cache]] = []  # least recently used first
         self._lock = threading.Lock()
