@@ -13,7 +13,7 @@ import torch
 from anygpt_demo.grammar import section_of
 from anygpt_demo.synth import music
 from anygpt_demo.train import llm, music_codes, music_data, word_spans
-from anygpt_demo.train.llm_data import LONGEST_CLIP, Library, Stream, View, without_repeats, words_of
+from anygpt_demo.train.llm_data import FAR, LONGEST_CLIP, SOUNDS, Library, Stream, View, until_next, without_repeats, words_of
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.speech_data import SpeechSet
 from anygpt_demo.train.text_tokenizer import added_tokens, mini_modalities, train_pieces, write_settings
@@ -301,20 +301,43 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:
     low, high = trainer.vocabulary.ranges["music"].layer(0)
     firsts = [row[:, 0].tolist() for row in codes]
     for item in documents:
-        query, bits = item.played.T
+        query, until, facts = item.played[:, 0], item.played[:, 1 : 1 + SOUNDS], item.played[:, 1 + SOUNDS :]
         following = item.ids[query + 1]
         assert ((following >= low) & (following < high)).all()
         start = np.flatnonzero(np.diff(query, prepend=-9) != 4)[0]
         count = next((n for n in range(1, len(query)) if query[n] - query[n - 1] != 4), len(query))
         row = next(n for n, codes_0 in enumerate(firsts) if codes_0[:count] == (following[start : start + count] - low).tolist())
-        true = music_data.label(music.compose(pieces[row], music_data.SECONDS)).bits[:count]
-        assert bits[:count].tolist() == true.tolist()
+        bits = music_data.label(music.compose(pieces[row], music_data.SECONDS)).bits[: music_codes.FRAMES].astype(int)
+        assert until[:count].tolist() == until_next(bits)[:count].tolist()
+        tempo, drums = (
+            "".join(trainer.vocabulary.spell(int(number)).decode() for number in item.ids[first:end]).strip()
+            for first, end in facts[0].reshape(-1, 2)[:2]
+        )
+        assert (tempo, drums) == (pieces[row].tempo, "with" if pieces[row].drums else "without")
     batch = llm.collate(documents[:2])
     hidden = torch.randn(*batch.ids.shape, 64)
-    head = torch.nn.Linear(64, llm.SCORE_BITS)
+    head = torch.nn.Linear(64, SOUNDS * (FAR + 1))
     assert llm.playing_loss(head, hidden, batch) is not None
+    longest = batch.ids.shape[1]
+    looks = torch.zeros(2, 2, 2, longest, 5 + longest)
+    row, query, (first, end) = batch.played[:, 0], batch.played[:, 1], batch.played[:, 2 + SOUNDS : 4 + SOUNDS].T
+    for offset in range(llm.LONGEST_WORD):
+        at = (first + offset).clamp(max=longest - 1)
+        looks[0, row, 0, query, 5 + at] = torch.where(first + offset < end, 0.5, 0.0)
+    away = torch.zeros_like(looks)
+    assert float(llm.facts_loss(looks, batch, 5) or 9.0) < float(llm.facts_loss(away, batch, 5) or 0.0) - 1
     silent = [item for item in (source.next(View()) for _ in range(60)) if not len(item.played)]
     assert llm.playing_loss(head, hidden, llm.collate(silent)) is None
+    assert llm.facts_loss(looks, llm.collate(silent), 5) is None
+
+
+def test_the_time_to_the_next_sound_is_known_until_the_cut() -> None:
+    bits = np.zeros(50, int)
+    bits[[10, 11, 30, 31]] = 5
+    until = until_next(bits)
+    assert until[:12, 0].tolist() == [*range(10, -1, -1), 19] and until[31:, 0].tolist() == [-1] * 19
+    assert (until[:19, 1] == FAR).all() and (until[19:, 1] == -1).all()
+    assert until[:, 2].tolist() == until[:, 0].tolist()
 
 
 def test_where_a_person_ends_is_not_learnt(home: Path) -> None:

@@ -128,13 +128,14 @@ class Piece:
     mood: str
     lead: str  # instrument of the melody
     family: str  # of the lead
-    bpm: int
+    bpm: float
     tempo: str  # "slow", "medium", "fast"
     drums: bool
     key: str  # tonic, one of KEYS
     mode: str  # "major", "minor"
     seed: int
     font: str = "FluidR3_GM"
+    timing: float = 0.005  # seconds, deviation of where the player begins a note
 
 
 def sample_piece(rng: random.Random, heldout: bool = False) -> Piece:
@@ -175,7 +176,7 @@ class _Score:
 
     def __init__(self, piece: Piece) -> None:
         self.rng = random.Random(piece.seed)
-        self.beat = 60.0 / piece.bpm
+        self.beat, self.timing = 60.0 / piece.bpm, piece.timing
         self.scale = MODES[piece.mode]
         self.tonic = KEYS.index(piece.key)
         self.notes: list[Note] = []
@@ -185,7 +186,7 @@ class _Score:
         return 12 * octave + self.tonic - 12 * (self.tonic > 7) + self.scale[degree % 7] + 12 * (degree // 7)
 
     def add(self, beat: float, length: float, channel: int, pitch: int, velocity: float) -> None:
-        start = max(0.0, beat * self.beat + self.rng.gauss(0, 0.005))
+        start = max(0.0, beat * self.beat + self.rng.gauss(0, self.timing))
         loud = int(min(127, max(1, velocity + self.rng.gauss(0, 4))))
         self.notes.append(Note(start, start + max(0.05, length * self.beat), channel, pitch, loud))
 

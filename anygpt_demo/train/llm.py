@@ -8,8 +8,9 @@
 - One head of two layers is guided to the word that is being said, another to the word that is copied from the request, while
   training only; sentences mixed
   from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
-- Before each spoken code a linear head learns to say its phone and the next, and before each frame of music what the score begins
-  there: few bits that chance does not blur, so they are learnt sooner than the codes. These heads are not exported either.
+- Before each spoken code a linear head learns to say its phone and the next, and before each frame of music in how many frames each sound
+  of the score begins: chance does not blur that, so it is learnt sooner than the codes. These heads are not exported either.
+- Before each frame of music four heads are guided to the words for tempo, drums, genre and instrument.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there.
 
@@ -37,7 +38,7 @@ from torch import Tensor, nn
 from anygpt_demo import checkpoints
 from anygpt_demo.grammar import section_of, sections
 from anygpt_demo.models.llama import Llama, LlamaConfig, rotary_angles, rotate
-from anygpt_demo.train.llm_data import LETTERS, Document, Library, Stream, View
+from anygpt_demo.train.llm_data import FACTS, FAR, LETTERS, SOUNDS, Document, Library, Stream, View
 from anygpt_demo.train.loop import Run, Settings
 from anygpt_demo.train.speech_data import PHONES
 from anygpt_demo.train.team import Team
@@ -52,8 +53,7 @@ CTC_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
 GUIDES = 2  # heads: one for what is said, one for what is copied
 SOUND_WEIGHT = 0.5
-PLAY_WEIGHT = 2.0
-SCORE_BITS = 5  # music_data.Labels
+PLAY_WEIGHT = 0.3
 LONGEST_WORD = 6  # pieces
 SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty on repeated codes cuts its held notes
     "image": {"temperature": 0.5}, "text": {"temperature": 0.3}, "music": {"temperature": 0.8, "repetition_penalty": 1.0},
@@ -64,7 +64,7 @@ SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty
 class Batch:
     """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
 
-    said: int64 (m, 6), copied: (m, 4), played: (m, 3): row, then as in Document.
+    said: int64 (m, 6), copied: (m, 4), played: (m, 1 + PLAYED): row, then as in Document.
     """
 
     ids: Tensor
@@ -239,15 +239,32 @@ def sounding_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | Non
 
 
 def playing_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
-    """How far the hidden states before frames of music are from knowing what the score begins there, in nats; None without music.
+    """How far the hidden states before frames of music are from knowing when each sound of the score begins, in nats; None without music.
 
-    hidden: (B, T, D). Onsets and drums are few bits among thousands of codes, so their own loss teaches rhythm sooner.
+    hidden: (B, T, D). Rhythm is little among thousands of codes and shows only where something begins; counting down to it teaches sooner.
     """
     if not len(batch.played):
         return None
-    row, query, bits = batch.played.unbind(1)
-    true = (bits[:, None] >> torch.arange(SCORE_BITS)) & 1
-    return F.binary_cross_entropy_with_logits(head(hidden[row, query]).float(), true.float())
+    row, query = batch.played[:, 0], batch.played[:, 1]
+    shares = head(hidden[row, query]).float().view(-1, FAR + 1)
+    return F.cross_entropy(shares, batch.played[:, 2 : 2 + SOUNDS].flatten(), ignore_index=-1)
+
+
+def facts_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
+    """How far the guided heads are from looking at the words for tempo, drums, genre and instrument before each frame, in nats.
+
+    looks: as hidden_states() returns; lead: P. Each fact has a head of its own: those of the first guided layer, then of the last.
+    None without music.
+    """
+    places = batch.played[:, 2 + SOUNDS :].view(-1, len(FACTS), 2)
+    terms = []
+    for number in range(len(FACTS)):
+        layer, head = divmod(number, looks.shape[2])
+        known = places[:, number, 0] >= 0
+        if bool(known.any()) and layer < len(looks):
+            spans = torch.cat([batch.played[known, :2], places[known, number]], 1)
+            terms.append(_guide(looks[layer : layer + 1], head, spans, batch, lead))
+    return torch.stack([term for term in terms if term is not None]).mean() if terms else None
 
 
 # --- embeddings of codes ---
@@ -311,7 +328,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.model = Llama(self.config)
         self.listening = nn.Linear(self.config.hidden_size, len(LETTERS))
-        self.playing = nn.Linear(self.config.hidden_size, SCORE_BITS)
+        self.playing = nn.Linear(self.config.hidden_size, SOUNDS * (FAR + 1))
         self.sounding = nn.Linear(self.config.hidden_size, 2 * PHONES)
         for name, parameter in self.model.named_parameters():
             if parameter.ndim == 2:
@@ -420,6 +437,10 @@ class Trainer:
         if played is not None:
             loss = loss + PLAY_WEIGHT * played
             figures["play"] = (float(played.detach()), 1.0)
+        facts = facts_loss(looks, batch, len(self.prefix))
+        if facts is not None:
+            loss = loss + GUIDE_WEIGHT * facts
+            figures["facts"] = (float(facts.detach()), 1.0)
         self.optimizer.zero_grad()
         loss.backward()
         factor, going = self.team.average(self.parameters, factor, going)

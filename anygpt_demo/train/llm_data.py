@@ -39,6 +39,10 @@ LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" i
 MUSIC_FRAMES = {"": 125, "test_": 250}  # of an encoded piece, by set
 WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.4}  # of predicted tokens in replies: words decide what the codes must show
 READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.1}  # of tokens in a person's message
+SOUNDS = 5  # of a score: any onset, melody, kick, snare, cymbals (music_data.Labels)
+FAR = 31  # frames: a sound that begins later than that counts as this far
+FACTS = ("tempo", "drums", "genre", "lead")  # of a piece, that the words before it name
+PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
 LAYER_WEIGHTS = {"music": (2.5, 1.0, 0.3, 0.2)}  # of codebooks: the first keeps tempo and drums when chance writes the others
 
 
@@ -249,6 +253,20 @@ def without_repeats(codes: np.ndarray) -> np.ndarray:
     return codes[changes(codes)]
 
 
+def until_next(bits: np.ndarray) -> np.ndarray:
+    """int64 (frames, SOUNDS): in how many frames each sound begins, at most FAR; -1 if the piece ends before. bits: int (frames,)."""
+    frames = len(bits)
+    begins = (bits[:, None] >> np.arange(SOUNDS)) & 1
+    begins[1:] &= 1 - begins[:-1]  # the labels last two frames
+    found = np.full((frames, SOUNDS), FAR, np.int64)
+    wait = np.full(SOUNDS, FAR + frames)
+    for frame in range(frames - 1, -1, -1):
+        wait = np.where(begins[frame] == 1, 0, wait + 1)
+        known = (wait < FAR + frames - frame) | (frames - frame > FAR)
+        found[frame] = np.where(known, np.minimum(wait, FAR), -1)
+    return found
+
+
 def _texts(folder: Path) -> frozenset[str]:
     """Plain texts of the clips of a set; none without the set."""
     path = folder / "index.json"
@@ -321,8 +339,9 @@ class Document:
     (first position, length, letters), for the listening aid; said: int64 (m, 5), for the speaking aids: a position from which
     a spoken code is predicted, the first and the end position of the word that it says, its phone and the phone after that (-1
     where unknown); copied: int64 (m, 3), for the copying aid: a position from which a word of a reply is predicted, and the first
-    and the end position of the same word in the request; played: int64 (m, 2), for the playing
-    aid: a position from which the first code of a frame of music is predicted, and what the score begins in that frame (bits).
+    and the end position of the same word in the request; played: int64 (m, PLAYED), for the playing
+    aids: a position from which the first code of a frame of music is predicted; in how many frames each of the SOUNDS of the score begins
+    (-1 unknown); and the first and the end position of each of the FACTS in the words before the piece (-1 if they are not there).
     """
 
     ids: np.ndarray
@@ -363,7 +382,8 @@ class Writer:
     def document(self, dialogue: Dialogue, rng: random.Random, view: View) -> Document | None:
         """A chat as ids; None if it needs codes that are not there yet."""
         repeats = rng.random() < view.repeats
-        turns, truncated, letters, spoken, played = [], False, [], [], []
+        turns, truncated, letters, spoken = [], False, [], []
+        played: list[tuple[music.Piece, np.ndarray | None]] = []
         for turn in dialogue.turns:
             parts: list[Part] = []
             for part in turn.parts:
@@ -375,7 +395,7 @@ class Writer:
                 elif isinstance(part, SpeechPart):
                     spoken.append((len(part.item.text.split()), frames))
                 elif isinstance(part, MusicPart) and turn.role != "human":
-                    played.append(frames)
+                    played.append((part.piece, frames))
                 if made is None:
                     truncated = True
                     made = self._unencoded(part)
@@ -401,7 +421,7 @@ class Writer:
     def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
         """A part as codes, None if they are not there, and of a reply what each frame holds, None if that is not known.
 
-        Of speech, columns: the word that each code says, its phone, the next phone; of music the bits of the score.
+        Of speech, columns: the word that each code says, its phone, the next phone; of music in how many frames each sound begins.
         """
         if isinstance(part, Words):
             return TextPart(part.text), None
@@ -416,8 +436,8 @@ class Writer:
         codes = self.library.music.codes[part.number].astype(np.int64)
         frames = self._music_frames(rng, read, len(codes))
         first = rng.randrange(len(codes) - frames + 1) if read else 0  # what mini plays begins with the first beat
-        bits = None if read or self.library.music.bits is None else self.library.music.bits[part.number, :frames].astype(np.int64)
-        return MediaPart("music", codes[first : first + frames]), bits
+        bits = None if read or self.library.music.bits is None else self.library.music.bits[part.number].astype(np.int64)
+        return MediaPart("music", codes[first : first + frames]), None if bits is None else until_next(bits)[:frames]
 
     def _speech(self, number: int, rng: random.Random, repeats: bool, read: bool) -> tuple[Part, np.ndarray | None]:
         codes = self.library.clips.codes(number, disturbed=read and rng.random() < 0.4)
@@ -462,7 +482,7 @@ class Writer:
         item, found = self.vocabulary.ranges["speech"], [np.zeros((0, 5), np.int64)]
         starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
         for start, (count, frames) in zip(starts, spoken, strict=False):
-            places = self._places(ids, start)
+            places = [(low, high) for _, low, high in self._words_before(ids, start)]
             if frames is None or len(places) != count or start + len(frames) >= len(ids):
                 continue  # the reply writes other words than it says, or it was cut
             last = (start - 1, start)  # what follows the last word tells that all is said
@@ -471,21 +491,33 @@ class Writer:
             found.append(np.column_stack([start + np.arange(len(spans)), spans, phones]))
         return np.concatenate(found)
 
-    def _played(self, ids: np.ndarray, mask: np.ndarray, played: list[np.ndarray | None]) -> np.ndarray:
-        """Document.played; played: of each piece in the replies the bits of its frames."""
-        item, found = self.vocabulary.ranges["music"], [np.zeros((0, 2), np.int64)]
+    def _played(self, ids: np.ndarray, mask: np.ndarray, played: list[tuple[music.Piece, np.ndarray | None]]) -> np.ndarray:
+        """Document.played; played: the pieces in the replies, and in how many frames each sound begins."""
+        item, found = self.vocabulary.ranges["music"], [np.zeros((0, PLAYED), np.int64)]
         starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
-        for start, bits in zip(starts, played, strict=False):
-            if bits is not None and start + 4 * len(bits) < len(ids):
-                found.append(np.column_stack([start + 4 * np.arange(len(bits)), bits]))
+        for start, (piece, until) in zip(starts, played, strict=False):
+            if until is not None and start + 4 * len(until) < len(ids):
+                facts = np.tile(self._named(self._words_before(ids, start), piece), (len(until), 1))
+                found.append(np.column_stack([start + 4 * np.arange(len(until)), until, facts]))
         return np.concatenate(found)
 
-    def _places(self, ids: np.ndarray, start: int) -> list[tuple[int, int]]:
-        """First and end position of each word that is written right before `start`."""
+    def _named(self, words: list[tuple[str, int, int]], piece: music.Piece) -> list[int]:
+        """First and end position of each of the FACTS in words, the last time that they stand there; -1, -1 if they do not."""
+        told = [word for word, *_ in words]
+        found: list[int] = []
+        for name in (piece.tempo, "with drums" if piece.drums else "without drums", piece.genre, piece.lead):
+            sought = name.split()
+            last = (at for at in range(len(told) - len(sought), -1, -1) if told[at : at + len(sought)] == sought)
+            at = next(last, None)
+            found += [-1, -1] if at is None else [words[at][1], words[at + (0 if "drums" in sought else len(sought) - 1)][2]]
+        return found
+
+    def _words_before(self, ids: np.ndarray, start: int) -> list[tuple[str, int, int]]:
+        """The words that are written right before `start`, each with its first and end position."""
         first = start
         while first > 0 and self.vocabulary.is_text(int(ids[first - 1])):
             first -= 1
-        return [(low, high) for _, low, high in self._words(ids, first, start)]
+        return self._words(ids, first, start)
 
     def _words(self, ids: np.ndarray, low: int, high: int) -> list[tuple[str, int, int]]:
         """Each word that is written from position `low` to `high`, in small letters, with its first and end position."""
@@ -523,7 +555,7 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 2.0, "p-t": 1.6, "t-m": 0.7, "m-t": 0.4, "m-t questions": 0.3, "m-m": 0.5, "p-m": 0.8,
+    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 1.6, "t-m": 2.0, "m-t": 0.8, "m-t questions": 0.5, "m-m": 0.5, "p-m": 0.8,
     "m-p": 2.0, "t-t poem": 2.5, "t-t": 2.5,
     "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,

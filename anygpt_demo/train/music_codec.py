@@ -6,6 +6,11 @@ Phases, as shares of the budget:
   3. codebooks by k-means on a buffer of latents, then everything together; the score heads read all levels and level 1 alone;
   4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on.
 transformers' class has no training path for its quantizer; CodebookStack works on its buffers from outside.
+
+A language model reads the codes, so they should say little that is not music: level 1 uses LIVE of its codes, and between onsets
+the latent is asked to hold still.
+
+Options: from=DIR begins with the exported weights of a family instead of scaled random ones.
 """
 
 from __future__ import annotations
@@ -35,13 +40,15 @@ CROPS = (6, 4, 4, 4)  # per step and phase
 RATE = 6e-4
 HEARD_S = 2.5  # of a person's music that the small language model is given: 500 ids, what fits beside a chat
 WIDTH = int(encodec.SMALL["hidden_size"])
+LIVE = 128  # codes of level 1 in use
+HOLD = 0.3  # weight of the changes of latents where nothing begins
 BITS = 5
 BANDS = 64
 HEADS = {
     "mel": BANDS, "bits": BITS, "chords": 12, "lead": 13, "bass": 13,
     "family": len(FAMILIES), "tempo": len(TEMPOS), "genre": len(music.GENRES), "drums": 1,
 }  # fmt: skip
-WEIGHTS = {"mel": 2.0, "bits": 0.6, "chords": 0.8, "lead": 0.4, "bass": 0.25, "family": 0.25, "tempo": 0.25, "genre": 0.15, "drums": 0.3}
+WEIGHTS = {"mel": 2.0, "bits": 0.9, "chords": 0.8, "lead": 0.4, "bass": 0.25, "family": 0.4, "tempo": 0.25, "genre": 0.15, "drums": 0.4}
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,14 @@ def score_loss(student: Student, frames: Tensor, batch: Batch, on_first: bool = 
     return torch.stack([WEIGHTS[name] * term for name, term in terms.items()]).sum()
 
 
+def hold_loss(latent: Tensor, bits: Tensor) -> Tensor:
+    """Mean squared change of the latents between frames in which nothing begins. latent: (B, D, T); bits: (B, T, BITS)."""
+    still = bits.sum(-1) == 0
+    still = still[:, 1:] & still[:, :-1]
+    moves = (latent[..., 1:] - latent[..., :-1]).square().mean(1)
+    return (moves * still).sum() / still.sum().clamp(min=1)
+
+
 class Trainer:
     """One run of the stage: the student, its optimizer, its phase."""
 
@@ -183,7 +198,8 @@ class Trainer:
         self.run = Run("music-codec", settings)
         self.student = Student()
         self.codec = self.student.codec
-        self.books = CodebookStack([layer.codebook for layer in self.codec.quantizer.layers], expiry=0.1 * CROPS[2] * FRAMES / 2048)
+        books = [layer.codebook for layer in self.codec.quantizer.layers]
+        self.books = CodebookStack(books, expiry=0.1 * CROPS[2] * FRAMES / 2048, live=(LIVE,))
         self.mel = MelLoss(RATE_HZ, ((512, 32), (1024, 64), (2048, 96), (4096, 128)))
         self.pitch, self.peaks = PitchLoss(), PeakLoss()
         state = self.run.resume()
@@ -203,7 +219,11 @@ class Trainer:
         return torch.optim.AdamW(part.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
 
     def initialise(self) -> None:
-        """Scale the untrained weights so that a signal passes."""
+        """Scale the untrained weights so that a signal passes, or load trained ones."""
+        if "from" in self.settings.options:
+            part = checkpoints.Family.open(Path(self.settings.options["from"])).component("music_codec")
+            checkpoints.load_strict(self.codec, encodec.with_training_buffers(part.state()), part.role)
+            return
         wav, kinds = self.feeder.batch(6).wav, (nn.Conv1d, nn.ConvTranspose1d)
         latent = lsuv(self.codec.encoder, wav, kinds)
         lsuv(self.codec.decoder, latent, kinds, last=float(wav.std()))
@@ -225,7 +245,8 @@ class Trainer:
                 total = self.books(self.codec.encoder(batch.wav), learn=False).total
             return self.wave_losses(self.codec.decoder(total), batch.wav)
         latent = self.codec.encoder(batch.wav)
-        terms = {"spread": 0.2 * (latent.mean((0, 2)).square().mean() + (latent.std((0, 2)) - 1).square().mean())}
+        terms = {"hold": HOLD * hold_loss(latent, batch.bits)}
+        terms["spread"] = 0.2 * (latent.mean((0, 2)).square().mean() + (latent.std((0, 2)) - 1).square().mean())
         if self.phase == "quantized":
             quantized = self.books(latent)
             terms["score"] = score_loss(self.student, quantized.total, batch)

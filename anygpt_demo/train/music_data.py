@@ -27,6 +27,7 @@ FRAMES = 250
 SAMPLES = FRAMES * HOP
 FAMILIES, TEMPOS = tuple(music.FAMILIES), tuple(music.TEMPOS)
 KICK, SNARE = (35, 36, 41, 45), (37, 38, 39, 40)  # keys of the General MIDI drum kit; the rest counts as cymbals
+BEATS = {"slow": (40, 44, 48, 52), "medium": (30, 32, 34), "fast": (20, 22)}  # frames of a beat, for on_grid()
 TEST_SEED = 900_001  # of the pieces that only evaluation uses
 
 
@@ -45,7 +46,7 @@ def label(notes: list[music.Note]) -> Labels:
     bits, lead, bass = (np.zeros(FRAMES, np.uint8) for _ in range(3))
     chords = np.zeros(FRAMES, np.uint16)
     for note in notes:
-        first = min(FRAMES - 1, int(note.start * RATE_HZ / HOP))
+        first = min(FRAMES - 1, int(note.start * RATE_HZ / HOP + 1e-6))
         span = slice(first, max(first + 1, int(note.end * RATE_HZ / HOP)))
         onset = slice(first, first + 2)
         bits[onset] |= 1
@@ -66,6 +67,12 @@ def draw(count: int, seed: int, heldout: float = 0.0) -> Iterator[music.Piece]:
     rng = random.Random(seed)
     for _ in range(count):
         yield music.sample_piece(rng, heldout=rng.random() < heldout)
+
+
+def on_grid(piece: music.Piece, rng: random.Random) -> music.Piece:
+    """The piece at a tempo of its class whose beats last whole codec frames, played exactly: its codes repeat as its rhythm does."""
+    frames = rng.choice(BEATS[piece.tempo])
+    return dataclasses.replace(piece, bpm=60 * RATE_HZ / HOP / frames, timing=0.0)
 
 
 def make(folder: Path, count: int, seed: int, heldout: float = 0.0) -> None:

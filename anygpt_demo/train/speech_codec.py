@@ -52,6 +52,7 @@ CONFIG = {
     "codebook_size": 1024,
     "n_q": 8,
     "sample_rate": RATE_HZ,
+    "stay": 46.0,  # about half a frame's squared distance to its code: .46 of frames change their code, without it .64
 }
 PHASES = ("phones", "joint", "quantized", "decoder")
 ENDS = (0.36, 0.42, 0.62, 1.0)  # of the phases, as shares of the budget
