@@ -6,7 +6,7 @@ full one. "codes": the heads of the finished tokenizer become the Reader, and Ca
 it finds in the codes of the stock of scenes; every third step still paints a crowd from the truth. Without a trained
 tokenizer in the family only the first phase runs, and the second one follows when the stage is run again.
 
-Options: truth=SHARE (of the budget for the first phase).
+Options: truth=SHARE (of the budget for the first phase); from=DIR (a family whose exported decoder goes on, in the second phase only).
 """
 
 from __future__ import annotations
@@ -219,6 +219,12 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = int(state["steps"])
 
+    def begin_from(self, family: Path) -> None:
+        """Continue from an exported decoder, its Reader included."""
+        part = checkpoints.Family.open(family).component("image_decoder")
+        checkpoints.load_strict(self.model, part.state(), part.role)
+        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
+
     def take_reader(self, runs: Path) -> None:
         """The heads of the finished tokenizer become the Reader, rounded as they will be exported."""
         saved = torch.load(runs / "picture-tokenizer" / "state.pt", map_location="cpu", weights_only=True)["state"]["model"]
@@ -291,21 +297,28 @@ def train(settings: Settings) -> None:
     run = Run("picture-decoder", settings)
     tokenizer = load_tokenizer(settings.family).requires_grad_(False) if has_tokenizer(settings) else None
     trainer = Trainer(settings, tokenizer)
-    if state := run.resume():
+    state = run.resume()
+    if state:
         trainer.restore(state)
     share = float(settings.options.get("truth", TRUTH_SHARE)) if tokenizer is not None else 1.0
+    exported, flow_from = settings.options.get("from"), FLOW_FROM
+    if exported is not None:
+        share, flow_from = 0.0, 0.0
+        if not state:
+            trainer.begin_from(Path(exported))
     crowd, stock = Ring(settings.seed + trainer.steps, CROWDED_SHARE), None
     means: dict[str, float] = {}
     while run.going:
         if stock is None and run.progress >= share:
             stock = Stock(settings.runs, trainer.steps)
-            trainer.take_reader(settings.runs)
+            if exported is None:
+                trainer.take_reader(settings.runs)
         from_truth = stock is None or trainer.steps % 3 == 2
         factor = cosine(run.progress)
         if from_truth:
             found = trainer.truth_step(crowd.sample(BATCH), factor)
         else:
-            found = trainer.codes_step(stock.sample(BATCH), factor, trainer.steps % 3 == 0 or run.progress > FLOW_FROM)
+            found = trainer.codes_step(stock.sample(BATCH), factor, trainer.steps % 3 == 0 or run.progress > flow_from)
         for key, value in found.items():
             means[key] = means.get(key, value) * 0.98 + 0.02 * value
         if trainer.steps % 50 == 0:
