@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 
 from anygpt_demo.synth import dialogues as chats
-from anygpt_demo.synth import holdout, phrasings, topics
+from anygpt_demo.synth import everyday, holdout, knowledge, more_topics, phrasings, topics
 from anygpt_demo.synth.phrasings import asked
 from anygpt_demo.synth.poems import poem
 from anygpt_demo.synth.spoken import plain, spoken_items, spoken_sentences, understand
@@ -97,10 +97,47 @@ def test_held_out_tables() -> None:
     assert known >= holdout.PHRASINGS
 
 
-def test_breadth(written: list[chats.Dialogue]) -> None:
-    assert len(topics.TOPICS) >= 60
-    words = {word for dialogue in written for _, text in texts(dialogue) for word in plain(text).split()}
-    assert len(words) >= 1100
+def test_breadth(source: chats.FreeSource) -> None:
+    assert len(chats.written_topics()) >= 130
+    words: set[str] = set()
+    for dialogue in islice(chats.dialogues(7, source, have=""), 6000):
+        words.update(word for _, text in texts(dialogue) for word in plain(text).split())
+    assert len(words) >= 3000
+
+
+def test_written_sentences_are_short_and_differ() -> None:
+    sentences = [sentence for table in chats.written_topics().values() for sentence in table]
+    assert len(set(sentences)) == len(sentences) >= 1100
+    assert all(4 <= len(plain(sentence).split()) <= 14 and sentence[-1] in ".?!" for sentence in sentences)
+    assert not {letter for sentence in sentences for letter in sentence if letter.isdigit() or not letter.isascii()}
+    assert set(more_topics.FURTHER) <= set(topics.TOPICS) and not set(more_topics.NEW_TOPICS) & set(topics.TOPICS)
+
+
+def test_each_question_has_one_kind_of_answer() -> None:
+    rows = [questions for questions, _ in (*topics.MANNERS, *everyday.EVERYDAY, *knowledge.questions())]
+    asked_once = [plain(question) for questions in rows for question in questions]
+    assert len(set(asked_once)) == len(asked_once)
+    answers = [answer for _, answer in knowledge.questions()]
+    assert len(answers) >= 300 and not any("{" in text or any(letter.isdigit() for letter in text) for text in answers)
+
+
+def test_speech_keeps_to_sentences_that_clips_speak(source: chats.FreeSource) -> None:
+    tables = (*topics.TOPICS.values(), *topics.FEELINGS.values(), *(answers for _, answers in topics.MANNERS), topics.SORRY)
+    spoken = {plain(text) for table in tables for text in table}
+    rng = random.Random(11)
+    for _ in range(200):
+        for pattern in ("t-s answer", "s-s"):
+            reply = chats.write(pattern, rng, source).turns[-1].parts[-1]
+            assert isinstance(reply, chats.SpeechPart) and reply.item.text in spoken
+
+
+def test_a_riddle_is_answered_when_the_person_gives_up(source: chats.FreeSource) -> None:
+    rng = random.Random(2)
+    found = [chats.write("t-t fun", rng, source) for _ in range(100)]
+    riddles = dict(everyday.RIDDLES)
+    said = [[text for role, text in texts(dialogue) if role == "mmgpt"] for dialogue in found]
+    assert {replies[0] in riddles for replies in said} == {True, False}
+    assert all(replies[1:] == [riddles[replies[0]]] for replies in said if replies[0] in riddles)
 
 
 def test_spoken_sentences_are_plain_words() -> None:
@@ -122,5 +159,5 @@ def test_meaning_is_read_back() -> None:
 
 
 def test_poems_have_four_lines() -> None:
-    for topic in topics.TOPICS:
+    for topic in chats.written_topics():
         assert len(poem(topic, random.Random(1)).splitlines()) == 4

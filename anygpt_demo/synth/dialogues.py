@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, Protocol
 
-from anygpt_demo.synth import music, phrasings, scenes, topics, world
+from anygpt_demo.synth import everyday, knowledge, more_topics, music, phrasings, scenes, topics, world
 from anygpt_demo.synth.music import Piece
 from anygpt_demo.synth.phrasings import asked
 from anygpt_demo.synth.poems import poem
@@ -462,6 +462,7 @@ def say_topic(w: Writer) -> Dialogue:
 
 
 def _topic(w: Writer) -> tuple[str, str]:
+    """A topic that is spoken about, and a sentence that clips speak."""
     topic = w.rng.choice(tuple(topics.TOPICS))
     return topic, w.rng.choice(topics.TOPICS[topic])
 
@@ -640,32 +641,82 @@ def music_then_question(w: Writer) -> Dialogue:
 def small_talk(w: Writer) -> Dialogue:
     turns: list[Turn] = []
     for _ in range(w.rng.choice((1, 2, 3))):
-        turns += list(_talk(w))
+        turns += _talk(w)
     return w.turns("t-t", *turns)
 
 
-def _talk(w: Writer) -> tuple[Turn, Turn]:
+@cache
+def written_topics() -> dict[str, tuple[str, ...]]:
+    """Topic -> what mini writes about it; more than it speaks."""
+    return more_topics.written_topics()
+
+
+@cache
+def feelings() -> dict[str, tuple[str, ...]]:
+    """Feeling -> what mini writes to a person who has it; more than it speaks."""
+    names = (*topics.FEELINGS, *(name for name in everyday.COMFORT if name not in topics.FEELINGS))
+    return {name: (*topics.FEELINGS.get(name, ()), *everyday.COMFORT.get(name, ())) for name in names}
+
+
+@cache
+def known_facts() -> tuple[tuple[tuple[str, ...], str], ...]:
+    """(wordings of a question, answer) of general knowledge."""
+    return knowledge.questions()
+
+
+def _talk(w: Writer) -> list[Turn]:
+    """One or two exchanges of small talk."""
     share = w.rng.random()
-    if share < 0.5:
-        topic, sentence = _topic(w)
-        more = topic_of(w, topic, sentence) if w.rng.random() < 0.3 else ""
-        return human(w.rng.choice(asked(topics.ASK_TOPIC, w.source.heldout)).format(topic)), mini(sentence + more)
-    if share < 0.75:
+    if share < 0.6:
+        return _talk_of_topic(w)
+    if share < 0.77:
         questions, answers = w.rng.choice(topics.MANNERS)
-        return human(w.rng.choice(questions)), mini(w.rng.choice(answers))
-    if share < 0.88:
-        feeling = w.rng.choice(tuple(topics.FEELINGS))
-        return human(w.pick(phrasings.FEEL, feeling=feeling)), mini(w.rng.choice(topics.FEELINGS[feeling]))
-    return human(w.pick(phrasings.REFUSE, task=w.rng.choice(topics.REFUSALS))), mini(w.rng.choice(topics.SORRY))
+        return [human(w.rng.choice(questions)), mini(w.rng.choice(answers))]
+    if share < 0.9:
+        feeling = w.rng.choice(tuple(feelings()))
+        return [human(w.pick(phrasings.FEEL, feeling=feeling)), mini(w.rng.choice(feelings()[feeling]))]
+    return [human(w.pick(phrasings.REFUSE, task=w.rng.choice(topics.REFUSALS))), mini(w.rng.choice(topics.SORRY))]
 
 
-def topic_of(w: Writer, topic: str, said: str) -> str:
-    """A second sentence about a topic."""
-    return " " + w.rng.choice([sentence for sentence in topics.TOPICS[topic] if sentence != said])
+def _talk_of_topic(w: Writer) -> list[Turn]:
+    """A question about a topic and one or two sentences; at times the person wants to know more."""
+    topic = w.rng.choice(tuple(written_topics()))
+    first, second, third = w.rng.sample(written_topics()[topic], 3)
+    question = w.rng.choice(asked(topics.ASK_TOPIC, w.source.heldout)).format(topic)
+    turns = [human(question), mini(f"{first} {second}" if w.rng.random() < 0.3 else first)]
+    return [*turns, human(w.pick(everyday.ASK_MORE)), mini(third)] if w.rng.random() < 0.25 else turns
+
+
+def everyday_talk(w: Writer) -> Dialogue:
+    """What people say of their day, their plans and of mini."""
+    turns: list[Turn] = []
+    for questions, answers in w.rng.sample(everyday.EVERYDAY, w.rng.choice((1, 1, 2, 3))):
+        turns += [human(w.rng.choice(questions)), mini(w.rng.choice(answers))]
+    return w.turns("t-t everyday", *turns)
+
+
+def general_knowledge(w: Writer) -> Dialogue:
+    """Questions that have one true answer."""
+    turns: list[Turn] = []
+    for questions, answer in w.rng.sample(known_facts(), w.rng.choice((1, 1, 2, 3))):
+        turns += [human(w.rng.choice(questions)), mini(answer)]
+    return w.turns("t-t facts", *turns)
+
+
+def fun(w: Writer) -> Dialogue:
+    """A joke or two, or a riddle and its answer."""
+    if w.rng.random() < 0.4:
+        riddle, answer = w.rng.choice(everyday.RIDDLES)
+        return w.turns("t-t fun", human(w.pick(everyday.ASK_RIDDLE)), mini(riddle), human(w.pick(everyday.GIVE_UP)), mini(answer))
+    first, second = w.rng.sample(everyday.JOKES, 2)
+    turns = [human(w.pick(everyday.ASK_JOKE)), mini(first)]
+    if w.rng.random() < 0.3:
+        turns += [human(w.pick(everyday.ASK_ANOTHER)), mini(second)]
+    return w.turns("t-t fun", *turns)
 
 
 def write_poem(w: Writer) -> Dialogue:
-    topic = w.rng.choice(tuple(topics.TOPICS))
+    topic = w.rng.choice(tuple(written_topics()))
     return w.turns("t-t poem", human(w.pick(phrasings.ASK_POEM, topic=topic)), mini(poem(topic, w.rng)))
 
 
@@ -681,6 +732,7 @@ PATTERNS: dict[str, tuple[float, str, Callable[[Writer], Dialogue]]] = {
     "m-s": (1.5, "sm", music_aloud), "t-p then m": (1, "pm", picture_then_music), "t-m then p": (1, "pm", music_then_picture),
     "t-p now": (3, "p", same_picture_but), "t-m now": (1.5, "m", same_music_but), "t-p then t": (2, "p", picture_then_question),
     "t-m then t": (1, "m", music_then_question), "t-t": (5, "", small_talk), "t-t poem": (1, "", write_poem),
+    "t-t everyday": (1.5, "", everyday_talk), "t-t facts": (2.5, "", general_knowledge), "t-t fun": (1, "", fun),
 }  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Topics of small talk: what people ask about and what mini answers. Plain short sentences, no digits."""
+"""Topics of small talk: what people ask about and what mini answers, aloud as well: clips speak these. Plain short sentences, no digits.
+
+more_topics.py, everyday.py and knowledge.py hold what is written only.
+"""
 
 from __future__ import annotations
 
