@@ -556,7 +556,7 @@ class Writer:
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
     "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 1.6, "t-m": 2.0, "m-t": 0.8, "m-t questions": 0.5, "m-m": 0.5, "p-m": 0.8,
-    "m-p": 2.0, "t-t poem": 2.5, "t-t": 2.5,
+    "m-p": 2.0, "t-t poem": 2.5, "t-t": 3.0, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5,
     "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
 }  # fmt: skip
