@@ -9,9 +9,9 @@ from itertools import islice
 import pytest
 
 from anygpt_demo.synth import dialogues as chats
-from anygpt_demo.synth import everyday, holdout, knowledge, more_topics, phrasings, topics
+from anygpt_demo.synth import everyday, holdout, knowledge, more_topics, phrasings, topics, world
 from anygpt_demo.synth.phrasings import asked
-from anygpt_demo.synth.poems import poem
+from anygpt_demo.synth.poems import BACKDROPS, poem
 from anygpt_demo.synth.spoken import plain, spoken_items, spoken_sentences, understand
 
 
@@ -156,6 +156,10 @@ def test_meaning_is_read_back() -> None:
         "noun": "car", "colour": "orange", "count": "2", "place": "lake", "time": "night",
     }  # fmt: skip
     assert understand("the quick brown fox").kind == "other"
+
+
+def test_every_place_and_time_has_verses() -> None:
+    assert set(BACKDROPS) == {place.name for place in world.PLACES} | {time.name for time in world.TIMES}
 
 
 def test_poems_have_four_lines() -> None:

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 from anygpt_demo.synth import everyday, knowledge, more_topics, music, phrasings, scenes, topics, world
 from anygpt_demo.synth.music import Piece
 from anygpt_demo.synth.phrasings import asked
-from anygpt_demo.synth.poems import poem
+from anygpt_demo.synth.poems import poem, scene_poem
 from anygpt_demo.synth.scenes import Scene
 from anygpt_demo.synth.spoken import SpokenItem, plain, spoken_items, spoken_sentences
 
@@ -716,8 +716,21 @@ def fun(w: Writer) -> Dialogue:
 
 
 def write_poem(w: Writer) -> Dialogue:
-    topic = w.rng.choice(tuple(written_topics()))
-    return w.turns("t-t poem", human(w.pick(phrasings.ASK_POEM, topic=topic)), mini(poem(topic, w.rng)))
+    """A poem about a topic or, at times, about a scene that is told in words."""
+    if w.rng.random() < 0.75:
+        topic = w.rng.choice(tuple(written_topics()))
+        return w.turns("t-t poem", human(w.pick(phrasings.ASK_POEM, topic=topic)), mini(poem(topic, w.rng)))
+    scene = w.picture().scene
+    backdrop, phrase = w.rng.choice(((scene.place, place_phrase(scene.place)), (scene.time, time_of(scene.time).phrase)))
+    request = w.pick(phrasings.ASK_POEM, topic=f"{things(scene)} {phrase}")
+    return w.turns("t-t poem", human(request), mini(scene_poem(things(scene), backdrop, w.rng)))
+
+
+def picture_poem(w: Writer) -> Dialogue:
+    picture = w.picture()
+    scene = picture.scene
+    verses = scene_poem(things(scene), w.rng.choice((scene.place, scene.time)), w.rng)
+    return w.turns("p-t poem", human(picture, w.pick(phrasings.ASK_PICTURE_POEM)), mini(verses))
 
 
 # pattern -> (weight, modalities that it needs, writer)
@@ -732,7 +745,7 @@ PATTERNS: dict[str, tuple[float, str, Callable[[Writer], Dialogue]]] = {
     "m-s": (1.5, "sm", music_aloud), "t-p then m": (1, "pm", picture_then_music), "t-m then p": (1, "pm", music_then_picture),
     "t-p now": (3, "p", same_picture_but), "t-m now": (1.5, "m", same_music_but), "t-p then t": (2, "p", picture_then_question),
     "t-m then t": (1, "m", music_then_question), "t-t": (5, "", small_talk), "t-t poem": (1, "", write_poem),
-    "t-t everyday": (1.5, "", everyday_talk), "t-t facts": (2.5, "", general_knowledge), "t-t fun": (1, "", fun),
+    "t-t everyday": (1.5, "", everyday_talk), "t-t facts": (2.5, "", general_knowledge), "t-t fun": (1, "", fun), "p-t poem": (0.5, "p", picture_poem),
 }  # fmt: skip
 
 

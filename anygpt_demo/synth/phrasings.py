@@ -244,6 +244,13 @@ ASK_POEM: tuple[str, ...] = (
     "A short verse about {topic}, please.",
     "Please make a poem about {topic}.",
 )
+ASK_PICTURE_POEM: tuple[str, ...] = (
+    "Write a poem about this picture.",
+    "Can you write a poem about this image?",
+    "Turn this picture into a poem.",
+    "Give me a few verses for this picture.",
+    "Please rhyme about what you see.",
+)
 FEEL: tuple[str, ...] = ("I feel {feeling} today.", "I am {feeling}.", "I am so {feeling} right now.", "Today I feel {feeling}.")
 REFUSE: tuple[str, ...] = ("Can you {task}?", "Please {task}.", "I want you to {task}.", "Could you {task}?")
 
