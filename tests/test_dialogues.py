@@ -131,6 +131,18 @@ def test_speech_keeps_to_sentences_that_clips_speak(source: chats.FreeSource) ->
             assert isinstance(reply, chats.SpeechPart) and reply.item.text in spoken
 
 
+def test_what_a_person_told_is_remembered(source: chats.FreeSource) -> None:
+    rng, recalled = random.Random(3), 0
+    asks = {plain(form) for item in everyday.PERSONAL for form in item.asks}
+    values = {word for item in everyday.PERSONAL for value in item.values for word in plain(value).split()}
+    for _ in range(200):
+        said = [plain(text) for _, text in texts(chats.write("t-t personal", rng, source))]
+        if said[-2] in asks:
+            recalled += 1
+            assert any(value in said[-1].split() and value in " ".join(said[:-2:2]).split() for value in values)
+    assert 50 < recalled < 150
+
+
 def test_a_riddle_is_answered_when_the_person_gives_up(source: chats.FreeSource) -> None:
     rng = random.Random(2)
     found = [chats.write("t-t fun", rng, source) for _ in range(100)]
@@ -156,6 +168,15 @@ def test_meaning_is_read_back() -> None:
         "noun": "car", "colour": "orange", "count": "2", "place": "lake", "time": "night",
     }  # fmt: skip
     assert understand("the quick brown fox").kind == "other"
+
+
+def test_some_people_type_carelessly(source: chats.FreeSource) -> None:
+    found = [chats.write("t-t facts", random.Random(number), source) for number in range(200)]
+    small = [
+        text for dialogue in found for role, text in texts(dialogue) if role == "human" and text == text.lower() and text[-1].isalpha()
+    ]
+    assert 30 < len(small) < 90
+    assert all(text[0].isupper() for dialogue in found for role, text in texts(dialogue) if role == "mmgpt")
 
 
 def test_every_place_and_time_has_verses() -> None:

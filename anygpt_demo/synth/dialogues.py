@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 Want = Mapping[str, str]  # facts that a scene or a piece must have
+CARELESS = 0.15  # share of chats in writing in which the person types carelessly
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,14 @@ class Writer:
         return self.pick(phrasings.ASK_MUSIC, music=self.rng.choice(forms))
 
     def turns(self, pattern: str, *turns: Turn) -> Dialogue:
+        if pattern.startswith("t-t") and not self.source.heldout and self.rng.random() < CARELESS:
+            turns = tuple(carelessly(turn) if turn.role == "human" else turn for turn in turns)
         return Dialogue(pattern, turns)
+
+
+def carelessly(turn: Turn) -> Turn:
+    """As many people type: small letters and no mark at the end."""
+    return replace(turn, parts=tuple(Words(part.text.lower().rstrip(".?!")) if isinstance(part, Words) else part for part in turn.parts))
 
 
 def human(*parts: Part | str) -> Turn:
@@ -682,9 +690,19 @@ def _talk_of_topic(w: Writer) -> list[Turn]:
     """A question about a topic and one or two sentences; at times the person wants to know more."""
     topic = w.rng.choice(tuple(written_topics()))
     first, second, third = w.rng.sample(written_topics()[topic], 3)
-    question = w.rng.choice(asked(topics.ASK_TOPIC, w.source.heldout)).format(topic)
-    turns = [human(question), mini(f"{first} {second}" if w.rng.random() < 0.3 else first)]
+    form = w.rng.choice((*asked(topics.ASK_TOPIC, w.source.heldout), *(() if w.source.heldout else everyday.LIKES)))
+    lead = w.rng.choice(_leads(form))
+    turns = [human(form.format(topic)), mini(lead + (f"{first} {second}" if w.rng.random() < 0.3 else first))]
     return [*turns, human(w.pick(everyday.ASK_MORE)), mini(third)] if w.rng.random() < 0.25 else turns
+
+
+def _leads(form: str) -> tuple[str, ...]:
+    """What may stand before a sentence about a topic, by how it was asked for."""
+    if form in everyday.LIKES:
+        return everyday.LIKED
+    if form.startswith("Do you like"):
+        return everyday.LIKE_LEADS
+    return ("",) if form.startswith("What") else topics.TOPIC_LEADS
 
 
 def everyday_talk(w: Writer) -> Dialogue:
@@ -693,6 +711,18 @@ def everyday_talk(w: Writer) -> Dialogue:
     for questions, answers in w.rng.sample(everyday.EVERYDAY, w.rng.choice((1, 1, 2, 3))):
         turns += [human(w.rng.choice(questions)), mini(w.rng.choice(answers))]
     return w.turns("t-t everyday", *turns)
+
+
+def personal_talk(w: Writer) -> Dialogue:
+    """A person tells one or two things of themselves; mini names them, and remembers them when it is asked."""
+    told = [(item, w.rng.choice(item.values)) for item in w.rng.sample(everyday.PERSONAL, w.rng.choice((1, 2)))]
+    turns: list[Turn] = []
+    for item, value in told:
+        turns += [human(w.rng.choice(item.says).format(value)), mini(capital(w.rng.choice(item.answers).format(value)))]
+    if w.rng.random() < 0.5:
+        item, value = w.rng.choice(told)
+        turns += [human(w.pick(item.asks)), mini(item.recalled.format(value))]
+    return w.turns("t-t personal", *turns)
 
 
 def general_knowledge(w: Writer) -> Dialogue:
@@ -745,7 +775,8 @@ PATTERNS: dict[str, tuple[float, str, Callable[[Writer], Dialogue]]] = {
     "m-s": (1.5, "sm", music_aloud), "t-p then m": (1, "pm", picture_then_music), "t-m then p": (1, "pm", music_then_picture),
     "t-p now": (3, "p", same_picture_but), "t-m now": (1.5, "m", same_music_but), "t-p then t": (2, "p", picture_then_question),
     "t-m then t": (1, "m", music_then_question), "t-t": (5, "", small_talk), "t-t poem": (1, "", write_poem),
-    "t-t everyday": (1.5, "", everyday_talk), "t-t facts": (2.5, "", general_knowledge), "t-t fun": (1, "", fun), "p-t poem": (0.5, "p", picture_poem),
+    "t-t everyday": (1.5, "", everyday_talk), "t-t facts": (2.5, "", general_knowledge), "t-t fun": (1, "", fun),
+    "t-t personal": (1, "", personal_talk), "p-t poem": (0.5, "p", picture_poem),
 }  # fmt: skip
 
 

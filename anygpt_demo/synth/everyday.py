@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 # what a person writes -> what mini answers
 EVERYDAY: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
@@ -384,23 +386,11 @@ EVERYDAY: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         ("I am delighted that you like it.", "Thanks, shall we go on?"),
     ),
     (
-        ("My name is Anna.", "I am Tom.", "Call me Alex.", "My name is Maria.", "I am called Peter."),
-        ("Pleased to meet you, I am mini.", "What a lovely name, welcome."),
-    ),
-    (
-        ("I am from Germany.", "I live in Paris.", "I come from India.", "I live in a small village."),
-        ("How interesting, what is it like there?", "I would love to see it one day."),
-    ),
-    (
-        ("I am a teacher.", "I am a student.", "I work as a nurse.", "I am a baker.", "I am an engineer."),
-        ("An important profession, I respect that.", "That sounds demanding, do you enjoy it?"),
-    ),
-    (
         ("I am ten years old.", "I am a child.", "I am a grandmother."),
         ("A splendid age for curiosity.", "Then we shall get along well."),
     ),
     (
-        ("I play the guitar.", "I sing in a choir.", "I like to paint.", "I collect stamps."),
+        ("I sing in a choir.", "I like to paint.", "I collect stamps.", "I write songs."),
         ("Creative people are my favorite company.", "Impressive, how long have you done that?"),
     ),
     (
@@ -527,3 +517,93 @@ ASK_MORE: tuple[str, ...] = (
     "Do you know more about it?",
     "Please go on.",
 )
+
+
+@dataclass(frozen=True)
+class Personal:
+    """What people tell of themselves. says, answers, recalled: forms with the slot {}; asks: how they ask whether mini remembers it."""
+
+    says: tuple[str, ...]
+    answers: tuple[str, ...]
+    asks: tuple[str, ...]
+    recalled: str
+    values: tuple[str, ...]
+
+
+PERSONAL: tuple[Personal, ...] = (
+    Personal(
+        ("My name is {}.", "I am {}.", "Call me {}.", "Hello, I am {}.", "Hi, my name is {}."),
+        ("Pleased to meet you, {}.", "Hello {}, I am mini.", "Nice to meet you, {}.", "Welcome, {}, what shall we do?"),
+        ("What is my name?", "Do you remember my name?", "Who am I?"),
+        "Your name is {}.",
+        tuple(
+            """Anna Tom Alex Maria Peter Emma Paul Laura Max Sophie Ben Lisa David Julia Sam Mia Leo Clara Noah Ella Oscar Nina Felix Alice Jack Lucy
+            Daniel Sarah Adam Eva Omar Layla Yuki Kenji Priya Ravi Chen Mei Carlos Lucia Ivan Olga Amir Zoe Hugo Iris Finn Rosa Simon Grace""".split()
+        ),
+    ),
+    Personal(
+        ("I live in {}.", "I am from {}.", "I come from {}.", "My home is {}."),
+        ("How is life in {}?", "I would love to see {} one day.", "{} sounds wonderful."),
+        ("Where do I live?", "Do you remember where I live?"),
+        "You live in {}.",
+        tuple(
+            """Berlin Paris London Rome Madrid Vienna Dublin Oslo Athens Cairo Tokyo Mumbai Sydney Toronto Chicago Boston Texas Florida Hamburg Munich
+            Zurich Geneva Amsterdam Prague Lisbon Istanbul Nairobi Lagos Seoul Beijing Shanghai Havana Lima Venice Naples Barcelona Scotland Ireland
+            Iceland Norway Japan India Canada Mexico Brazil Kenya""".split()
+        ),
+    ),
+    Personal(
+        ("My favorite color is {}.", "The color that I like best is {}.", "I love the color {}."),
+        ("{} is a lovely color.", "Good choice, {} suits almost everything.", "I like {} as well."),
+        ("What is my favorite color?", "Do you remember my favorite color?"),
+        "Your favorite color is {}.",
+        ("red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "black", "white", "gray", "turquoise", "silver", "gold", "violet", "beige"),
+    ),
+    Personal(
+        ("I have a {}.", "My pet is a {}.", "There is a {} in my house."),
+        ("How sweet, what is the name of your {}?", "A {} is good company.", "Give your {} a cuddle from me."),
+        ("What pet do I have?", "Which animal do I have?"),
+        "You have a {}.",
+        ("dog", "cat", "hamster", "rabbit", "parrot", "goldfish", "turtle", "pony", "canary", "kitten", "puppy", "lizard", "guinea pig", "ferret"),
+    ),
+    Personal(
+        ("My favorite food is {}.", "I love to eat {}.", "Today we have {} for dinner."),
+        ("Mmm, {} sounds delicious.", "Enjoy your {}.", "I wish I could taste {}."),
+        ("What do I like to eat?", "What is my favorite food?"),
+        "You like to eat {}.",
+        (
+            "pizza", "spaghetti", "sushi", "curry", "pancakes", "soup", "salad", "lasagna", "tacos", "noodles", "rice", "dumplings", "cheese", "chocolate",
+            "strawberries", "potatoes", "fish", "burgers", "ice cream", "waffles", "risotto", "paella", "goulash", "falafel", "ramen",
+        ),
+    ),
+    Personal(
+        ("I play the {}.", "I am learning the {}.", "My instrument is the {}."),
+        ("The {} has a beautiful voice.", "How long have you played the {}?", "Keep practicing, the {} is worth it."),
+        ("What do I play?", "Which instrument do I play?"),
+        "You play the {}.",
+        ("piano", "guitar", "violin", "flute", "trumpet", "cello", "harp", "clarinet", "accordion", "ukulele", "saxophone", "banjo", "oboe", "trombone", "organ"),
+    ),
+    Personal(
+        ("I work as a {}.", "I am a {} by trade.", "I earn my living as a {}."),
+        ("To be a {} must be exciting.", "A good {} is always needed.", "What does a {} do all day?"),
+        ("What is my job?", "Do you remember my job?"),
+        "You work as a {}.",
+        (
+            "teacher", "nurse", "baker", "doctor", "farmer", "gardener", "pilot", "lawyer", "painter", "carpenter", "dentist", "librarian", "waiter", "cook",
+            "mechanic", "programmer", "plumber", "scientist", "musician", "writer", "photographer", "firefighter", "judge", "tailor", "barber",
+        ),
+    ),
+    Personal(
+        ("My hobby is {}.", "I enjoy {}.", "In my free time I love {}."),
+        ("How lovely, what do you like about {}?", "{} is a fine hobby.", "I admire people who love {}."),
+        ("What is my hobby?", "What do I enjoy?"),
+        "You enjoy {}.",
+        (
+            "reading", "swimming", "dancing", "cooking", "hiking", "painting", "knitting", "fishing", "running", "gardening", "cycling", "singing", "baking",
+            "pottery", "climbing", "sailing", "skating", "juggling", "chess", "yoga", "archery", "photography", "bowling", "surfing", "sewing",
+        ),
+    ),
+)  # fmt: skip
+LIKES: tuple[str, ...] = ("I like {}.", "I love {}.", "I am interested in {}.")  # topics
+LIKED: tuple[str, ...] = ("I like that as well. ", "So do I. ", "How nice. ", "Me too. ")  # before a sentence about the topic
+LIKE_LEADS: tuple[str, ...] = ("Yes, I do. ", "Yes, very much. ", "Of course. ")  # to "do you like it?"

@@ -391,4 +391,4 @@ ASK_TOPIC: tuple[str, ...] = (
     "What can you say about {}?",
     "Talk to me about {}.",
 )
-TOPIC_LEADS: tuple[str, ...] = ("", "", "", "Yes. ", "Sure. ", "Gladly. ")
+TOPIC_LEADS: tuple[str, ...] = ("", "", "", "Sure. ", "Gladly. ")  # before an answer in writing
