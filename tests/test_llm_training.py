@@ -313,6 +313,8 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:
             "".join(trainer.vocabulary.spell(int(number)).decode() for number in item.ids[first:end]).strip()
             for first, end in facts[0].reshape(-1, 2)[:2]
         )
+        beat = round(3000 / pieces[row].bpm)
+        assert facts[:beat, -2:].max() == -1 and (facts[beat:count, -2] == query[: max(0, count - beat)] + 1).all()
         assert (tempo, drums) == (pieces[row].tempo, "with" if pieces[row].drums else "without")
     batch = llm.collate(documents[:2])
     hidden = torch.randn(*batch.ids.shape, 64)

@@ -10,7 +10,7 @@
   from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
 - Before each spoken code a linear head learns to say its phone and the next, and before each frame of music in how many frames each sound
   of the score begins: chance does not blur that, so it is learnt sooner than the codes. These heads are not exported either.
-- Before each frame of music four heads are guided to the words for tempo, drums, genre and instrument.
+- Before each frame of music five heads are guided: to the words for tempo, drums, genre and instrument, and to the frame one beat ago.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there.
 
@@ -51,9 +51,10 @@ RESCAN_S = 150.0  # wall seconds between looks for new codes
 EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
-GUIDES = 2  # heads: one for what is said, one for what is copied
+GUIDES = 3  # heads of a guided layer: one for what is said, one for what is copied; for FACTS of music see facts_loss()
+SEATS = ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))  # guided layer and head of each of the FACTS
 SOUND_WEIGHT = 0.5
-PLAY_WEIGHT = 0.3
+PLAY_WEIGHT = 0.6
 LONGEST_WORD = 6  # pieces
 SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty on repeated codes cuts its held notes
     "image": {"temperature": 0.5}, "text": {"temperature": 0.3}, "music": {"temperature": 0.8, "repetition_penalty": 1.0},
@@ -251,17 +252,16 @@ def playing_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None
 
 
 def facts_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
-    """How far the guided heads are from looking at the words for tempo, drums, genre and instrument before each frame, in nats.
+    """How far the guided heads are from looking, before each frame, at the words for tempo, drums, genre and instrument, and at the frame
+    that sounded one beat ago, in nats.
 
-    looks: as hidden_states() returns; lead: P. Each fact has a head of its own: those of the first guided layer, then of the last.
-    None without music.
+    looks: as hidden_states() returns; lead: P. Each of the FACTS has a head of its own. None without music.
     """
     places = batch.played[:, 2 + SOUNDS :].view(-1, len(FACTS), 2)
     terms = []
-    for number in range(len(FACTS)):
-        layer, head = divmod(number, looks.shape[2])
+    for number, (layer, head) in enumerate(SEATS):
         known = places[:, number, 0] >= 0
-        if bool(known.any()) and layer < len(looks):
+        if bool(known.any()) and layer < len(looks) and head < looks.shape[2]:
             spans = torch.cat([batch.played[known, :2], places[known, number]], 1)
             terms.append(_guide(looks[layer : layer + 1], head, spans, batch, lead))
     return torch.stack([term for term in terms if term is not None]).mean() if terms else None

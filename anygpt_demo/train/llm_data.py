@@ -41,7 +41,7 @@ WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.4}  # of predict
 READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.1}  # of tokens in a person's message
 SOUNDS = 5  # of a score: any onset, melody, kick, snare, cymbals (music_data.Labels)
 FAR = 31  # frames: a sound that begins later than that counts as this far
-FACTS = ("tempo", "drums", "genre", "lead")  # of a piece, that the words before it name
+FACTS = ("tempo", "drums", "genre", "lead", "beat")  # what a frame of music looks at: words before the piece, and the frame one beat ago
 PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
 LAYER_WEIGHTS = {"music": (2.5, 1.0, 0.3, 0.2)}  # of codebooks: the first keeps tempo and drums when chance writes the others
 
@@ -341,7 +341,8 @@ class Document:
     where unknown); copied: int64 (m, 3), for the copying aid: a position from which a word of a reply is predicted, and the first
     and the end position of the same word in the request; played: int64 (m, PLAYED), for the playing
     aids: a position from which the first code of a frame of music is predicted; in how many frames each of the SOUNDS of the score begins
-    (-1 unknown); and the first and the end position of each of the FACTS in the words before the piece (-1 if they are not there).
+    (-1 unknown); and the first and the end position of each of the FACTS: in the words before the piece, and of the frame one beat
+    earlier (-1 if they are not there).
     """
 
     ids: np.ndarray
@@ -498,11 +499,13 @@ class Writer:
         for start, (piece, until) in zip(starts, played, strict=False):
             if until is not None and start + 4 * len(until) < len(ids):
                 facts = np.tile(self._named(self._words_before(ids, start), piece), (len(until), 1))
-                found.append(np.column_stack([start + 4 * np.arange(len(until)), until, facts]))
+                query, beat = start + 4 * np.arange(len(until)), round(60 * item.modality.frame_rate_hz / piece.bpm)
+                ago = np.where(np.arange(len(until)) >= beat, query + 1 - 4 * beat, -1)
+                found.append(np.column_stack([query, until, facts, ago, np.where(ago < 0, -1, ago + 4)]))
         return np.concatenate(found)
 
     def _named(self, words: list[tuple[str, int, int]], piece: music.Piece) -> list[int]:
-        """First and end position of each of the FACTS in words, the last time that they stand there; -1, -1 if they do not."""
+        """First and end position of the words for each of the FACTS, the last time that they stand there; -1, -1 if they do not."""
         told = [word for word, *_ in words]
         found: list[int] = []
         for name in (piece.tempo, "with drums" if piece.drums else "without drums", piece.genre, piece.lead):
@@ -556,7 +559,7 @@ class Writer:
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
     "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 1.6, "t-m": 2.0, "m-t": 0.8, "m-t questions": 0.5, "m-m": 0.5, "p-m": 0.8,
-    "m-p": 2.0, "t-t poem": 2.5, "t-t": 3.0, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5,
+    "m-p": 2.0, "t-t poem": 2.5, "t-t": 3.0, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5,
     "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
     "t-m then t": 0.4,
 }  # fmt: skip
