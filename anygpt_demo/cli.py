@@ -411,7 +411,7 @@ def arguments() -> argparse.ArgumentParser:
         "--page", type=Path, action="append", metavar="FILE", help="put the table into a Markdown page that has a place for it"
     )
     added.add_argument("--repeats", type=int, default=5, help="runs of every figure, of which the median counts")
-    added.set_defaults(threads=None)  # one; with 2, sessions that are written together share the work
+    added.set_defaults(threads=None)  # one, and for sessions that are written together as many as the app has
     command("version", version, "show the version")
     return parser
 

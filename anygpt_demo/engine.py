@@ -4,7 +4,7 @@
                                                ^------------------ one forward for all who write <----+
 
 The grammar names the ids that are legal now; only their scores are computed, so a malformed block cannot be expressed.
-Replies that are written at the same time, each in its own thread, share one forward per id (`Desk`).
+Replies that are written at the same time, each in its own thread, share one forward per id, or one on each of two processors (`Desk`).
 A remote engine can stand behind the same interface: ids in, a stream of ids out.
 """
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from anygpt_demo.checkpoints import Family, load_strict
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.modality import Sampling
-from anygpt_demo.models.compiled import Compiled, Wish, cores, library
+from anygpt_demo.models.compiled import STEPS, Compiled, Way, Wish, cores, library
 from anygpt_demo.models.eager import Eager
 from anygpt_demo.models.fast import Fast, Kind
 from anygpt_demo.models.graphs import Graphs, Later, seats_for
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Reason = Literal["eos", "stop", "budget"]
 NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
-AHEAD = 16  # ids that may be written before their reader takes them
+AHEAD = 40  # ids that wait for their reader, from which on no more are written for it
 HANDFUL = 8  # ids for which a reader is woken at once
+CALL_S = 0.004  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
 WORST_ERROR = 0.3  # of the scores in fewer bits, relative, after chance ids: the shipped weights have up to 0.2, a broken kernel 1
@@ -202,21 +203,24 @@ class Ticket:
 
 
 class Desk:
-    """Collects what all threads want computed. Whoever finds the desk free computes for everyone.
+    """Collects what all threads want computed. Whoever finds a free place computes, for others too.
 
-    All replies that are being written take part in every forward, whether their thread has come back for more or not (up to AHEAD
-    ids): nobody waits for anybody. The thread that computes also draws everybody's id, so the others only have to wake up for theirs.
-    Blocks of prompts are served one at a time, in turn with that, so that nobody waits longer than for a block.
+    There are as many places as threads that the runner should have in it at once. All replies that are being written take part in
+    every forward, or their share of those at each place, whether their thread has come back for more or not (up to AHEAD ids): nobody
+    waits for anybody. The thread that computes also draws everybody's id, so the others only have to wake up for theirs. Blocks of
+    prompts are served one at a time, in turn with that, so that nobody waits longer than for a block.
     """
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.calls = 0
+        self.places = runner.threads if isinstance(runner, Compiled) else 1
         self._door = threading.Condition()
         self._jobs: list[Ticket] = []
         self._writers: list[LocalGeneration] = []
-        self._batch: list[Client] = []  # served now
+        self._served: list[list[Client]] = []  # now, by place
         self._read_last = False
+        self._pace = CALL_S  # seconds of computing that a step of the last call took
 
     def join(self, writer: LocalGeneration) -> None:
         """Write a reply on from now."""
@@ -227,7 +231,7 @@ class Desk:
         """Write it no longer. Returns when nobody computes for it."""
         with self._door:
             self._writers = [other for other in self._writers if other is not writer]
-            self._door.wait_for(lambda: all(other is not writer for other in self._batch))
+            self._door.wait_for(lambda: not self._serves(writer))
 
     def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Any:
         """Rows of the pieces. Raises what the runner raises."""
@@ -240,13 +244,14 @@ class Desk:
         return ticket.rows
 
     def satisfy(self, client: Client) -> None:
-        """Return when there is something for a client; compute while the desk is free."""
+        """Return when there is something for a client; compute while there is a free place."""
         while True:
             with self._door:
                 if client.satisfied:
                     return
-                batch = [] if self._batch else self._next()
-                self._batch = batch or self._batch
+                batch = self._next(client) if len(self._served) < self.places else []
+                if batch:
+                    self._served.append(batch)
                 client.waiting = not batch
             if batch:
                 self._serve(batch)
@@ -254,11 +259,22 @@ class Desk:
                 with contextlib.suppress(queue.Empty):
                     client.bell.get(timeout=PATIENCE_S)
 
-    def _next(self) -> list[Client]:
-        """Who is served now: a block of a prompt, or all who write."""
+    def _serves(self, client: Client) -> bool:
+        """Whether somebody computes for a client."""
+        return any(client is other for batch in self._served for other in batch)
+
+    def _next(self, caller: Client | None = None) -> list[Client]:
+        """Whom a free place serves: a block of a prompt, or all who write, or the caller's share of them with those who have the least."""
         reads = [job for job in self._jobs if job.reading]
         steps: list[Client] = [job for job in self._jobs if not job.reading]
-        steps += [writer for writer in self._writers if not writer.over and len(writer.ready) < AHEAD]
+        served = sum(len(batch) for batch in self._served)
+        free = [writer for writer in self._writers if not writer.over and len(writer.ready) < AHEAD]
+        if served:
+            free = [writer for writer in free if not self._serves(writer)]
+        share = -(-(len(free) + served) // self.places)
+        if share < len(free):
+            free.sort(key=lambda writer: -1 if writer is caller else len(writer.ready))
+        steps += free[:share]
         self._read_last = bool(reads) and (not steps or not self._read_last)
         batch: list[Client] = [reads[0]] if self._read_last else steps
         self._jobs = [job for job in self._jobs if all(job is not client for client in batch)]
@@ -276,10 +292,10 @@ class Desk:
                 client.fail(error)
         with self._door:
             self.calls += 1
-            self._batch = []
+            self._served = [other for other in self._served if other is not batch]
             everybody: list[Client] = [*batch, *self._writers, *self._jobs]
-            for client in everybody:  # a job that was not served may find the desk free
-                if client.waiting and (client.urgent or client in self._jobs):
+            for client in everybody:  # who has nothing, and for whom nobody computes, may find a free place
+                if client.waiting and (client.urgent or not (client.satisfied or self._serves(client))):
                     client.waiting = False
                     client.bell.put(None)
             self._door.notify_all()
@@ -293,22 +309,24 @@ class Desk:
             first += count
 
     def _write(self, runner: Compiled, batch: Sequence[Client]) -> None:
-        """Rows of the replies in a batch and what is drawn from them in one call; rows of the others in another."""
+        """Some ids for each of the replies in a batch in one call; rows of the others in another."""
+        steps = max(1, min(STEPS, int(CALL_S / max(self._pace, 1e-9))))
         writing: list[tuple[int, Cache, Wish]] = []
         asked, others = [], []
         for client in batch:
             if not isinstance(client, LocalGeneration) or client.wish is None:
                 others.append(client)
-            elif client.ask():
+            elif client.ask(steps):
                 writing.append((client.pieces[0][0][0], client.cache, client.wish))
                 asked.append(client)
         if asked:
+            start = time.thread_time()
             runner.write(writing)
+            self._pace = (time.thread_time() - start) / max(wish.drawn for _, _, wish in writing)
         for writer in asked:
             writer.answer()
         if others:
-            company = len(others) + len(self._jobs) + len(self._writers) > 1
-            self._give(others, runner.run([piece for client in others for piece in client.pieces], company))
+            self._give(others, runner.run([piece for client in others for piece in client.pieces]))
 
 
 # --------------------------------------------------------------------------------------------------------- the engine
@@ -317,10 +335,8 @@ class Desk:
 def pack(model: Llama, threads: int = 1) -> Fast | Compiled:
     """The model in the fewest bits that are right and quick on this machine: int8, else bfloat16, else float32.
 
-    threads: see LocalEngine.
-
-    A reading of 32 ids is compared with the unpacked model, and the time of some steps with float32. int8 runs with the kernels of
-    models/kernels.c where they can be compiled and are quicker than torch's.
+    threads: see LocalEngine. A reading of 32 ids is compared with the unpacked model, and the time of some steps with float32. int8 runs
+    with the kernels of models/kernels.c where they can be compiled and are quicker than torch's.
     """
     exact = Fast(model, "fp32")
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 32).tolist()
@@ -375,9 +391,10 @@ class LocalEngine:
     """A LLaMA in this process. Read-only after loading, except for the caches that callers hand in.
 
     kind: bits of the packed weights on a CPU; "auto": the fewest that are right and quick (pack()); None: the layers as they
-    are, which is what a GPU and layers of bitsandbytes need. runner: what computes, if it is already there. threads: 2 if several
-    replies that are written together may be shared by two threads, which needs two processors and kernels that "auto" finds; None: 2.
-    A reply that is written alone has one thread, so that its media are decoded on the other processor.
+    are, which is what a GPU and layers of bitsandbytes need. runner: what computes, if it is already there. threads: how many of those
+    that write replies at the same time may compute at the same time, each with its share of the replies, if there are as many
+    processors and "auto" finds kernels that can; None: 2. A reply that is written alone has one thread; its media have the other
+    processor.
     """
 
     def __init__(
@@ -400,7 +417,7 @@ class LocalEngine:
         elif device != "cpu" or kind is None:
             self.runner = Eager(model, device)
         else:
-            self.runner = pack(model, min(threads or 1, cores())) if kind == "auto" else Fast(model, kind)
+            self.runner = pack(model, min(threads or 2, cores())) if kind == "auto" else Fast(model, kind)
         self.desk = Desk(self.runner)
         self._caches: list[weakref.ref[Cache]] = []  # least recently used first
         self._lock = threading.Lock()
@@ -493,10 +510,13 @@ class LocalGeneration:
         self._seen = np.empty(budget, np.int64)  # ids drawn since the block (or the text) began, each once
         self._count = 0
         self.wish = Wish.of(budget) if isinstance(engine.runner, Compiled) else None  # what is drawn next, together with others'
-        self._legal: Slice | None = None  # what the wish was last told
+        self._ways: dict[int, tuple[Slice, Way]] = {}  # of each slice so far, by its id(): kept alive
+        self._plan: list[Way] = []  # of the wish
+        self._luck: list[float] = []  # numbers that were taken from `random` and are not used yet
         self.shares: list[float | None] = []  # how likely each id was, one per id; None for those found by beam search
         # at the desk
-        self.ready: deque[tuple[int, float]] = deque()  # drawn, with how likely it was; not yet read
+        self.ready: deque[int] = deque()  # drawn, not yet read
+        self.likely: deque[float] = deque()  # and how likely each was; no pairs, which Python would have to look through for garbage
         self.over = False  # nothing is to be computed for it
         self.waiting = False
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -555,9 +575,8 @@ class LocalGeneration:
         try:
             while not self._stopped:
                 if self.ready:
-                    token, share = self.ready.popleft()
-                    self.shares.append(share)
-                    yield token
+                    self.shares.append(self.likely.popleft())
+                    yield self.ready.popleft()
                 elif self.over:
                     break
                 else:
@@ -597,12 +616,13 @@ class LocalGeneration:
         if self._later is not None:
             (token, share), self._later = self._later.get(), None
             self.cache.ids[-1] = token
-            self._accept(token, share)
+            self.grammar.advance(token)
+            self._accept([token], [share])
             if self.over:
                 self.row = row.clone() if isinstance(row, torch.Tensor) else row  # its memory is the next step's
                 return
         if isinstance(runner, Compiled):
-            if self.ask() and self.wish is not None:
+            if self.ask(1) and self.wish is not None:
                 runner.draw(row[None], [self.wish])
                 self.answer()
             return
@@ -615,45 +635,57 @@ class LocalGeneration:
         else:
             token, share = self._choose(row, legal)
             self.pieces = [([token], self.cache)]
-            self._accept(token, share)
+            self.grammar.advance(token)
+            self._accept([token], [share])
 
-    def ask(self) -> bool:
-        """Put what may follow into the wish; whether anything is to be drawn. Raises nothing."""
+    def ask(self, most: int) -> bool:
+        """Put the next ids into the wish, at most `most`; whether anything is to be drawn. Raises nothing."""
         assert self.wish is not None
         try:
-            legal = self.grammar.allowed()
-            if self._stopped or not legal.ranges or self.budget <= 0:
+            slices = [] if self._stopped else self.grammar.ahead(min(most, self.budget))
+            if not slices:
                 self._end, self.over = "budget", True
                 return False
-            if legal is not self._legal:
-                if legal.block != self.block:
-                    self.block, self.wish.count = legal.block, 0
-                self.wish.ask(self.engine.runner.head(legal.ranges), legal.sampling)
-                self._legal = legal
-            if self.wish.lucky:
-                self.wish.luck = self.random.random()
+            if slices[0].block != self.block:
+                self.block, self.wish.count = slices[0].block, 0
+            self._plan = [self._way(legal) for legal in slices]
+            lucky = sum(way.lucky for way in self._plan)
+            if lucky > len(self._luck):
+                self._luck += self.random.random(lucky - len(self._luck)).tolist()
+            luck = iter(self._luck)
+            self.wish.plan(self._plan, [next(luck) if way.lucky else 0.0 for way in self._plan])
         except Exception as error:  # it belongs to this reply alone
             self.fail(error)
             return False
         return True
 
+    def _way(self, legal: Slice) -> Way:
+        """How the kernels are told of a slice."""
+        found = self._ways.get(id(legal))
+        if found is None:
+            found = self._ways[id(legal)] = legal, Way.of(self.engine.runner.head(legal.ranges), legal.sampling, legal.onward)
+        return found[1]
+
     def answer(self) -> None:
         """Take what was drawn. Raises nothing."""
         assert self.wish is not None
-        token = self.wish.token
+        tokens, shares = self.wish.answer
         try:
-            if token < 0:
+            del self._luck[: sum(way.lucky for way in self._plan[: len(tokens)])]
+            if tokens[-1] < 0:
                 raise not_finite()
-            self.pieces = [([token], self.cache)]
-            self._accept(token, self.wish.share)
+            self.pieces = [(tokens[-1:], self.cache)]
+            self.grammar.follow(tokens)
+            self._accept(tokens, shares)
         except Exception as error:  # it belongs to this reply alone
             self.fail(error)
 
-    def _accept(self, token: int, share: float) -> None:
-        self.grammar.advance(token)
-        self._spend(1)
-        self.over = self._end is not None or self._searching
-        self.ready.append((token, share))
+    def _accept(self, tokens: Sequence[int], shares: Sequence[float]) -> None:
+        """Ids that the grammar has taken, and how likely each was."""
+        self._spend(len(tokens))
+        self.likely.extend(shares)
+        self.ready.extend(tokens)
+        self.over = self._end is not None or self._searching  # last: who finds nothing ready and it over leaves
 
     def _launch(self, runner: Graphs, row: Any, legal: Slice) -> Later:
         """Draw on the device."""

@@ -9,7 +9,7 @@ budget, and is closed when the budget says so: random logits cannot write a malf
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,12 +33,14 @@ Ranges = tuple[tuple[int, int], ...]
 class Slice:
     """The ids that are legal now, as ascending half-open ranges, and how to draw one of them.
 
-    block: name of the open block (the repetition penalty looks at its codes only); None in a text.
+    block: name of the open block (the repetition penalty looks at its codes only); None in a text. onward: words or codes, from the first
+    to before the last, after each of which the same is legal, see Grammar.ahead().
     """
 
     ranges: Ranges
     sampling: Sampling
     block: str | None = None
+    onward: tuple[int, int] = (0, 0)
 
 
 class IllegalToken(ValueError):
@@ -197,13 +199,11 @@ class Grammar:
         assert self._item is not None
         item, facts = self._item, self._item.modality
         frame, layer = divmod(self.codes, facts.layers)
-        ranges: list[tuple[int, int]] = []
         may_end = layer == 0 and frame >= facts.frames.start
-        if may_end:
-            ranges.append(one(item.end))
-        if not (may_end and self._full(frame)):
-            ranges.append(item.layer(layer))
-        return Slice(merge(ranges), facts.sampling, facts.name)
+        if may_end and self._full(frame):
+            return Slice((one(item.end),), facts.sampling, facts.name)
+        codes = item.layer(layer)
+        return Slice(merge([codes, one(item.end)] if may_end else [codes]), facts.sampling, facts.name, codes)
 
     def _text_slice(self) -> Slice:
         tokens = self.vocabulary
@@ -217,15 +217,41 @@ class Grammar:
             return Slice((one(tokens.ranges[self.forced].start),), self.words)
         if self.transcribe and self.phase != "heard":
             return Slice((one(tokens.ins if self.phase == "free" else tokens.eos),), self.words)
-        ranges = list(self._word_ranges)
+        ranges, onward = list(self._word_ranges), max(self._word_ranges, key=lambda item: item[1] - item[0])
         if self.phase == "heard":
-            return Slice(merge([*([] if self._must_answer() else ranges), one(tokens.res)]), self.transcript)
+            if self._must_answer():
+                return Slice((one(tokens.res),), self.transcript)
+            return Slice(merge([*ranges, one(tokens.res)]), self.transcript, onward=onward)
         ranges += [one(tokens.ranges[name].start) for name in openable]
         if self.forced is None or self.forced not in openable:
             ranges += [one(tokens.eos), one(tokens.stop)]
         if self._may_chain():
             ranges.append(one(tokens.ins))
-        return Slice(merge(ranges), self.words)
+        return Slice(merge(ranges), self.words, onward=onward)
+
+    def ahead(self, most: int) -> list[Slice]:
+        """What allowed() will be for the next ids, at most `most`, while each of them is among the onward ids of its slice."""
+        found: list[Slice] = []
+        while len(found) < most and (legal := self.allowed()).ranges:
+            found.append(legal)
+            self._skip(1)
+            if legal.onward[0] >= legal.onward[1]:
+                break
+        self._skip(-len(found))
+        return found
+
+    def follow(self, ids: Sequence[int]) -> None:
+        """Take ids of which all but the last are onward ones of the slices that ahead() foretold. Raises IllegalToken for the last."""
+        self._skip(len(ids) - 1)
+        self.advance(ids[-1])
+
+    def _skip(self, count: int) -> None:
+        """Take onward ids: which ones makes no difference."""
+        self.used += count
+        if self._item is None:
+            self.words_used += count
+        else:
+            self.codes += count
 
     def advance(self, number: int) -> None:
         """Take one id. Raises IllegalToken if allowed() does not contain it."""

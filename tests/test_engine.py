@@ -285,10 +285,10 @@ def test_all_who_write_advance_together_and_a_prompt_waits_for_one_step_at_most(
         desk.satisfy(writers[0])
         writers[0].ready.popleft()
     assert [writer.drawn for writer in writers] == [4, 4, 4]
-    for _ in range(20):  # those who do not come for theirs are not written further than AHEAD
+    for _ in range(AHEAD):  # those who do not come for theirs are not written further than AHEAD
         desk.satisfy(writers[0])
         writers[0].ready.popleft()
-    assert [writer.drawn for writer in writers] == [24, AHEAD, AHEAD]
+    assert [writer.drawn for writer in writers] == [AHEAD + 4, AHEAD, AHEAD]
     desk.runner.served.clear()
     for writer in writers:
         writer.ready.clear()

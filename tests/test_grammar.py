@@ -172,3 +172,27 @@ def test_sections_cover_what_the_sampler_may_draw(wider):
                 inside = [any(a <= low and high <= b for a, b in table[section]) for low, high in ranges]
                 assert all(inside), (grammar.state, ranges)
             grammar.advance(number)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"force": "music", "force_after": 5}, {"force": "heard"}, {"limits": {"speech": 9}}, {"force": "text", "chain": False}]
+)
+def test_what_lies_ahead_is_what_comes(vocabulary, options):
+    """As long as words or codes are drawn; whichever they are, many at once lead to where one by one does."""
+    random = np.random.default_rng(0)
+    for budget in (9, 60, 400):
+        grammar = Grammar(vocabulary, budget=budget, **options)
+        while not grammar.done:
+            before = grammar.__dict__.copy()
+            ahead = grammar.ahead(int(random.integers(1, 20)))
+            assert before == grammar.__dict__ and ahead[0] is grammar.allowed()
+            other, ids = grammar.clone(), []
+            for legal in ahead:
+                assert other.allowed() is legal
+                low, high = legal.onward if random.random() < 0.97 and legal.onward[1] else legal.ranges[random.integers(len(legal.ranges))]
+                ids.append(int(random.integers(low, high)))
+                other.advance(ids[-1])
+                if not legal.onward[0] <= ids[-1] < legal.onward[1]:
+                    break
+            grammar.follow(ids)
+            assert grammar.__dict__ == other.__dict__

@@ -28,7 +28,7 @@ import torch
 from anygpt_demo.codecs import load_codec
 from anygpt_demo.engine import LocalEngine, draw, penalise
 from anygpt_demo.grammar import PRESETS, Grammar, Slice, word_ranges
-from anygpt_demo.models.compiled import Compiled, Wish, library
+from anygpt_demo.models.compiled import Compiled, Way, Wish, library
 from anygpt_demo.models.fast import Fast, Kind, Work, matrix
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
 from anygpt_demo.vocabulary import CodeRange, Vocabulary
@@ -87,10 +87,11 @@ class Endless:
     def __init__(self, vocabulary: Vocabulary, force: str) -> None:
         if force == "text":
             words = Grammar(vocabulary, force="text").allowed()
-            self.slices = [Slice(word_ranges(vocabulary), words.sampling)]
+            self.slices = [Slice(word_ranges(vocabulary), words.sampling, onward=words.onward)]
         else:
             item = vocabulary.ranges[force]
-            self.slices = [Slice((item.layer(layer),), item.modality.sampling, force) for layer in range(item.modality.layers)]
+            layers = [item.layer(layer) for layer in range(item.modality.layers)]
+            self.slices = [Slice((codes,), item.modality.sampling, force, codes) for codes in layers]
         self.used = 0
 
     def allowed(self) -> Slice:
@@ -100,6 +101,14 @@ class Endless:
     def advance(self, number: int) -> None:
         """Take one id."""
         self.used += 1
+
+    def ahead(self, most: int) -> list[Slice]:
+        """What may stand here and after that."""
+        return [self.slices[at % len(self.slices)] for at in range(self.used, self.used + most)]
+
+    def follow(self, ids: Sequence[int]) -> None:
+        """Take ids."""
+        self.used += len(ids)
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -397,10 +406,9 @@ def bandwidth(bench: Bench) -> dict[str, Any]:
 def batching(bench: Bench) -> dict[str, Any]:
     """Ids per second of four sessions, each in its own thread, over one, prompts included; and how long an id takes each of them.
 
-    By the wall, because two threads may compute for them; the same by seconds of computing stands beside it.
+    By the wall, because two threads compute for them; the same by seconds of computing stands beside it.
     """
-    work, walls, gaps, shared = [], [], [], []
-    runner, desk = bench.engine.runner, bench.engine.desk
+    work, walls, gaps = [], [], []
 
     def session(number: int) -> list[float]:
         stream, times = iter(bench.engine.generate(bench.prompt(number)[:64], bench.grammar("music"), seed=number, max_new=1200)), []
@@ -415,15 +423,13 @@ def batching(bench: Bench) -> dict[str, Any]:
             alone = Watch()
             session(0)
             one = alone.cpu, alone.wall
-            together, calls, helped = Watch(), desk.calls, getattr(runner, "helped", 0)
+            together = Watch()
             gaps += [gap for times in pool.map(session, range(4)) for gap in times]
             work.append(4 * one[0] / together.cpu)
             walls.append(4 * one[1] / together.wall)
-            shared.append((getattr(runner, "helped", 0) - helped) / (desk.calls - calls))
     return {
         "batch4_throughput": figure(walls, "times", "wall"),
         "batch4_work": figure(work, "times as many ids per second of computing"),
-        "batch4_shared": figure(shared, "of the calls by two threads", "none"),
         "batch4_p50_ms": figure([1000 * statistics.median(gaps)], "ms per id and session", "wall"),
         "batch4_p95_ms": figure([1000 * sorted(gaps)[int(0.95 * len(gaps))]], "ms per id and session", "wall"),
     }
@@ -583,25 +589,26 @@ def compiled_steps(fast: Compiled, item: CodeRange, words: Slice) -> dict[str, f
     for count in (1, 4):
         who = "" if count == 1 else ", four sessions"
         for name, legal in (("music", Slice((item.layer(0),), item.modality.sampling)), ("words", words)):
-            wishes = [Wish.of(1000) for _ in range(count)]
-            for wish in wishes:
-                wish.ask(fast.head(legal.ranges), legal.sampling)
-                wish.luck = 0.5
-            found[f"head and draw, {name}{who}"] = best(lambda wishes=wishes: fast.draw(rows[: len(wishes)], wishes))
+            way, wishes = Way.of(fast.head(legal.ranges), legal.sampling), [Wish.of(1000) for _ in range(count)]
+
+            def draw_all(way: Way = way, wishes: list[Wish] = wishes) -> None:
+                for wish in wishes:
+                    wish.plan([way], [0.5])
+                fast.draw(rows[: len(wishes)], wishes)
+
+            found[f"head and draw, {name}{who}"] = best(draw_all)
     for positions in (1, 64, PROMPT):
-        caches = [fast.cache(2 * PROMPT) for _ in range(4)]
-        for cache in caches:
-            cache.both[:] = 0.1
-
-        def write(company: bool, caches: list[Cache] = caches, positions: int = positions) -> None:
+        for count in (2, 4):
+            caches = [fast.cache(2 * PROMPT) for _ in range(count)]
             for cache in caches:
-                cache.ids = [300] * positions
-            fast.run([([item.first], cache) for cache in caches], company)
+                cache.both[:] = 0.1
 
-        found[f"forward of four sessions after {positions}"] = best(lambda write=write: write(False), 20)
-        if fast.threads > 1:
-            wall = best(lambda write=write: write(True), 20, 20, time.perf_counter)
-            found[f"the same by two threads, by the wall, after {positions}"] = wall
+            def write(caches: list[Cache] = caches, positions: int = positions) -> None:
+                for cache in caches:
+                    cache.ids = [300] * positions
+                fast.run([([item.first], cache) for cache in caches])
+
+            found[f"forward of {count} sessions after {positions}"] = best(write, 20)
     return found
 
 

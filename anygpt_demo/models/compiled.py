@@ -2,7 +2,8 @@
 
 The C is compiled by the system's compiler when a model is first loaded, for this processor, and kept in the user's cache folder.
 Without a compiler models/fast.py does the same with the calls of torch and numpy. A row's result has the same bits whatever else
-is computed with it, by however many threads, and whether its past was read at once, in pieces, or written id by id.
+is computed with it, and whether its past was read at once, in pieces, or written id by id. Python's lock is free during a call, and
+calls know nothing of each other: two threads that write for two sessions each take two processors.
 
 Dimension names: M rows (one per id), K and N input and output width of a matrix, D model width, E head width.
 """
@@ -19,7 +20,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ from torch import Tensor
 
 from anygpt_demo.modality import Sampling
 from anygpt_demo.models.fast import TINY, Array, HeadIds, Ranges, folded
-from anygpt_demo.models.llama import Cache, Llama, LlamaConfig, rotary_angles
+from anygpt_demo.models.llama import ROOM, Cache, Llama, LlamaConfig, rotary_angles
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-pthread")
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 BLOCK = 128  # rows of one call, as in kernels.c
 OUTS, STEP, TOGETHER = 32, 8, 4  # as in kernels.c: outputs of a tile, inputs of a step, sessions that draw at once
+STEPS = 32  # as in kernels.c: most ids that one call writes for a session
 LINE = 128  # bytes that two processors do not share well
 PATIENCE_S = 120  # for the compiler
 ROW = struct.Struct("5q")  # Row of kernels.c
@@ -109,13 +110,12 @@ def library(flags: Sequence[str] = FLAGS) -> ctypes.CDLL | None:
         log.info("the kernels could not be loaded: %s", error)
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    found.forward.argtypes = [pointer, pointer, pointer, pointer, number, pointer, pointer]
+    found.forward.argtypes = [pointer, pointer, pointer, number, pointer]
+    found.write_ids.argtypes = [pointer, pointer, pointer, number, pointer]
     found.score.argtypes = [pointer, pointer, number, pointer, pointer]
     found.draw.argtypes = [number, pointer, pointer, pointer]
-    found.gather.argtypes = found.disband.argtypes = found.helped.argtypes = [pointer]
-    for name in ("forward", "score", "draw", "disband"):
+    for name in ("forward", "write_ids", "score", "draw"):
         getattr(found, name).restype = None
-    found.gather.restype, found.helped.restype = pointer, number
     return found
 
 
@@ -166,25 +166,41 @@ class Space:
         self.rows_at = ctypes.addressof(self.rows)
         self.wishes = (ctypes.c_void_p * BLOCK)()
         self.wishes_at = ctypes.addressof(self.wishes)
-        self.result: Array = np.empty((BLOCK, given), np.float32)
-        self.result_at = self.result.ctypes.data
+
+
+class Way(ctypes.Structure):
+    """One way to draw an id: Way of kernels.c."""
+
+    _fields_ = [("head", ctypes.c_void_p), ("ids", ctypes.c_void_p), ("place", ctypes.c_void_p)]
+    _fields_ += [(name, ctypes.c_int64) for name in ("first", "last", "top_k")]
+    _fields_ += [(name, ctypes.c_double) for name in ("temperature", "top_p", "penalty")]
+
+    address: int
+    asked: CompiledHead
+    lucky: bool  # whether luck decides anything
+
+    @classmethod
+    def of(cls, head: CompiledHead, sampling: Sampling, onward: tuple[int, int] = (0, 0)) -> Way:
+        """Draw from this head. onward: ids, from the first to before the last, after which a plan goes on."""
+        head_at, ids, place = head.places
+        way = cls(head_at, ids, place, *onward, sampling.top_k, sampling.temperature, sampling.top_p, sampling.repetition_penalty)
+        way.asked, way.address = head, ctypes.addressof(way)  # the head is kept alive
+        way.lucky = sampling.temperature != 0.0 and len(head.ids) > 1
+        return way
 
 
 class Wish(ctypes.Structure):
-    """What one session draws from, and what it drew: Wish of kernels.c. It knows the ids of its block that were drawn before.
+    """What one session draws, and what it drew: Wish of kernels.c. It knows the ids of its block that were drawn before.
 
-    token: -1 if the scores were no numbers; share: how likely it was among the legal ids.
+    tokens: -1 if the scores were no numbers; shares: how likely each was among the legal ids; drawn: how many there are.
     """
 
-    _fields_ = [("head", ctypes.c_void_p), ("ids", ctypes.c_void_p), ("place", ctypes.c_void_p), ("seen", ctypes.c_void_p)]
-    _fields_ += [("count", ctypes.c_int64), ("top_k", ctypes.c_int64)]
-    _fields_ += [(name, ctypes.c_double) for name in ("temperature", "top_p", "penalty", "luck")]
-    _fields_ += [("token", ctypes.c_int64), ("share", ctypes.c_double)]
+    _fields_ = [("ways", ctypes.c_void_p * STEPS), ("luck", ctypes.c_double * STEPS)]
+    _fields_ += [("tokens", ctypes.c_int64 * STEPS), ("shares", ctypes.c_double * STEPS)]
+    _fields_ += [("seen", ctypes.c_void_p), ("count", ctypes.c_int64), ("wanted", ctypes.c_int64), ("drawn", ctypes.c_int64)]
 
     address: int
     room: NDArray[np.int64]
-    asked: CompiledHead
-    lucky: bool  # whether luck decides anything
 
     @classmethod
     def of(cls, most: int) -> Wish:
@@ -194,13 +210,17 @@ class Wish(ctypes.Structure):
         wish.seen, wish.address = wish.room.ctypes.data, ctypes.addressof(wish)
         return wish
 
-    def ask(self, head: CompiledHead, sampling: Sampling) -> None:
-        """Draw from this head from now on."""
-        self.asked = head  # kept alive
-        self.head, self.ids, self.place = head.places
-        self.temperature, self.top_k, self.top_p = sampling.temperature, sampling.top_k, sampling.top_p
-        self.penalty = sampling.repetition_penalty
-        self.lucky = sampling.temperature != 0.0 and len(head.ids) > 1
+    def plan(self, ways: Sequence[Way], luck: Sequence[float]) -> None:
+        """Draw one id in each of these ways, at most STEPS, which must be kept alive; luck: a number in [0, 1) for each of them."""
+        count = self.wanted = len(ways)
+        self.ways[:count] = [way.address for way in ways]
+        self.luck[:count] = luck
+        self.drawn = 0
+
+    @property
+    def answer(self) -> tuple[list[int], list[float]]:
+        """The ids that were drawn, and their shares."""
+        return self.tokens[: self.drawn], self.shares[: self.drawn]
 
 
 class Tiles:
@@ -245,10 +265,10 @@ class CompiledHead(HeadIds):
 
 
 class Compiled:
-    """Packed weights of a Llama. Read-only: any thread may be in it.
+    """Packed weights of a Llama. Read-only: any number of threads may be in it at once.
 
-    threads: 2 if several sessions may be shared with a second thread; it is made when it is first needed and sleeps when it is not.
-    Raises ValueError for head widths that the kernels do not know.
+    threads: how many should be, for sessions that are written at the same time. Raises ValueError for head widths that the kernels do
+    not know.
     """
 
     unit = 1
@@ -282,26 +302,15 @@ class Compiled:
         counts = (heads, groups, width, given, hidden, len(self.layers), self._free[0].arrays[4].shape[1])
         self._facts = ModelFacts(*counts, ctypes.addressof(self._layers), self._embedding.ctypes.data, self._turns.ctypes.data)
         self._model = ctypes.addressof(self._facts)
-        self._team: int | None = None  # Team of kernels.c
-        if threads > 1:
-            space = Space(config)
-            self._team = kernels.gather(space.address)
-            if self._team is not None:
-                weakref.finalize(self, disband, kernels, self._team, space).atexit = False  # a sleeping thread ends with its process
 
     @property
     def bytes(self) -> int:
         """Bytes of the weights of all layers, which writing one id reads."""
         return sum(part.bytes for layer in self.layers for part in layer)
 
-    @property
-    def helped(self) -> int:
-        """How often the second thread has done half of a call."""
-        return 0 if self._team is None else int(self.kernels.helped(self._team))
-
     def cache(self, capacity: int) -> Cache:
-        """An empty cache."""
-        return Cache(self.config, capacity, torch.bfloat16, "cpu")
+        """An empty cache. It grows when it has to: of memory that a reply never uses every page would be touched, and so cleared."""
+        return Cache(self.config, min(capacity, ROOM), torch.bfloat16, "cpu")
 
     def clear(self) -> None:
         """Forget the heads made so far."""
@@ -334,10 +343,8 @@ class Compiled:
         except IndexError:
             return Space(self.config)
 
-    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]], company: bool = False) -> Array:
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Array:
         """Continue caches by ids: any number of ids for each of the caches, which must differ. The caches' ids are extended.
-
-        company: others wait too, so a second thread may help; whoever is alone leaves the other processor to the media.
 
         Returns the last row of each piece, float32 (pieces, D), not yet normalised: scores() and draw() take them. Raises ValueError
         for an id or a position that the model does not have.
@@ -353,12 +360,12 @@ class Compiled:
         ]
         result = np.empty((len(pieces), self.config.hidden_size), np.float32)
         into = result.ctypes.data
-        space, team = self._space(), self._team if company else None
+        space = self._space()
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
             for number, row in enumerate(part):
                 ROW.pack_into(space.rows, number * ROW.size, *row)
-            self.kernels.forward(team, self._model, space.address, space.rows_at, len(part), into, None)
+            self.kernels.forward(self._model, space.address, space.rows_at, len(part), into)
             into += result.strides[0] * sum(row[3] for row in part)
         self._free.append(space)
         for ids, cache in pieces:
@@ -366,31 +373,26 @@ class Compiled:
         return result
 
     def write(self, pieces: Sequence[tuple[int, Cache, Wish]]) -> None:
-        """Continue each cache by one id and draw what follows it: run() and draw() in one call; the answers stand in the wishes."""
-        space, team = self._space(), self._team if len(pieces) > 1 else None
+        """Continue each cache by one id and draw what its wish plans, reading each id that is drawn but the last."""
+        space = self._space()
         end, size = self.config.max_position_embeddings, self.config.vocab_size
         for start in range(0, len(pieces), BLOCK):
             part = pieces[start : start + BLOCK]
             for number, (token, cache, wish) in enumerate(part):
                 at = len(cache.ids)
-                if at >= end or not 0 <= token < size:
+                if at + wish.wanted > end or not 0 <= token < size:
                     raise ValueError("an id or its position is beyond the model")
-                cache.reserve(at + 1)
+                cache.reserve(at + wish.wanted)
                 ROW.pack_into(space.rows, number * ROW.size, token, at, cache.capacity, True, cache.address)
                 space.wishes[number] = wish.address
-            self.kernels.forward(team, self._model, space.address, space.rows_at, len(part), space.result_at, space.wishes_at)
-            for token, cache, _ in part:
-                cache.ids.append(token)
+            self.kernels.write_ids(self._model, space.address, space.rows_at, len(part), space.wishes_at)
+            for token, cache, wish in part:
+                cache.ids += (token, *wish.tokens[: wish.drawn - 1])
         self._free.append(space)
 
     def draw(self, rows: Array, wishes: Sequence[Wish]) -> None:
-        """Draw one id after each of the rows, float32 (M, D), together; the answers stand in the wishes."""
+        """Draw the first id of each plan after the rows, float32 (M, D), at most BLOCK; the answers stand in the wishes."""
         addresses = (ctypes.c_void_p * len(wishes))(*[wish.address for wish in wishes])
         space = self._space()
         self.kernels.draw(len(wishes), addresses, rows.ctypes.data, space.address)
         self._free.append(space)
-
-
-def disband(kernels: ctypes.CDLL, team: int, space: Space) -> None:
-    """End a second thread, which computed in this space."""
-    kernels.disband(team)

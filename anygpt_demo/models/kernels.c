@@ -9,11 +9,9 @@
    and multiplied while they are read. Keys and values are bfloat16.
 
    `luck` is a number in [0, 1) from the caller: equal numbers give equal ids. Plain C with vectors of GCC and Clang; the product
-   has a way of its own for AVX-512 VNNI and AVX2. Several sessions may be shared with a second thread (Team). */
+   has a way of its own for AVX-512 VNNI and AVX2. Nothing is kept between calls: any number of threads may be in here at once, each
+   with a Space of its own. */
 
-#if defined(__linux__)
-#define _GNU_SOURCE
-#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,16 +19,6 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <time.h>
-#include <unistd.h>
-#define THREADS 1
-#endif
-
 #if defined(__AVX512F__)
 enum { LANES = 16 };
 #elif defined(__AVX__)
@@ -38,7 +26,7 @@ enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-enum { OUTS = 32, STEP = 8, BLOCK = 128, TOGETHER = 4, BUCKETS = 256 };
+enum { OUTS = 32, STEP = 8, BLOCK = 128, TOGETHER = 4, BUCKETS = 256, STEPS = 32 };
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
@@ -68,14 +56,21 @@ typedef struct { /* what one thread computes in; room for BLOCK rows, and for dr
 
 typedef struct { int64_t id, position, capacity, wanted; uint16_t *cache; } Row; /* cache: (2, layers, groups, capacity, width), see join() */
 
-typedef struct { /* what one session draws from; token and share are the answer */
+typedef struct { /* one way to draw an id: a state of the grammar, and settings */
     const Matrix *head;
     const int64_t *ids, *place; /* score -> id; id -> score or -1 */
-    int64_t *seen, count;       /* ids drawn since the block began, each once */
+    int64_t from, to;           /* ids after which the plan of a wish goes on */
     int64_t top_k;
-    double temperature, top_p, penalty, luck;
-    int64_t token;
-    double share;
+    double temperature, top_p, penalty;
+} Way;
+
+typedef struct { /* what one session draws, at most STEPS ids in a row; tokens and shares are the answer */
+    const Way *ways[STEPS]; /* the plan: of each id, if the ids before it are among those after which it goes on */
+    double luck[STEPS];
+    int64_t tokens[STEPS]; /* -1 and the last one where the scores are no numbers */
+    double shares[STEPS];  /* how likely each was among the legal ids */
+    int64_t *seen, count;  /* ids drawn since the block began, each once */
+    int64_t wanted, drawn;
 } Wish;
 
 INLINE floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
@@ -258,13 +253,13 @@ INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t pad
 enum { ROWS = 1 };
 #endif
 
-typedef struct { int64_t from, to; } Span; /* of outputs; whole tiles but for the last */
-
-/* y: (rows, outs), or added to it: some outputs. factors, sums: of each row, from quantize() */
-static void outputs(const Matrix *m, Span span, int64_t rows, float *y, int add, const int8_t *codes, const float *factors, const int32_t *sums) {
+/* y: (rows, outs), or added to it, from x: (rows, width), at most BLOCK rows. codes: work space. */
+static void product(const Matrix *m, const float *x, int64_t rows, float *y, int add, int8_t *codes) {
     int64_t padded = (m->width + STEP - 1) / STEP * STEP;
-    int32_t found[ROWS * OUTS];
-    for (int64_t o = span.from; o < span.to; o += OUTS) {
+    int32_t sums[BLOCK], found[ROWS * OUTS];
+    float factors[BLOCK];
+    for (int64_t r = 0; r < rows; r++) factors[r] = quantize(x + r * m->width, m->width, padded, m->eps, codes + r * padded, sums + r);
+    for (int64_t o = 0; o < m->outs; o += OUTS) {
         const uint8_t *w = m->weights + o * padded;
         int64_t many = m->outs - o < OUTS ? m->outs - o : OUTS;
         for (int64_t r = 0; r < rows; r += ROWS) {
@@ -295,15 +290,6 @@ static void outputs(const Matrix *m, Span span, int64_t rows, float *y, int add,
             }
         }
     }
-}
-
-/* The same from x, (rows, width), for some spans of outputs. codes: work space. rows <= BLOCK */
-static void product(const Matrix *m, const float *x, int64_t rows, float *y, int add, int8_t *codes, const Span *spans, int count) {
-    int64_t padded = (m->width + STEP - 1) / STEP * STEP;
-    int32_t sums[BLOCK];
-    float factors[BLOCK];
-    for (int64_t r = 0; r < rows; r++) factors[r] = quantize(x + r * m->width, m->width, padded, m->eps, codes + r * padded, sums + r);
-    for (int i = 0; i < count; i++) outputs(m, spans[i], rows, y, add, codes, factors, sums);
 }
 
 /* --------------------------------------------------------------------------------------------------------- attention */
@@ -378,75 +364,16 @@ static void look(const Model *m, const Space *s, int64_t count, int64_t first, c
     else for (int64_t r = 0; r < count; r++, first++, query += apart, result += wide) LOOK(1, m->width);
 }
 
-/* Two threads pass through the same steps, each with half of the heads and outputs: nobody begins a step before both have ended the
-   one before. */
-#if defined(THREADS)
-typedef struct {
-    struct { _Alignas(128) atomic_int steps; } at[2];
-    int64_t lost; /* nanoseconds for which the first waited in vain */
-} Meeting;
-
-enum { PATIENCE = 2000 }; /* looks, about 30 microseconds, after which the other one seems to have lost its processor */
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-INLINE void pause_briefly(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-/* Wait for a number. Returns the nanoseconds that it took beyond patience. */
-static int64_t await(atomic_int *value, int least) {
-    for (int turn = 0; turn < PATIENCE; turn++) {
-        if (atomic_load_explicit(value, memory_order_acquire) >= least) return 0;
-        pause_briefly();
-    }
-    int64_t start = now_ns();
-    while (atomic_load_explicit(value, memory_order_acquire) < least) sched_yield(); /* perhaps it needs this processor */
-    return now_ns() - start;
-}
-
-static void meet(Meeting *meeting, int who) {
-    if (!meeting) return;
-    int steps = atomic_load_explicit(&meeting->at[who].steps, memory_order_relaxed) + 1;
-    atomic_store_explicit(&meeting->at[who].steps, steps, memory_order_release);
-    int64_t lost = await(&meeting->at[!who].steps, steps);
-    if (who == 0) meeting->lost += lost;
-}
-#else
-typedef struct { int64_t lost; } Meeting;
-static void meet(Meeting *meeting, int who) { (void)meeting, (void)who; }
-#endif
-
-/* Half of n, or all of it. */
-INLINE Span share_of(int64_t n, const Meeting *meeting, int who) {
-    return meeting ? (Span){who * n / 2, (who + 1) * n / 2} : (Span){0, n};
-}
-
-INLINE Span tiles_of(int64_t n, const Meeting *meeting, int who) {
-    Span tiles = share_of((n + OUTS - 1) / OUTS, meeting, who);
-    return (Span){tiles.from * OUTS, tiles.to * OUTS < n ? tiles.to * OUTS : n};
-}
-
 /* Rotary positions of one row's queries and keys, in place; its key and value into the cache. */
-static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint16_t *values, Span heads, Span groups) {
+static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint16_t *values) {
     const float *turns = m->turns + row->position * m->width;
-    Span turned[2] = {heads, {m->heads + groups.from, m->heads + groups.to}};
-    for (int number = 0; number < 2; number++)
-        for (int64_t h = turned[number].from; h < turned[number].to; h++)
-            for (int64_t e = 0; e < m->width; e += 2) {
-                float *pair = y + h * m->width + e, a = pair[0], b = pair[1];
-                pair[0] = a * turns[e] - b * turns[e + 1];
-                pair[1] = b * turns[e] + a * turns[e + 1];
-            }
-    for (int64_t g = groups.from; g < groups.to; g++) {
+    for (int64_t h = 0; h < m->heads + m->groups; h++)
+        for (int64_t e = 0; e < m->width; e += 2) {
+            float *pair = y + h * m->width + e, a = pair[0], b = pair[1];
+            pair[0] = a * turns[e] - b * turns[e + 1];
+            pair[1] = b * turns[e] + a * turns[e + 1];
+        }
+    for (int64_t g = 0; g < m->groups; g++) {
         const float *key = y + (m->heads + g) * m->width, *value = y + (m->heads + m->groups + g) * m->width;
         int64_t at = (g * row->capacity + row->position) * m->width;
         for (int64_t e = 0; e < m->width; e += 2 * LANES) {
@@ -456,24 +383,20 @@ static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint1
     }
 }
 
-/* Run s->x, the embeddings of `count` rows, through all layers; the rows that are wanted then stand there side by side. Alone, or as one of
-   two who meet: each with `own` looks and codes, and with s in common. */
-static void pass(const Model *m, const Space *s, const Space *own, const Row *rows, int64_t count, Meeting *meeting, int who) {
-    int64_t D = m->model, inner = m->heads * m->width, both = inner + m->groups * m->width, apart = both + m->groups * m->width;
-    int64_t shared = m->heads / m->groups;
-    Span heads = share_of(m->heads, meeting, who), groups = share_of(m->groups, meeting, who), columns = tiles_of(D, meeting, who);
-    Span gates = tiles_of(m->hidden, meeting, who), pairs[2] = {gates, {m->hidden + gates.from, m->hidden + gates.to}}, all_gates = {0, 2 * m->hidden};
-    Span three[3] = {{heads.from * m->width, heads.to * m->width},
-                     {inner + groups.from * m->width, inner + groups.to * m->width},
-                     {both + groups.from * m->width, both + groups.to * m->width}};
+/* Read `count` ids, at most BLOCK; rows of one session stand side by side, in the order of their positions. The rows that are wanted
+   then stand in s->x side by side, not yet normalised. */
+static void pass(const Model *m, const Space *s, const Row *rows, int64_t count) {
+    int64_t D = m->model, inner = m->heads * m->width, apart = inner + 2 * m->groups * m->width, shared = m->heads / m->groups;
+    size_t line = (size_t)D * sizeof(float);
+    for (int64_t r = 0; r < count; r++) memcpy(s->x + r * D, m->embedding + rows[r].id * D, line);
     for (int64_t number = 0; number < m->layers; number++) {
         const Layer *layer = m->layer + number;
         int last = number == m->layers - 1;
-        product(&layer->qkv, s->x, count, s->y, 0, own->codes, three, 3);
+        product(&layer->qkv, s->x, count, s->y, 0, s->codes);
         for (int64_t r = 0; r < count; r++) {
             int64_t plane = m->groups * rows[r].capacity * m->width;
             uint16_t *keys = rows[r].cache + number * plane;
-            keep(m, rows + r, s->y + r * apart, keys, keys + m->layers * plane, heads, groups);
+            keep(m, rows + r, s->y + r * apart, keys, keys + m->layers * plane);
         }
         int64_t kept = 0;
         for (int64_t r = 0, many; r < count; r += many) {
@@ -481,32 +404,23 @@ static void pass(const Model *m, const Space *s, const Space *own, const Row *ro
             if (last && !rows[r].wanted) continue;
             int64_t plane = m->groups * rows[r].capacity * m->width, into = last ? kept : r;
             const uint16_t *keys = rows[r].cache + number * plane, *values = keys + m->layers * plane;
-            for (int64_t h = heads.from; h < heads.to; h++) {
+            for (int64_t h = 0; h < m->heads; h++) {
                 int64_t at = h / shared * rows[r].capacity * m->width;
-                look(m, own, many, rows[r].position, s->y + r * apart + h * m->width, keys + at, values + at, s->mixed + into * inner + h * m->width);
+                look(m, s, many, rows[r].position, s->y + r * apart + h * m->width, keys + at, values + at, s->mixed + into * inner + h * m->width);
             }
+            if (into < r) memcpy(s->x + into * D, s->x + r * D, line);
             kept += many;
         }
-        meet(meeting, who);
-        if (last)
-            for (int64_t r = 0, into = 0; r < count; r++)
-                if (rows[r].wanted) {
-                    memmove(s->x + into * D + columns.from, s->x + r * D + columns.from, (size_t)(columns.to - columns.from) * sizeof(float));
-                    into++;
-                }
-        product(&layer->out, s->mixed, kept, s->x, 1, own->codes, &columns, 1);
-        meet(meeting, who);
-        product(&layer->gate_up, s->x, kept, s->y, 0, own->codes, meeting ? pairs : &all_gates, meeting ? 2 : 1);
+        product(&layer->out, s->mixed, kept, s->x, 1, s->codes);
+        product(&layer->gate_up, s->x, kept, s->y, 0, s->codes);
         for (int64_t r = 0; r < kept; r++) {
             const float *gate = s->y + r * 2 * m->hidden, *up = gate + m->hidden;
             float *into = s->gated + r * m->hidden;
-            int64_t i = gates.from;
-            for (; i + LANES <= gates.to; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
-            for (; i < gates.to; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
+            int64_t i = 0;
+            for (; i + LANES <= m->hidden; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
+            for (; i < m->hidden; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
         }
-        meet(meeting, who);
-        product(&layer->down, s->gated, kept, s->x, 1, own->codes, &columns, 1);
-        meet(meeting, who);
+        product(&layer->down, s->gated, kept, s->x, 1, s->codes);
     }
 }
 
@@ -514,7 +428,7 @@ static void pass(const Model *m, const Space *s, const Space *own, const Row *ro
 
 /* Scores of a head after `count` rows (count, model), at most BLOCK. result: (count, outs); codes: work space. */
 void score(const Matrix *head, const float *rows, int64_t count, float *result, int8_t *codes) {
-    product(head, rows, count, result, 0, codes, &(Span){0, head->outs}, 1);
+    product(head, rows, count, result, 0, codes);
 }
 
 typedef struct { float value; int32_t place; } Item;
@@ -603,11 +517,11 @@ static double weigh(const float *scores, int64_t n, float peak, float temperatur
 }
 
 /* One draw from scores (n,), which are changed: as engine.penalise() and engine.draw(). The place; -1 if they are no numbers. */
-static int64_t place_of(Wish *wish, float *scores, int64_t n, float *shares, Item *items, Item *spare) {
-    if (wish->penalty != 1.0)
+static int64_t place_of(const Way *way, const Wish *wish, float *scores, int64_t n, float *shares, Item *items, Item *spare, double *share) {
+    if (way->penalty != 1.0)
         for (int64_t i = 0; i < wish->count; i++) {
-            int64_t at = wish->place[wish->seen[i]];
-            if (at >= 0) scores[at] = scores[at] < 0 ? scores[at] * (float)wish->penalty : scores[at] / (float)wish->penalty;
+            int64_t at = way->place[wish->seen[i]];
+            if (at >= 0) scores[at] = scores[at] < 0 ? scores[at] * (float)way->penalty : scores[at] / (float)way->penalty;
         }
     int bad = 0;
     double plain;
@@ -615,284 +529,92 @@ static int64_t place_of(Wish *wish, float *scores, int64_t n, float *shares, Ite
     for (int64_t i = 0; i < n; i++) bad |= scores[i] - scores[i] != 0.0f;
     if (bad) return -1;
     float peak = highest(scores, n, 1);
-    if (wish->temperature == 0.0 || n == 1) {
+    if (way->temperature == 0.0 || n == 1) {
         while (scores[best] != peak) best++;
-        wish->share = 1.0 / weigh(scores, n, peak, 1.0f, shares);
+        *share = 1.0 / weigh(scores, n, peak, 1.0f, shares);
         return best;
     }
-    double sum = plain = weigh(scores, n, peak, (float)wish->temperature, shares), upto = 0.0;
-    int64_t most = wish->top_k > 0 && wish->top_k < n ? wish->top_k : n, found = most, i = 0;
-    int ordered = most < n || wish->top_p < 1.0;
+    double sum = plain = weigh(scores, n, peak, (float)way->temperature, shares), upto = 0.0;
+    int64_t most = way->top_k > 0 && way->top_k < n ? way->top_k : n, found = most, i = 0;
+    int ordered = most < n || way->top_p < 1.0;
     if (ordered) {
-        found = sorted(scores, shares, n, peak, most, most < n ? 0.0 : wish->top_p * sum, items, spare);
+        found = sorted(scores, shares, n, peak, most, most < n ? 0.0 : way->top_p * sum, items, spare);
         if (most < n)
             for (sum = 0.0; i < found; i++) sum += shares[items[i].place];
-        double wanted = wish->top_p < 1.0 ? wish->top_p * sum : INFINITY;
+        double wanted = way->top_p < 1.0 ? way->top_p * sum : INFINITY;
         for (sum = 0.0, i = 0; i < found && sum < wanted; i++) sum += shares[items[i].place];
         found = i;
     }
-    double goal = wish->luck * sum;
+    double goal = wish->luck[wish->drawn] * sum;
     for (i = 0; i < found; i++) {
         best = ordered ? items[i].place : i;
         if ((upto += shares[best]) > goal) break;
     }
-    if (wish->temperature != 1.0) {
+    if (way->temperature != 1.0) {
         float mine = scores[best] - peak;
         plain = weigh(scores, n, peak, 1.0f, shares);
-        wish->share = exp((double)mine) / plain;
-    } else wish->share = shares[best] / plain;
+        *share = exp((double)mine) / plain;
+    } else *share = shares[best] / plain;
     return best;
 }
 
-/* Draw one id for each of some sessions, up to TOGETHER at once if they draw from the same head. rows: (count, model).
-   token is -1 where scores are no numbers. s->scores: TOGETHER (width + outs) + 5 outs of the widest head. */
+/* Draw the next id of each of some wishes, at most BLOCK, up to TOGETHER at once if they draw from the same head. rows: (count, model).
+   s->scores: TOGETHER (width + outs) + 5 outs of the widest head. */
 void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s) {
-    Wish *group[TOGETHER];
-    for (int64_t i = 0; i < count; i++) wishes[i]->token = -2;
+    int64_t group[TOGETHER];
+    char done[BLOCK] = {0};
     for (int64_t i = 0; i < count; i++) {
-        if (wishes[i]->token != -2) continue;
-        const Matrix *head = wishes[i]->head;
+        if (done[i]) continue;
+        const Matrix *head = wishes[i]->ways[wishes[i]->drawn]->head;
         int64_t n = head->outs, many = 0;
         float *given = s->scores, *scores = given + TOGETHER * head->width, *shares = scores + TOGETHER * n;
         Item *items = (Item *)(shares + n);
         for (int64_t j = i; j < count && many < TOGETHER; j++)
-            if (wishes[j]->head == head && wishes[j]->token == -2) {
+            if (!done[j] && wishes[j]->ways[wishes[j]->drawn]->head == head) {
                 memcpy(given + many * head->width, rows + j * head->width, (size_t)head->width * sizeof(float));
-                group[many++] = wishes[j];
+                done[j] = 1;
+                group[many++] = j;
             }
-        product(head, given, many, scores, 0, s->codes, &(Span){0, n}, 1);
+        product(head, given, many, scores, 0, s->codes);
         for (int64_t j = 0; j < many; j++) {
-            Wish *wish = group[j];
-            int64_t place = place_of(wish, scores + j * n, n, shares, items, items + n);
-            wish->token = place < 0 ? -1 : wish->ids[place];
-            if (place < 0 || wish->penalty == 1.0) continue;
-            int64_t at = 0;
-            while (at < wish->count && wish->seen[at] != wish->token) at++;
-            if (at == wish->count) wish->seen[wish->count++] = wish->token;
+            Wish *wish = wishes[group[j]];
+            const Way *way = wish->ways[wish->drawn];
+            int64_t place = place_of(way, wish, scores + j * n, n, shares, items, items + n, wish->shares + wish->drawn);
+            int64_t token = wish->tokens[wish->drawn++] = place < 0 ? -1 : way->ids[place], at = 0;
+            if (place < 0 || way->penalty == 1.0) continue;
+            while (at < wish->count && wish->seen[at] != token) at++;
+            if (at == wish->count) wish->seen[wish->count++] = token;
         }
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------- two threads */
+/* ------------------------------------------------------------------------------------------------------------ forward */
 
-typedef struct { /* of one call of forward() */
-    const Model *model;
-    const Space *space; /* x is filled */
-    const Row *rows;
-    int64_t count, wanted;
-    Wish *const *wishes;
-    Meeting meeting;
-} Work;
-
-/* One thread's half of a call, or all of it. */
-static void labour(Work *work, const Space *own, Meeting *meeting, int who) {
-    pass(work->model, work->space, own, work->rows, work->count, meeting, who);
-    if (!work->wishes) return;
-    Span mine = share_of(work->wanted, meeting, !who); /* of an odd number the caller has one more */
-    draw(mine.to - mine.from, work->wishes + mine.from, work->space->x + mine.from * work->model->model, own);
+/* Read `count` ids, see pass(). result: (rows that are wanted, model), not yet normalised. s: of this call alone. */
+void forward(const Model *m, const Space *s, const Row *rows, int64_t count, float *result) {
+    int64_t wanted = 0;
+    for (int64_t r = 0; r < count; r++) wanted += rows[r].wanted;
+    pass(m, s, rows, count);
+    memcpy(result, s->x, (size_t)(wanted * m->model) * sizeof(float));
 }
 
-#if defined(THREADS)
-/* A helper beside the caller. It gets work only while it is seen waiting on a processor of its own, so that a caller never waits for
-   somebody to wake up; asleep, it is woken for the next time. Where that was in vain, it is left in peace for a while, twice as long
-   each time; where it lost its processor in the middle of its work, for twenty times what that cost: others need the processors.
-
-   ABSENT -> READY -caller-> FILLING -caller-> GIVEN -helper-> WORKING -helper-> READY -helper, after IDLE_NS-> ASLEEP -> READY */
-enum { ABSENT, ASLEEP, READY, FILLING, GIVEN, WORKING };
-enum { IDLE_NS = 200000, ACCEPT_NS = 2000, LATE_NS = 100000, SHORTEST = 8, LONGEST = 1024, TWENTY = 20 };
-
-typedef struct {
-    Space space; /* the helper's */
-    _Atomic long process; /* in which the helper lives: after fork there is none */
-    atomic_int state, inside, leaving;
-    atomic_llong helped;      /* halves that it computed */
-    atomic_int rest, penalty; /* calls left without the helper; how many after the next disappointment */
-    _Atomic int64_t until;    /* when it may be asked again after a delay: the time that was lost is a twentieth */
-    atomic_int expected;      /* woken by a call that is still under way: the next one counts on it */
-    atomic_int tried;         /* woken or moved, and not of use since */
-    pthread_mutex_t door; /* guards called */
-    pthread_cond_t bell;
-    int called;
-    pthread_t thread;
-    Work *work;
-    atomic_int *done;
-} Team;
-
-INLINE int change(atomic_int *state, int from, int to) { return atomic_compare_exchange_strong(state, &from, to); }
-
-static void *helper(void *given) {
-    Team *t = given;
-    int64_t since = now_ns();
-    while (!atomic_load(&t->leaving)) {
-        if (atomic_load_explicit(&t->state, memory_order_acquire) == GIVEN && change(&t->state, GIVEN, WORKING)) {
-            atomic_int *done = t->done;
-            labour(t->work, &t->space, &t->work->meeting, 1);
-            atomic_fetch_add(&t->helped, 1);
-            atomic_store(&t->state, READY);
-            atomic_store_explicit(done, 1, memory_order_release); /* now the caller may return */
-            since = now_ns();
-        } else if (atomic_load(&t->expected)) {
-            since = now_ns();
-            pause_briefly();
-        } else if (now_ns() - since > IDLE_NS && change(&t->state, READY, ASLEEP)) {
-            pthread_mutex_lock(&t->door);
-            while (!t->called) pthread_cond_wait(&t->bell, &t->door);
-            t->called = 0;
-            pthread_mutex_unlock(&t->door);
-            since = now_ns();
-            atomic_store(&t->state, READY);
-        } else pause_briefly();
-    }
-    return NULL;
-}
-
-/* Keep the helper off the processor of the caller. 0 if there is no other one. */
-static int part_from(Team *t) {
-#if defined(__linux__)
-    cpu_set_t others;
-    int here = sched_getcpu();
-    if (sched_getaffinity(0, sizeof others, &others)) return 1;
-    if (here >= 0 && here < CPU_SETSIZE) CPU_CLR(here, &others);
-    return CPU_COUNT(&others) > 0 && !pthread_setaffinity_np(t->thread, sizeof others, &others);
-#else
-    return t != NULL;
-#endif
-}
-
-/* The helper was of no use: do without it for a while. */
-static void rest(Team *t) {
-    int penalty = atomic_load(&t->penalty);
-    atomic_store(&t->tried, 0);
-    atomic_store(&t->rest, penalty);
-    atomic_store(&t->penalty, 2 * penalty < LONGEST ? 2 * penalty : LONGEST);
-}
-
-/* It sleeps, or waits for this very processor: have it ready for the next time. */
-static void prepare(Team *t) {
-    if (atomic_exchange(&t->tried, 1) || !part_from(t)) rest(t);
-    else if (!pthread_mutex_trylock(&t->door)) {
-        if (atomic_load(&t->state) == ASLEEP) {
-            atomic_store(&t->expected, 1);
-            t->called = 1;
-            pthread_cond_signal(&t->bell);
+/* Read one id for each of some wishes, draw what follows it, read that, and so on, until each has what it wanted or its plan does
+   not go on. rows: all wanted; they are changed. */
+void write_ids(const Model *m, const Space *s, Row *rows, int64_t count, Wish **wishes) {
+    while (count) {
+        pass(m, s, rows, count);
+        draw(count, wishes, s->x, s);
+        int64_t left = 0;
+        for (int64_t i = 0; i < count; i++) {
+            Wish *wish = wishes[i];
+            const Way *way = wish->ways[wish->drawn - 1];
+            int64_t token = wish->tokens[wish->drawn - 1];
+            if (wish->drawn == wish->wanted || token < way->from || token >= way->to) continue;
+            wishes[left] = wish;
+            rows[left] = rows[i];
+            rows[left].id = token;
+            rows[left++].position++;
         }
-        pthread_mutex_unlock(&t->door);
+        count = left;
     }
-}
-
-/* Whether there is a helper in this process; the first call makes it. */
-static int hired(Team *t) {
-    long here = (long)getpid(), before = atomic_load(&t->process);
-    if (before == here) return 1;
-    if (before == -1 || !atomic_compare_exchange_strong(&t->process, &before, -1)) return 0;
-    sigset_t everything, mask;
-    atomic_store(&t->state, READY);
-    if (before) atomic_store(&t->inside, 1); /* after fork the caller is the only thread */
-    atomic_store(&t->rest, 0);
-    atomic_store(&t->penalty, SHORTEST);
-    atomic_store(&t->tried, 0);
-    atomic_store(&t->expected, 0);
-    t->called = 0;
-    pthread_mutex_init(&t->door, NULL);
-    pthread_cond_init(&t->bell, NULL);
-    sigfillset(&everything); /* signals are for the others */
-    pthread_sigmask(SIG_SETMASK, &everything, &mask);
-    if (pthread_create(&t->thread, NULL, helper, t)) atomic_store(&t->state, ABSENT);
-    pthread_sigmask(SIG_SETMASK, &mask, NULL);
-    atomic_store(&t->process, here);
-    return 1;
-}
-
-/* Hand half of a call to the helper. 1 if it has begun. */
-static int give(Team *t, Work *work, atomic_int *done) {
-    if (atomic_load(&t->rest) > 0) {
-        atomic_fetch_sub(&t->rest, 1);
-        return 0;
-    }
-    if (now_ns() < atomic_load(&t->until) || !hired(t)) return 0;
-    if (!change(&t->state, READY, FILLING)) {
-        if (atomic_load(&t->state) == ASLEEP) prepare(t);
-        return 0;
-    }
-    t->work = work, t->done = done;
-    atomic_store(&t->state, GIVEN);
-    for (int64_t start = now_ns(); atomic_load_explicit(&t->state, memory_order_acquire) == GIVEN; pause_briefly())
-        if (now_ns() - start > ACCEPT_NS && change(&t->state, GIVEN, READY)) {
-            prepare(t);
-            return 0;
-        }
-    return 1;
-}
-
-/* After a call. lost: nanoseconds for which the caller waited in vain */
-static void judge(Team *t, int64_t lost) {
-    int penalty = atomic_load(&t->penalty);
-    atomic_store(&t->tried, 0);
-    if (lost > LATE_NS) atomic_store(&t->until, now_ns() + TWENTY * lost);
-    else if (penalty > SHORTEST) atomic_store(&t->penalty, penalty - 1 - penalty / 32);
-}
-
-/* A team of two, which computes in `space` beside its caller. NULL where there are no threads. No thread is made before it is needed. */
-Team *gather(const Space *space) {
-    Team *t = calloc(1, sizeof *t);
-    if (t) t->space = *space;
-    return t;
-}
-
-int64_t helped(Team *t) { return atomic_load(&t->helped); }
-
-/* Nobody may be in forward(). */
-void disband(Team *t) {
-    if (atomic_load(&t->process) == (long)getpid() && atomic_load(&t->state) != ABSENT) {
-        atomic_store(&t->leaving, 1);
-        pthread_mutex_lock(&t->door);
-        t->called = 1;
-        pthread_cond_signal(&t->bell);
-        pthread_mutex_unlock(&t->door);
-        pthread_join(t->thread, NULL);
-    }
-    free(t);
-}
-
-/* Whether halves of heads, groups and gates are whole tiles. */
-static int divisible(const Model *m) { return m->groups % 2 == 0 && m->heads % 2 == 0 && m->width % OUTS == 0 && m->hidden % OUTS == 0; }
-
-static int together(Team *t, Work *work) {
-    atomic_int done = 0;
-    if (!divisible(work->model) || !give(t, work, &done)) return 0;
-    labour(work, work->space, &work->meeting, 0);
-    int64_t lost = await(&done, 1);
-    judge(t, work->meeting.lost + lost);
-    return 1;
-}
-#else
-typedef struct { int64_t helped; } Team;
-Team *gather(const Space *space) { return space ? NULL : NULL; }
-int64_t helped(Team *t) { return t->helped; }
-void disband(Team *t) { free(t); }
-#endif
-
-/* Read `count` ids, at most BLOCK; rows of one session stand side by side, in the order of their positions. Then draw.
-   result: (rows that are wanted, model), not yet normalised; wishes: one for each of these, or NULL if nothing is drawn.
-   team: NULL, or two threads share the work unless another call is under way. s: of this call alone. */
-void forward(Team *team, const Model *m, const Space *s, const Row *rows, int64_t count, float *result, Wish *const *wishes) {
-    Work work = {.model = m, .space = s, .rows = rows, .count = count, .wishes = wishes};
-    size_t line = (size_t)m->model * sizeof(float);
-    for (int64_t r = 0; r < count; r++) {
-        memcpy(s->x + r * m->model, m->embedding + rows[r].id * m->model, line);
-        work.wanted += rows[r].wanted;
-    }
-    int shared = 0;
-#if defined(THREADS)
-    if (team) {
-        shared = atomic_fetch_add(&team->inside, 1) <= 0 && together(team, &work);
-        atomic_fetch_sub(&team->inside, 1);
-    }
-#endif
-    (void)team;
-    if (!shared) labour(&work, s, NULL, 0);
-#if defined(THREADS)
-    if (team && atomic_load(&team->expected)) atomic_store(&team->expected, 0);
-#endif
-    memcpy(result, s->x, (size_t)work.wanted * line);
 }
