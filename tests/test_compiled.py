@@ -20,9 +20,9 @@ from anygpt_demo.engine import LocalEngine, draw, pack, penalise
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
-from anygpt_demo.models import compiled
+from anygpt_demo.models import compiled, fast
 from anygpt_demo.models.compiled import FLAGS, STEPS, Compiled, Tiles, Way, Wish, build, library
-from anygpt_demo.models.fast import Fast, Int8, Work
+from anygpt_demo.models.fast import Fast, Int8, Work, turned, unturned
 from anygpt_demo.models.llama import Llama, LlamaConfig
 
 WAYS = {"as this processor likes it": (), "without AVX-512": ("-mno-avx512f",), "without AVX": ("-mno-avx",)}
@@ -119,6 +119,31 @@ def test_the_scores_are_those_of_the_model(kernels, name):
     found = packed.scores(row, packed.head(((0, size),)))
     part = packed.head(((10, 20), (200, 250)))
     assert np.array_equal(packed.scores(row, part), found[part.ids])
+
+
+@torch.inference_mode()
+def test_a_channel_that_is_much_larger_than_the_others_costs_few_bits(native, monkeypatch):
+    """As in trained models: its part of a row is large, its column in the weights small."""
+    torch.manual_seed(1)
+    rows = torch.randn(5, 80)
+    assert torch.allclose(turned(rows) @ turned(torch.eye(80)).t(), rows, atol=1e-5)
+    assert torch.allclose(turned(rows).norm(dim=1), rows.norm(dim=1))
+    model = random_model(CONFIGS["usual heads, shared keys"])
+    model.model.embed_tokens.weight[:, 5] = 1.0
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter[5] = 0.02
+    ids = np.random.default_rng(1).integers(0, 300, 50).tolist()
+    exact = model(torch.tensor([ids]))[0, -1].numpy()
+
+    def error(packed: Fast | Compiled) -> float:
+        found = packed.scores(packed.run([(ids, packed.cache(64))])[0], packed.head(((0, model.config.vocab_size),)))
+        return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+    errors = [error(Compiled(model, native)), error(Fast(model, "int8"))]
+    monkeypatch.setattr(compiled, "turned", unturned)
+    monkeypatch.setattr(fast, "turned", unturned)
+    assert max(errors) < 0.7 * min(error(Compiled(model, native)), error(Fast(model, "int8")))
 
 
 class Luck:

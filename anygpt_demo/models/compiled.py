@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anygpt_demo.modality import Sampling
-from anygpt_demo.models.fast import TINY, Array, HeadIds, Ranges, folded
+from anygpt_demo.models.fast import TINY, Array, HeadIds, Ranges, folded, turned
 from anygpt_demo.models.llama import ROOM, Cache, Llama, LlamaConfig, rotary_angles
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -289,14 +289,14 @@ class Compiled:
         ends = np.cumsum(sizes).tolist()
         self.layers: list[tuple[Tiles, ...]] = []
         for block, line in zip(model.model.layers, self._weights, strict=True):
-            parts = zip(folded(block, heads, groups, width), (config.rms_norm_eps, None) * 2, [0, *ends], ends, strict=False)
+            parts = zip(folded(block, heads, groups, width, turned), (config.rms_norm_eps, None) * 2, [0, *ends], ends, strict=False)
             self.layers.append(tuple(Tiles(weight, eps, line[start:end]) for weight, eps, start, end in parts))
         self._layers = (LayerFacts * len(self.layers))(*(LayerFacts(*(part.facts for part in layer)) for layer in self.layers))
-        self._rows = (model.head.detach() * model.model.norm.weight.detach()).float()
+        self._rows = turned(model.head.detach() * model.model.norm.weight.detach())
         self._heads: dict[Ranges, CompiledHead] = {}
         cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), width, config.rope_theta)
         half = width // 2
-        self._embedding: Array = model.model.embed_tokens.weight.detach().float().contiguous().numpy()
+        self._embedding: Array = turned(model.model.embed_tokens.weight.detach()).numpy()
         self._turns: Array = torch.stack([cos[:, :half], sin[:, :half]], -1).numpy()
         self._free = [Space(config)]  # spaces that nobody computes in; taking one and giving it back are single steps
         counts = (heads, groups, width, given, hidden, len(self.layers), self._free[0].arrays[4].shape[1])
