@@ -316,6 +316,15 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:
         beat = round(3000 / pieces[row].bpm)
         assert facts[:beat, -2:].max() == -1 and (facts[beat:count, -2] == query[: max(0, count - beat)] + 1).all()
         assert (tempo, drums) == (pieces[row].tempo, "with" if pieces[row].drums else "without")
+    assert any((item.shown != item.ids).any() for item in documents)
+    for item in documents:
+        for query, *until in item.played[:, : 1 + SOUNDS].tolist():
+            frame = slice(query + 1, query + 5)
+            if (item.weights[frame] == 0).any():
+                assert 0 not in until and (item.weights[frame] == 0).all()
+                assert any((item.shown[frame] == item.shown[at : at + 4]).all() for at in (query - 3,))
+        item.shown[item.shown != item.ids] = low
+        assert ((item.ids < low) <= (item.shown == item.ids)).all()
     batch = llm.collate(documents[:2])
     hidden = torch.randn(*batch.ids.shape, 64)
     head = torch.nn.Linear(64, SOUNDS * (FAR + 1))

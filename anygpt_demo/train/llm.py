@@ -63,12 +63,13 @@ SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded chats. ids: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
+    """Padded chats. ids, shown: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
 
     said: int64 (m, 6), copied: (m, 4), played: (m, 1 + PLAYED): row, then as in Document.
     """
 
     ids: Tensor
+    shown: Tensor
     weights: Tensor
     heard: tuple[tuple[int, int, int, tuple[int, ...]], ...]
     said: Tensor
@@ -85,16 +86,17 @@ def collate(documents: Sequence[Document]) -> Batch:
     """Pad chats to one length."""
     longest = max(len(item.ids) for item in documents)
     ids = torch.zeros(len(documents), longest, dtype=torch.int64)
-    weights = torch.zeros(len(documents), longest)
+    shown, weights = torch.zeros_like(ids), torch.zeros(len(documents), longest)
     heard: list[tuple[int, int, int, tuple[int, ...]]] = []
     aids: list[list[np.ndarray]] = [[], [], []]
     for row, item in enumerate(documents):
         ids[row, : len(item.ids)] = torch.from_numpy(item.ids)
+        shown[row, : len(item.ids)] = torch.from_numpy(item.shown)
         weights[row, : len(item.ids)] = torch.from_numpy(item.weights)
         heard += [(row, first, length, letters) for first, length, letters in item.heard]
         for aid, rows in zip(aids, (item.said, item.copied, item.played), strict=True):
             aid.append(np.column_stack([np.full(len(rows), row), rows]))
-    return Batch(ids, weights, tuple(heard), *(torch.from_numpy(np.concatenate(aid)) for aid in aids))
+    return Batch(ids, shown, weights, tuple(heard), *(torch.from_numpy(np.concatenate(aid)) for aid in aids))
 
 
 def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -415,7 +417,7 @@ class Trainer:
         """One update at `factor` of the learning rate. Returns the ids read, the losses by kind of token, and whether all are going."""
         batch = collate(documents)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, looks = self.read(self.model, self.prefix, batch.ids)
+            hidden, looks = self.read(self.model, self.prefix, batch.shown)
             loss, figures = self.loss(self.model, hidden, batch)
             heard = listening_loss(self.listening, hidden, batch)
         if heard is not None:

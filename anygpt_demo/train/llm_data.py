@@ -335,7 +335,8 @@ def words_of(dialogue: Dialogue) -> set[str]:
 class Document:
     """One chat as ids, without the system sentence that all share.
 
-    ids: int64 (n,); weights: float32 (n,), of predicting each id from those before it; heard: spans of spoken input as
+    ids: int64 (n,); shown: int64 (n,), what is read of them, see Writer._stick(); weights: float32 (n,), of predicting each id from what is
+    shown before it; heard: spans of spoken input as
     (first position, length, letters), for the listening aid; said: int64 (m, 5), for the speaking aids: a position from which
     a spoken code is predicted, the first and the end position of the word that it says, its phone and the phone after that (-1
     where unknown); copied: int64 (m, 3), for the copying aid: a position from which a word of a reply is predicted, and the first
@@ -346,6 +347,7 @@ class Document:
     """
 
     ids: np.ndarray
+    shown: np.ndarray
     weights: np.ndarray
     heard: tuple[tuple[int, int, tuple[int, ...]], ...]
     said: np.ndarray
@@ -417,7 +419,8 @@ class Writer:
         said, music = self._said(ids, mask, spoken), self._played(ids, mask, played)
         self._damage(ids, spans, rng, view)
         weights[ids == self.vocabulary.unk] = 0.0
-        return Document(ids, weights, spans, said, self._copied(ids), music, dialogue.pattern)
+        shown = self._stick(ids, weights, music, rng)
+        return Document(ids, shown, weights, spans, said, self._copied(ids), music, dialogue.pattern)
 
     def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
         """A part as codes, None if they are not there, and of a reply what each frame holds, None if that is not known.
@@ -503,6 +506,29 @@ class Writer:
                 ago = np.where(np.arange(len(until)) >= beat, query + 1 - 4 * beat, -1)
                 found.append(np.column_stack([query, until, facts, ago, np.where(ago < 0, -1, ago + 4)]))
         return np.concatenate(found)
+
+    def _stick(self, ids: np.ndarray, weights: np.ndarray, played: np.ndarray, rng: random.Random) -> np.ndarray:
+        """The ids as they are read: in stretches of the music of half of the chats, a frame seems to be held.
+
+        A model that misses a beat reads its own held note from then on, and would hold it for ever: it has to learn that the next beat
+        comes all the same. In such a stretch only frames in which a sound begins are learnt; what the held note hides cannot be known.
+        played: see Document. Weights of what is not learnt become 0.
+        """
+        shown = ids.copy()
+        if not len(played) or rng.random() < 0.5:
+            return shown
+        frame, frames = 1, len(played)
+        while (frame := frame + rng.randint(1, 40)) < frames:
+            stop = min(frames, frame + rng.randint(2, 24))
+            held = shown[played[frame - 1, 0] + 1 : played[frame - 1, 0] + 5]
+            for place, (query, *until) in enumerate(played[frame:stop, : 1 + SOUNDS], 1):
+                if query != played[frame - 1, 0] + 4 * place:
+                    break  # the next piece
+                shown[query + 1 : query + 5] = held
+                if 0 not in until:
+                    weights[query + 1 : query + 5] = 0.0
+            frame = stop
+        return shown
 
     def _named(self, words: list[tuple[str, int, int]], piece: music.Piece) -> list[int]:
         """First and end position of the words for each of the FACTS, the last time that they stand there; -1, -1 if they do not."""
