@@ -319,12 +319,21 @@ INLINE void attend(const int R, const int64_t width, int64_t first, const float 
                    const uint16_t *values, float *looks, int64_t longest, float *result, int64_t wide) {
     int64_t most = first + R;
     float parts[TOGETHER];
+#if defined(__AVX512BF16__)
+    uint16_t asked[R * width];
+    for (int r = 0; r < R; r++)
+        for (int64_t e = 0; e < width; e += 2 * LANES) join(asked + r * width + e, load(query + r * apart + e), load(query + r * apart + e + LANES));
+#endif
     for (int64_t j = 0; j < most; j += LANES) {
         floats sums[TOGETHER][LANES];
         for (int i = 0; i < LANES; i++) {
             const uint16_t *key = keys + (j + i < most ? j + i : j) * width;
             for (int r = 0; r < R; r++) sums[r][i] = all(0.0f);
             for (int64_t e = 0; e < width; e += 2 * LANES) {
+#if defined(__AVX512BF16__)
+                __m512bh k = (__m512bh)_mm512_loadu_si512(key + e);
+                for (int r = 0; r < R; r++) sums[r][i] = (floats)_mm512_dpbf16_ps((__m512)sums[r][i], k, (__m512bh)_mm512_loadu_si512(asked + r * width + e));
+#else
                 floats low, high;
                 part(key + e, &low, &high);
                 for (int r = 0; r < R; r++) {
@@ -332,6 +341,7 @@ INLINE void attend(const int R, const int64_t width, int64_t first, const float 
                     sums[r][i] += load(q) * low;
                     sums[r][i] += load(q + LANES) * high;
                 }
+#endif
             }
         }
         for (int r = 0; r < R; r++) store(looks + r * longest + j, totals(sums[r]));
