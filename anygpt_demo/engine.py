@@ -44,7 +44,8 @@ Reason = Literal["eos", "stop", "budget"]
 NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
 AHEAD = 40  # ids that wait for their reader, from which on no more are written for it
 HANDFUL = 8  # ids for which a reader is woken at once
-CALL_S = 0.004  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
+CALL_S = 0.003  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
+FEW = 4  # ids of a call while a prompt waits
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
 WORST_ERROR = 0.1  # of the scores in fewer bits, relative: the shipped weights have .04 to .06, a broken kernel 1
@@ -310,7 +311,7 @@ class Desk:
 
     def _write(self, runner: Compiled, batch: Sequence[Client]) -> None:
         """Some ids for each of the replies in a batch in one call; rows of the others in another."""
-        steps = max(1, min(STEPS, int(CALL_S / max(self._pace, 1e-9))))
+        steps = max(1, min(FEW if self._jobs else STEPS, int(CALL_S / max(self._pace, 1e-9))))
         writing: list[tuple[int, Cache, Wish]] = []
         asked, others = [], []
         for client in batch:
@@ -509,7 +510,8 @@ class LocalGeneration:
         self._count = 0
         self.wish = Wish.of(budget) if isinstance(engine.runner, Compiled) else None  # what is drawn next, together with others'
         self._ways: dict[int, tuple[Slice, Way]] = {}  # of each slice so far, by its id(): kept alive
-        self._plan: list[Way] = []  # of the wish
+        self._slices: list[Slice] = []  # of the plan in the wish
+        self._lucky: list[bool] = []  # whether luck decides anything in each of them
         self._luck: list[float] = []  # numbers that were taken from `random` and are not used yet
         self.shares: list[float | None] = []  # how likely each id was, one per id; None for those found by beam search
         # at the desk
@@ -646,12 +648,15 @@ class LocalGeneration:
                 return False
             if slices[0].block != self.block:
                 self.block, self.wish.count = slices[0].block, 0
-            self._plan = [self._way(legal) for legal in slices]
-            lucky = sum(way.lucky for way in self._plan)
+            if slices != self._slices:  # often the same again
+                self._slices, ways = slices, [self._way(legal) for legal in slices]
+                self._lucky = [way.lucky for way in ways]
+                self.wish.plan(ways)
+            lucky = sum(self._lucky)
             if lucky > len(self._luck):
                 self._luck += self.random.random(lucky - len(self._luck)).tolist()
             luck = iter(self._luck)
-            self.wish.plan(self._plan, [next(luck) if way.lucky else 0.0 for way in self._plan])
+            self.wish.try_luck(self._luck[:lucky] if lucky == len(slices) else [next(luck) if way else 0.0 for way in self._lucky])
         except Exception as error:  # it belongs to this reply alone
             self.fail(error)
             return False
@@ -669,7 +674,7 @@ class LocalGeneration:
         assert self.wish is not None
         tokens, shares = self.wish.answer
         try:
-            del self._luck[: sum(way.lucky for way in self._plan[: len(tokens)])]
+            del self._luck[: sum(self._lucky[: len(tokens)])]
             if tokens[-1] < 0:
                 raise not_finite()
             self.pieces = [(tokens[-1:], self.cache)]

@@ -230,7 +230,12 @@ class Grammar:
         return Slice(merge(ranges), self.words, onward=onward)
 
     def ahead(self, most: int) -> list[Slice]:
-        """What allowed() will be for the next ids, at most `most`, while each of them is among the onward ids of its slice."""
+        """What allowed() will be for the next ids, at most `most`, while each of them is among the onward ids of its slice.
+
+        Of codes whole frames if that can be: replies that are written together then draw from the same rows.
+        """
+        if self._item is not None and most > 1:
+            most -= (self.codes + most) % self._item.modality.layers % most
         found: list[Slice] = []
         while len(found) < most and (legal := self.allowed()).ranges:
             found.append(legal)

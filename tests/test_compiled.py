@@ -182,7 +182,8 @@ def test_draws_equal_the_plain_ones(kernels, name):
         for luck in (0.0, 0.31, 0.77, 0.999):
             wanted = []
             for row, wish in zip(rows, wishes, strict=True):
-                wish.plan([way], [luck])
+                wish.plan([way])
+                wish.try_luck([luck])
                 seen = wish.room[: wish.count].copy()
                 scores = packed.scores(row, head)
                 penalise(scores, head.place[seen], sampling.repetition_penalty)
@@ -201,7 +202,8 @@ def test_many_equal_scores_are_drawn_evenly(native):
     row = np.zeros((1, 64), np.float32)
     found = set()
     for luck in np.linspace(0, 0.999, 300):
-        wish.plan([way], [luck])
+        wish.plan([way])
+        wish.try_luck([luck])
         packed.draw(row, [wish])
         found.add(wish.tokens[0])
     assert len(found) == 100 and wish.shares[0] == pytest.approx(1 / 512)
@@ -236,7 +238,8 @@ def test_any_thread_may_draw_at_any_time(native):
     def one(row: np.ndarray) -> list[int]:
         way, wish, found = Way.of(head, Sampling(top_k=40, repetition_penalty=1.2)), Wish.of(400), []
         for luck in np.linspace(0, 0.99, 300):
-            wish.plan([way], [luck])
+            wish.plan([way])
+            wish.try_luck([luck])
             packed.draw(row[None], [wish])
             found.append(wish.tokens[0])
         return found
@@ -265,7 +268,8 @@ class Crowd:
         """Some ids for each of these: `most`, if the plan goes on as long."""
         for number, many in zip(who, most, strict=True):
             _, wish, ways, ids, _ = self.members[number]
-            wish.plan([ways[at % 2] for at in range(len(ids), len(ids) + many)], self.luck[number, len(ids) : len(ids) + many].tolist())
+            wish.plan([ways[at % 2] for at in range(len(ids), len(ids) + many)])
+            wish.try_luck(self.luck[number, len(ids) : len(ids) + many].tolist())
         self.packed.write([(self.members[number][3][-1], *self.members[number][:2]) for number in who])
         for number in who:
             _, wish, _, ids, shares = self.members[number]
@@ -303,7 +307,8 @@ def test_a_plan_ends_where_it_does_not_go_on(native):
     def write(first: int, last: int) -> list[int]:
         packed, wish = Compiled(model, native), Wish.of(99)
         cache, way = packed.cache(64), Way.of(packed.head(((0, 512),)), Sampling(), (first, last))
-        wish.plan([way] * STEPS, luck)
+        wish.plan([way] * STEPS)
+        wish.try_luck(luck)
         packed.write([(7, cache, wish)])
         tokens, shares = wish.answer
         assert len(shares) == len(tokens)

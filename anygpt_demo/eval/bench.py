@@ -104,7 +104,9 @@ class Endless:
 
     def ahead(self, most: int) -> list[Slice]:
         """What may stand here and after that."""
-        return [self.slices[at % len(self.slices)] for at in range(self.used, self.used + most)]
+        end = self.used + most
+        end -= end % len(self.slices) % max(1, most)  # with a whole frame, as Grammar.ahead()
+        return [self.slices[at % len(self.slices)] for at in range(self.used, end)]
 
     def follow(self, ids: Sequence[int]) -> None:
         """Take ids."""
@@ -411,9 +413,10 @@ def batching(bench: Bench) -> dict[str, Any]:
     work, walls, gaps = [], [], []
 
     def session(number: int) -> list[float]:
-        stream, times = iter(bench.engine.generate(bench.prompt(number)[:64], bench.grammar("music"), seed=number, max_new=1200)), []
+        ids, times = bench.prompt(number)[:64], []
+        stream = iter(bench.engine.generate(ids, bench.grammar("music"), seed=number, max_new=4 + MUSIC))
         take(stream, 4)
-        for _ in range(MUSIC // 2):
+        for _ in range(MUSIC):
             times.append(seconds(lambda: next(stream)))
         stream.close()  # type: ignore[attr-defined]
         return times
@@ -593,7 +596,8 @@ def compiled_steps(fast: Compiled, item: CodeRange, words: Slice) -> dict[str, f
 
             def draw_all(way: Way = way, wishes: list[Wish] = wishes) -> None:
                 for wish in wishes:
-                    wish.plan([way], [0.5])
+                    wish.plan([way])
+                    wish.try_luck([0.5])
                 fast.draw(rows[: len(wishes)], wishes)
 
             found[f"head and draw, {name}{who}"] = best(draw_all)

@@ -34,7 +34,7 @@ from anygpt_demo.models.fast import TINY, Array, HeadIds, Ranges, folded, turned
 from anygpt_demo.models.llama import ROOM, Cache, Llama, LlamaConfig, rotary_angles
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-funroll-loops")
 BLOCK = 128  # rows of one call, as in kernels.c
 OUTS, STEP, TOGETHER = 32, 8, 4  # as in kernels.c: outputs of a tile, inputs of a step, sessions that draw at once
 STEPS = 32  # as in kernels.c: most ids that one call writes for a session
@@ -210,12 +210,14 @@ class Wish(ctypes.Structure):
         wish.seen, wish.address = wish.room.ctypes.data, ctypes.addressof(wish)
         return wish
 
-    def plan(self, ways: Sequence[Way], luck: Sequence[float]) -> None:
-        """Draw one id in each of these ways, at most STEPS, which must be kept alive; luck: a number in [0, 1) for each of them."""
-        count = self.wanted = len(ways)
-        self.ways[:count] = [way.address for way in ways]
-        self.luck[:count] = luck
-        self.drawn = 0
+    def plan(self, ways: Sequence[Way]) -> None:
+        """Draw one id in each of these ways, at most STEPS, which must be kept alive."""
+        self.ways[: len(ways)] = [way.address for way in ways]
+
+    def try_luck(self, luck: Sequence[float]) -> None:
+        """Draw as planned, with a number in [0, 1) for each of the ids, which may be fewer than planned."""
+        self.wanted, self.drawn = len(luck), 0
+        self.luck[: len(luck)] = luck
 
     @property
     def answer(self) -> tuple[list[int], list[float]]:

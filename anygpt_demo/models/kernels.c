@@ -213,7 +213,7 @@ INLINE int32_t begin(int32_t sum) { return 0 * sum; }
 /* Sums of R rows and 32 outputs. w: the tile; codes: rows `padded` apart; sums: of each row's codes; result: (R, 32). */
 INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t padded, const int32_t *sums, int32_t *result) {
 #if defined(__AVX2__)
-    const int chains = R <= (PARTS == 2 ? 4 : 2) ? 2 : 1;
+    const int chains = R <= 2 ? 2 : 1; /* with one, sums wait for each other; with two, many rows need more registers than there are */
     lane found[2][ROWS][PARTS];
     for (int r = 0; r < R; r++)
         for (int p = 0; p < PARTS; p++) found[0][r][p] = fill(begin(sums[r])), found[1][r][p] = fill(0);
