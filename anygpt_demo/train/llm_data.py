@@ -43,7 +43,7 @@ SOUNDS = 5  # of a score: any onset, melody, kick, snare, cymbals (music_data.La
 FAR = 31  # frames: a sound that begins later than that counts as this far
 FACTS = ("tempo", "drums", "genre", "lead", "beat")  # what a frame of music looks at: words before the piece, and the frame one beat ago
 PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
-LAYER_WEIGHTS = {"music": (5.0, 0.5, 0.1, 0.05)}  # of codebooks: with true codes of the first and drawn ones of the others a judge hears all that was asked
+LAYER_WEIGHTS = {"music": (5.0, 0.5, 0.1, 0.05)}  # of codebooks: with true codes of the first a judge hears what was asked
 
 
 def read_scene(row: Mapping[str, object]) -> scenes.Scene:
