@@ -28,7 +28,7 @@ import torch
 from anygpt_demo.codecs import load_codec
 from anygpt_demo.engine import LocalEngine, draw, penalise
 from anygpt_demo.grammar import PRESETS, Grammar, Slice, word_ranges
-from anygpt_demo.models.compiled import Compiled, Way, Wish, library
+from anygpt_demo.models.compiled import STEPS, Compiled, Way, Wish, library
 from anygpt_demo.models.fast import Fast, Kind, Work, matrix
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
 from anygpt_demo.vocabulary import CodeRange, Vocabulary
@@ -635,9 +635,9 @@ def kernels(family: Family, threads: int | None = None) -> dict[str, float]:
         grammar.limits["music"] = 10**9
 
         def state() -> None:
-            grammar.advance(grammar.allowed().ranges[0][0])
+            grammar.follow([legal.onward[0] for legal in grammar.ahead(STEPS)])
 
-        found["grammar"] = best(state)
+        found["grammar"] = best(state) / STEPS
         for positions in (1, 64, PROMPT):
             cache = fast.cache(2 * PROMPT)
             cache.both[:] = 0.1
