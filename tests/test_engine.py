@@ -302,6 +302,33 @@ def test_all_who_write_advance_together_and_a_prompt_waits_for_one_step_at_most(
     assert desk._next() == []
 
 
+def test_two_places_share_those_who_write():
+    """Each place serves the caller and those who have the least, nobody twice; a prompt takes one place only."""
+    desk = Desk(Counting())
+    desk.places = 2
+    writers = [Writer(name) for name in range(5)]
+    for writer, ready in zip(writers, (0, 3, 1, 2, 0), strict=True):
+        desk.join(writer)
+        writer.ready.extend([0] * ready)
+    first = desk._next(writers[1])
+    assert [writer.pieces[0][0][0] for writer in first] == [1, 0, 4]
+    desk._served = [first]
+    second = desk._next(writers[3])
+    assert sorted(writer.pieces[0][0][0] for writer in second) == [2, 3]
+    desk._served = [second]
+    assert desk._next(writers[0])[0] is writers[0] and writers[2] not in desk._next(writers[0])
+    desk._jobs = [engine_module.Ticket([([1, 2, 3], None)])]
+    desk._served = []
+    reading = desk._next(writers[0])
+    assert len(reading) == 1 and reading[0] not in writers and not desk._jobs
+    desk._served = [reading]
+    assert set(map(id, desk._next(writers[0]))) <= set(map(id, writers))
+    desk._served, writers[0].over = [], True
+    for writer in writers[1:]:
+        desk.leave(writer)
+    assert desk._next(writers[1]) == []
+
+
 def test_int8_is_refused_where_it_is_wrong_or_does_not_run(vocabulary, monkeypatch):
     torch.manual_seed(0)
     model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=128, tie_word_embeddings=True))
