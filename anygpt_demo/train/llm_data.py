@@ -458,7 +458,7 @@ class Writer:
             return whole
         if read:  # short stretches show most of a piece's facts for half the time
             return min(whole, rng.randint(30, 60) if rng.random() < 0.6 else rng.randint(75, 125))
-        return min(whole, rng.choice((100, 100, 125)))
+        return min(whole, rng.choice((100, 125, 125)))
 
     def _stand_in(self, codes: np.ndarray, rng: random.Random, read: bool) -> np.ndarray:
         """Phone labels are too clean to stand in for codes: a few are changed or dropped."""
