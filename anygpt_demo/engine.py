@@ -14,6 +14,7 @@ import contextlib
 import heapq
 import logging
 import math
+import os
 import queue
 import threading
 import time
@@ -203,13 +204,34 @@ class Ticket:
         self.error, self.satisfied = error, True
 
 
+@contextlib.contextmanager
+def apart(place: int, places: int) -> Iterator[None]:
+    """Keep this thread to its share of the processors, so that those at other places have theirs; does nothing where that is not possible.
+
+    Linux likes to let a thread run where it was woken, behind another one that computes, for milliseconds, while a processor idles.
+    """
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    kept = False
+    if 1 < places <= len(there):
+        with contextlib.suppress(OSError):  # what is allowed may have changed
+            os.sched_setaffinity(0, there[place::places])
+            kept = True
+    try:
+        yield
+    finally:
+        if kept:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, there)
+
+
 class Desk:
     """Collects what all threads want computed. Whoever finds a free place computes, for others too.
 
     There are as many places as threads that the runner should have in it at once. All replies that are being written take part in
     every forward, or their share of those at each place, whether their thread has come back for more or not (up to AHEAD ids): nobody
     waits for anybody. The thread that computes also draws everybody's id, so the others only have to wake up for theirs. Blocks of
-    prompts are served one at a time, in turn with that, so that nobody waits longer than for a block.
+    prompts are served one at a time, in turn with that: as many in a row as there are places, so that nobody waits longer than for a
+    block, and those who begin together go on together.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -219,8 +241,8 @@ class Desk:
         self._door = threading.Condition()
         self._jobs: list[Ticket] = []
         self._writers: list[LocalGeneration] = []
-        self._served: list[list[Client]] = []  # now, by place
-        self._read_last = False
+        self._served: dict[int, list[Client]] = {}  # now, by place
+        self._read = 0  # blocks of prompts in a row that were served before ids, just now
         self._pace = CALL_S  # seconds of computing that a step of the last call took
 
     def join(self, writer: LocalGeneration) -> None:
@@ -250,25 +272,28 @@ class Desk:
             with self._door:
                 if client.satisfied:
                     return
-                batch = self._next(client) if len(self._served) < self.places else []
-                if batch:
-                    self._served.append(batch)
+                place = next((place for place in range(self.places) if place not in self._served), None)
+                company = bool(self._served)
+                batch = self._next(client) if place is not None else []
+                if place is not None and batch:
+                    self._served[place] = batch
                 client.waiting = not batch
-            if batch:
-                self._serve(batch)
+            if place is not None and batch:
+                with apart(place, self.places) if company else contextlib.nullcontext():
+                    self._serve(place, batch)
             else:
                 with contextlib.suppress(queue.Empty):
                     client.bell.get(timeout=PATIENCE_S)
 
     def _serves(self, client: Client) -> bool:
         """Whether somebody computes for a client."""
-        return any(client is other for batch in self._served for other in batch)
+        return any(client is other for batch in self._served.values() for other in batch)
 
     def _next(self, caller: Client | None = None) -> list[Client]:
         """Whom a free place serves: a block of a prompt, or all who write, or the caller's share of them with those who have the least."""
         reads = [job for job in self._jobs if job.reading]
         steps: list[Client] = [job for job in self._jobs if not job.reading]
-        served = sum(len(batch) for batch in self._served)
+        served = sum(len(batch) for batch in self._served.values())
         free = [writer for writer in self._writers if not writer.over and len(writer.ready) < AHEAD]
         if served:
             free = [writer for writer in free if not self._serves(writer)]
@@ -276,12 +301,13 @@ class Desk:
         if share < len(free):
             free.sort(key=lambda writer: -1 if writer is caller else len(writer.ready))
         steps += free[:share]
-        self._read_last = bool(reads) and (not steps or not self._read_last)
-        batch: list[Client] = [reads[0]] if self._read_last else steps
+        read = bool(reads) and (not steps or self._read < self.places)
+        self._read = self._read + 1 if read and steps else 0
+        batch: list[Client] = [reads[0]] if read else steps
         self._jobs = [job for job in self._jobs if all(job is not client for client in batch)]
         return batch
 
-    def _serve(self, batch: list[Client]) -> None:
+    def _serve(self, place: int, batch: list[Client]) -> None:
         try:
             with torch.inference_mode():
                 if isinstance(self.runner, Compiled):
@@ -293,7 +319,7 @@ class Desk:
                 client.fail(error)
         with self._door:
             self.calls += 1
-            self._served = [other for other in self._served if other is not batch]
+            del self._served[place]
             everybody: list[Client] = [*batch, *self._writers, *self._jobs]
             for client in everybody:  # who has nothing, and for whom nobody computes, may find a free place
                 if client.waiting and (client.urgent or not (client.satisfied or self._serves(client))):

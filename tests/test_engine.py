@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -312,21 +313,44 @@ def test_two_places_share_those_who_write():
         writer.ready.extend([0] * ready)
     first = desk._next(writers[1])
     assert [writer.pieces[0][0][0] for writer in first] == [1, 0, 4]
-    desk._served = [first]
+    desk._served = {0: first}
     second = desk._next(writers[3])
     assert sorted(writer.pieces[0][0][0] for writer in second) == [2, 3]
-    desk._served = [second]
+    desk._served = {1: second}
     assert desk._next(writers[0])[0] is writers[0] and writers[2] not in desk._next(writers[0])
     desk._jobs = [engine_module.Ticket([([1, 2, 3], None)])]
-    desk._served = []
+    desk._served = {}
     reading = desk._next(writers[0])
     assert len(reading) == 1 and reading[0] not in writers and not desk._jobs
-    desk._served = [reading]
+    desk._served = {0: reading}
     assert set(map(id, desk._next(writers[0]))) <= set(map(id, writers))
-    desk._served, writers[0].over = [], True
+    desk._served, writers[0].over = {}, True
     for writer in writers[1:]:
         desk.leave(writer)
     assert desk._next(writers[1]) == []
+
+
+def test_prompts_that_come_together_are_read_before_ids_one_for_each_place():
+    desk, writer = Desk(Counting()), Writer(0)
+    desk.places = 2
+    desk.join(writer)
+    desk._jobs = [engine_module.Ticket([([1, 2, 3], None)]) for _ in range(5)]
+    served = ["ids" if desk._next(None) == [writer] else "prompt" for _ in range(8)]
+    assert served == ["prompt", "prompt", "ids", "prompt", "prompt", "ids", "prompt", "ids"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say where a thread runs")
+def test_threads_at_two_places_have_different_processors_and_get_theirs_back():
+    there = os.sched_getaffinity(0)
+    found = []
+    for place in range(2):
+        with engine_module.apart(place, 2):
+            found.append(os.sched_getaffinity(0))
+        assert os.sched_getaffinity(0) == there
+    if len(there) > 1:
+        assert not found[0] & found[1] and found[0] | found[1] == there
+    with engine_module.apart(0, 1):
+        assert os.sched_getaffinity(0) == there
 
 
 def test_int8_is_refused_where_it_is_wrong_or_does_not_run(vocabulary, monkeypatch):
