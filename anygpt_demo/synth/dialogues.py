@@ -279,7 +279,13 @@ class Writer:
         return self.source.speech(self.rng, kinds)
 
     def ask_picture(self, scene: Scene) -> str:
-        """A request for a picture: in mini's regular words or in freer ones."""
+        """A request for a picture: in mini's regular words or in freer ones, often with other words for the place."""
+        text = self._ask_picture(scene)
+        if self.source.heldout or self.rng.random() < 0.5:
+            return text
+        return text.replace(place_phrase(scene.place), self.rng.choice(phrasings.PLACE_WORDS[scene.place]))
+
+    def _ask_picture(self, scene: Scene) -> str:
         share = self.rng.random()
         if share < 0.35 and not self.source.heldout:
             text = trained(lambda: scenes.request(scene, self.rng))
@@ -304,7 +310,7 @@ class Writer:
         return self.pick(phrasings.ASK_MUSIC, music=self.rng.choice(forms))
 
     def turns(self, pattern: str, *turns: Turn) -> Dialogue:
-        if pattern.startswith("t-t") and not self.source.heldout and self.rng.random() < CARELESS:
+        if pattern.startswith(("t-t", "t-p", "t-m")) and not self.source.heldout and self.rng.random() < CARELESS:
             turns = tuple(carelessly(turn) if turn.role == "human" else turn for turn in turns)
         return Dialogue(pattern, turns)
 

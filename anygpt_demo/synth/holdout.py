@@ -50,6 +50,7 @@ def held_out_speaker(name: str, percent: int = 10) -> bool:
     """Whether a human speaker (or, where speakers are not named, a recording) is kept for tests."""
     return bucket("speaker " + name) < percent
 
+
 # Music: (instrument of the melody, genre) pairs that no training piece combines; each instrument and each genre is trained elsewhere.
 MUSIC_PAIRS: tuple[tuple[str, str], ...] = (
     ("piano", "reggae"),

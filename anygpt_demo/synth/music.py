@@ -104,18 +104,86 @@ def _even(step: float, key: int, velocity: int, beats: int = 4, start: float = 0
 _FOUR = (0, 1, 2, 3)
 STYLES: dict[str, Style] = {
     "classical": Style(4, 48, 43, ((0, 2), (2, 2)), _FOUR, (Hit(0, 41, 100), Hit(2, 41, 90), Hit(3.5, 45, 70), Hit(0, 49, 50))),
-    "jazz": Style(4, 0, 32, ((0.66, 0.4), (2.66, 0.4)), _FOUR, (*_even(1, 51, 85), Hit(1.66, 51, 70), Hit(3.66, 51, 70), Hit(1, 44, 80), Hit(3, 44, 80))),
-    "rock": Style(4, 29, 34, tuple((k / 2, 0.45) for k in range(8)), (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5), (*_even(0.5, 42, 70), Hit(0, 36, 115), Hit(2, 36, 115), Hit(1, 38, 115), Hit(3, 38, 115))),
-    "pop": Style(4, 4, 33, tuple((k, 0.9) for k in range(4)), (0, 1.5, 2, 3.5), (*_even(0.5, 42, 65), Hit(0, 36, 105), Hit(2, 36, 105), Hit(2.5, 36, 95), Hit(1, 39, 105), Hit(3, 39, 105))),
+    "jazz": Style(
+        4,
+        0,
+        32,
+        ((0.66, 0.4), (2.66, 0.4)),
+        _FOUR,
+        (*_even(1, 51, 85), Hit(1.66, 51, 70), Hit(3.66, 51, 70), Hit(1, 44, 80), Hit(3, 44, 80)),
+    ),
+    "rock": Style(
+        4,
+        29,
+        34,
+        tuple((k / 2, 0.45) for k in range(8)),
+        (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5),
+        (*_even(0.5, 42, 70), Hit(0, 36, 115), Hit(2, 36, 115), Hit(1, 38, 115), Hit(3, 38, 115)),
+    ),
+    "pop": Style(
+        4,
+        4,
+        33,
+        tuple((k, 0.9) for k in range(4)),
+        (0, 1.5, 2, 3.5),
+        (*_even(0.5, 42, 65), Hit(0, 36, 105), Hit(2, 36, 105), Hit(2.5, 36, 95), Hit(1, 39, 105), Hit(3, 39, 105)),
+    ),
     "ambient": Style(4, 89, 92, ((0, 4),), (0, 2), (Hit(0, 36, 80), Hit(2, 36, 65), *_even(1, 70, 70))),
-    "electronic": Style(4, 81, 38, tuple((k + 0.5, 0.3) for k in range(4)), (0.25, 0.5, 0.75, 1.25, 1.5, 1.75, 2.25, 2.5, 2.75, 3.25, 3.5, 3.75), (*_even(1, 36, 120), *_even(1, 46, 75, 4, 0.5), Hit(1, 39, 100), Hit(3, 39, 100))),
-    "folk": Style(4, 25, 32, ((0, 0.9), (1, 0.4), (1.5, 0.4), (2, 0.4), (2.5, 0.4), (3, 0.9)), (0, 2), (*_even(1, 54, 95), Hit(0, 36, 85), Hit(2, 36, 85))),
-    "march": Style(4, 58, 58, tuple((k + 0.5, 0.35) for k in range(4)), _FOUR, (*_even(0.5, 38, 85), Hit(3.25, 38, 80), Hit(3.75, 38, 80), Hit(0, 35, 110), Hit(2, 35, 110), Hit(0, 49, 70))),
+    "electronic": Style(
+        4,
+        81,
+        38,
+        tuple((k + 0.5, 0.3) for k in range(4)),
+        (0.25, 0.5, 0.75, 1.25, 1.5, 1.75, 2.25, 2.5, 2.75, 3.25, 3.5, 3.75),
+        (*_even(1, 36, 120), *_even(1, 46, 75, 4, 0.5), Hit(1, 39, 100), Hit(3, 39, 100)),
+    ),
+    "folk": Style(
+        4,
+        25,
+        32,
+        ((0, 0.9), (1, 0.4), (1.5, 0.4), (2, 0.4), (2.5, 0.4), (3, 0.9)),
+        (0, 2),
+        (*_even(1, 54, 95), Hit(0, 36, 85), Hit(2, 36, 85)),
+    ),
+    "march": Style(
+        4,
+        58,
+        58,
+        tuple((k + 0.5, 0.35) for k in range(4)),
+        _FOUR,
+        (*_even(0.5, 38, 85), Hit(3.25, 38, 80), Hit(3.75, 38, 80), Hit(0, 35, 110), Hit(2, 35, 110), Hit(0, 49, 70)),
+    ),
     "waltz": Style(3, 21, 43, ((1, 0.6), (2, 0.6)), (0,), (Hit(0, 36, 100), Hit(1, 42, 85), Hit(2, 42, 85))),
     "lullaby": Style(4, 46, 10, (), (0, 2), (Hit(0, 81, 80), Hit(2, 80, 80), *_even(1, 82, 60))),
-    "hip hop": Style(4, 5, 39, ((0, 1.4), (2.75, 1)), (0, 0.75, 2.5), (*_even(0.25, 42, 60), Hit(0, 36, 120), Hit(0.75, 36, 105), Hit(2.5, 36, 115), Hit(1, 38, 115), Hit(3, 38, 115))),
-    "reggae": Style(4, 16, 33, tuple((k + 0.5, 0.25) for k in range(4)), (0, 0.75, 1.5, 2.5), (*_even(0.5, 42, 65), Hit(2, 36, 115), Hit(2, 37, 110))),
-    "latin": Style(4, 24, 32, ((0, 0.4), (0.75, 0.4), (1.5, 0.4), (2.5, 0.4), (3.25, 0.4)), (0, 1.5, 3), (*_even(0.5, 70, 65), Hit(0, 75, 100), Hit(0.75, 75, 95), Hit(1.5, 75, 100), Hit(2.5, 75, 95), Hit(3, 75, 100), Hit(1, 63, 100), Hit(2, 64, 90), Hit(3.5, 63, 100))),
+    "hip hop": Style(
+        4,
+        5,
+        39,
+        ((0, 1.4), (2.75, 1)),
+        (0, 0.75, 2.5),
+        (*_even(0.25, 42, 60), Hit(0, 36, 120), Hit(0.75, 36, 105), Hit(2.5, 36, 115), Hit(1, 38, 115), Hit(3, 38, 115)),
+    ),
+    "reggae": Style(
+        4, 16, 33, tuple((k + 0.5, 0.25) for k in range(4)), (0, 0.75, 1.5, 2.5), (*_even(0.5, 42, 65), Hit(2, 36, 115), Hit(2, 37, 110))
+    ),
+    "latin": Style(
+        4,
+        24,
+        32,
+        ((0, 0.4), (0.75, 0.4), (1.5, 0.4), (2.5, 0.4), (3.25, 0.4)),
+        (0, 1.5, 3),
+        (
+            *_even(0.5, 70, 65),
+            Hit(0, 75, 100),
+            Hit(0.75, 75, 95),
+            Hit(1.5, 75, 100),
+            Hit(2.5, 75, 95),
+            Hit(3, 75, 100),
+            Hit(1, 63, 100),
+            Hit(2, 64, 90),
+            Hit(3.5, 63, 100),
+        ),
+    ),
 }
 GENRES = tuple(STYLES)
 
@@ -245,10 +313,14 @@ def _font(name: str) -> tuple[Any, int]:
     try:
         import fluidsynth
     except ImportError as error:
-        raise MissingProgram("Music cannot be rendered.", "FluidSynth is not installed.", "Install fluidsynth, fluid-soundfont-gm and pyfluidsynth.") from error
+        raise MissingProgram(
+            "Music cannot be rendered.", "FluidSynth is not installed.", "Install fluidsynth, fluid-soundfont-gm and pyfluidsynth."
+        ) from error
     path = next((folder / f"{name}.sf2" for folder in FONT_FOLDERS if (folder / f"{name}.sf2").is_file()), None)
     if path is None:
-        raise MissingProgram("Music cannot be rendered.", f"The sound font {name} is not installed.", "Install fluid-soundfont-gm and timgm6mb-soundfont.")
+        raise MissingProgram(
+            "Music cannot be rendered.", f"The sound font {name} is not installed.", "Install fluid-soundfont-gm and timgm6mb-soundfont."
+        )
     library = fluidsynth._fl
     library.fluid_synth_get_sfont_by_id.restype = ctypes.c_void_p
     library.fluid_set_log_function(2, None, None)  # silences "No preset found", said each time a font leaves a player

@@ -255,3 +255,12 @@ FEEL: tuple[str, ...] = ("I feel {feeling} today.", "I am {feeling}.", "I am so 
 REFUSE: tuple[str, ...] = ("Can you {task}?", "Please {task}.", "I want you to {task}.", "Could you {task}?")
 
 VOICE_COMMAND = "Please recognize the voice command and give reply and voice"  # added to every spoken turn, as the published model expects
+
+PLACE_WORDS = {  # what people say for a place, beside the words that mini uses itself
+    "beach": ("on the beach", "at the beach", "on the sand"), "meadow": ("in the meadow", "in the grass", "on a green field"),
+    "forest": ("in the forest", "in the woods", "among the trees"), "desert": ("in a desert", "in the sand dunes"),
+    "snowy field": ("in the snow", "in the snowy field", "on the snow"), "lake": ("by the lake", "at the lake", "at a lake"),
+    "city street": ("on the street", "in the city", "in a city", "in town"),
+    "mountains": ("in the mountains", "in front of the mountains", "near the mountains"),
+    "ocean": ("on the sea", "at sea", "in the ocean", "on the water"), "garden": ("in the garden", "in my garden"),
+}  # fmt: skip

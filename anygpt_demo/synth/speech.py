@@ -90,7 +90,9 @@ def _call(command: list[str]) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     except FileNotFoundError as error:
         raise MissingProgram(
-            f"The program {command[0]} is not installed.", "Synthetic speech is made with it.", "Install flite, festival, festvox-kdlpc16k and rubberband-cli."
+            f"The program {command[0]} is not installed.",
+            "Synthetic speech is made with it.",
+            "Install flite, festival, festvox-kdlpc16k and rubberband-cli.",
         ) from error
 
 

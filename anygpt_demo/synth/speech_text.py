@@ -23,7 +23,17 @@ _LISTS: dict[str, list[str]] = {
     "size": "small big tiny giant little old new shiny sleepy happy".split(),
     "place": ["on the beach", "in the forest", "in the city", "on a hill", "under the sea", "in space", "in the desert", "in the snow"]
     + ["in a garden", "by the lake", "near the river", "on the farm", "in the kitchen", "on the street", "at the park", "on an island"],
-    "time": ["at night", "at sunset", "in the morning", "at noon", "in winter", "in spring", "on a rainy day", "on a foggy day", "in a storm"],
+    "time": [
+        "at night",
+        "at sunset",
+        "in the morning",
+        "at noon",
+        "in winter",
+        "in spring",
+        "on a rainy day",
+        "on a foggy day",
+        "in a storm",
+    ],
     "style": ["watercolor", "oil painting", "pencil sketch", "cartoon", "pixel art picture", "poster", "photo", "vintage picture"],
     "mood": "happy sad calm dark romantic dreamy epic funny peaceful energetic mysterious gentle exciting warm hopeful lazy".split(),
     "genre": "jazz rock pop classical folk blues techno ambient reggae country funk metal waltz march lullaby disco".split(),
@@ -33,13 +43,37 @@ _LISTS: dict[str, list[str]] = {
     "relation": ["left of", "right of", "above", "next to", "behind", "in front of"],
     "topic": ["the weather", "your day", "the ocean", "old castles", "the stars", "cooking", "the future", "travel", "animals", "school"]
     + ["sports", "a good book", "the holidays", "friendship", "dreams", "robots", "science", "history", "football", "chocolate"],
-    "scene": ["a {colour} {thing} {place}", "a {size} {thing} {place} {time}", "{number} {colour} {thing}s", "the {thing} {relation} a {colour} {thing}"]
+    "scene": [
+        "a {colour} {thing} {place}",
+        "a {size} {thing} {place} {time}",
+        "{number} {colour} {thing}s",
+        "the {thing} {relation} a {colour} {thing}",
+    ]
     + ["a {size} {colour} {thing}", "a {thing} and a {thing} {place}", "a {thing} {place} {time}"],
     "tune": ["a {mood} {genre} song with {instrument}", "some {tempo} {genre} music", "a {tempo} {mood} melody on the {instrument}"]
     + ["a {genre} piece with {instrument} and {instrument}", "{mood} {genre} music without {instrument}"],
-    "sentence": ["please draw {scene}", "can you paint {scene}", "show me {scene}", "make a {style} of {scene}", "I would like to see {scene}"]
-    + ["create a picture of {scene}", "here is {scene}", "please play {tune}", "compose {tune}", "I want to hear {tune}", "can you make {tune}"]
-    + ["play me {tune}", "what color is the {thing}", "is there a {thing} in the picture", "how many {thing}s are there", "where is the {thing}"]
+    "sentence": [
+        "please draw {scene}",
+        "can you paint {scene}",
+        "show me {scene}",
+        "make a {style} of {scene}",
+        "I would like to see {scene}",
+    ]
+    + [
+        "create a picture of {scene}",
+        "here is {scene}",
+        "please play {tune}",
+        "compose {tune}",
+        "I want to hear {tune}",
+        "can you make {tune}",
+    ]
+    + [
+        "play me {tune}",
+        "what color is the {thing}",
+        "is there a {thing} in the picture",
+        "how many {thing}s are there",
+        "where is the {thing}",
+    ]
     + ["does this sound like {genre}", "can you hear the {instrument}", "tell me about {topic}", "what do you think of {topic}"]
     + ["the {thing} is {relation} the {thing} {place}", "this is {tune}", "the music is {tempo} and {mood}", "I feel {mood} today"],
 }
