@@ -17,7 +17,7 @@ from anygpt_demo.media import Audio
 from anygpt_demo.models.speechtokenizer import NormedConv1d, ResidualQuantizer, SpeechTokenizer, steady
 from anygpt_demo.train.quantizer import CodebookStack, kmeans, lsuv, nearest
 from anygpt_demo.train.spectra import LogMel, MelLoss, mel_filters
-from anygpt_demo.train.speech_codec import Feeder
+from anygpt_demo.train.speech_codec import BAND, Feeder, Kept, band_loss, low_band, pitch_loss
 from anygpt_demo.train.speech_codes import encode_set
 from anygpt_demo.train.speech_data import SpeechSet
 
@@ -252,3 +252,53 @@ def test_a_steady_quantizer_changes_less_and_later_levels_make_up_for_it() -> No
     first, whole = (latent - parts[0]).pow(2).mean(), (latent - sum(parts)).pow(2).mean()
     assert float(whole) < float(first)
     assert torch.equal(calm.quantize(latent[1:], 4)[0], two[:, 1:])  # each clip by itself
+
+
+def test_the_low_band_is_what_lies_below_its_limit() -> None:
+    time = torch.arange(16_000) / 16_000
+    low, high = torch.sin(2 * torch.pi * 200 * time)[None], torch.sin(2 * torch.pi * 800 * time)[None]
+    torch.testing.assert_close(low_band(low + high), low, atol=1e-3, rtol=0)
+    assert float(band_loss(low + high, low)) < 1e-3
+    assert float(band_loss(torch.zeros_like(low), low)) == pytest.approx(1, abs=0.01)
+    assert float(band_loss(torch.roll(low, 40), low)) > 1.9  # half a period late
+
+
+def test_a_frame_that_holds_its_low_band_has_no_pitch_loss() -> None:
+    wave = torch.sin(2 * torch.pi * 170 * torch.arange(3200) / 16_000)[None, None]
+    truth = low_band(wave[:, 0])[:, :: 320 // BAND].reshape(1, -1, BAND).transpose(1, 2)
+    assert float(pitch_loss(torch.nn.Identity(), truth, wave)) < 1e-9
+    assert float(pitch_loss(torch.nn.Identity(), truth.flip(2), wave)) > 0.1
+
+
+def test_what_level_1_does_not_see_is_free() -> None:
+    torch.manual_seed(0)
+    model = SpeechTokenizer(TINY | {"dimension": 64, "semantic_dimension": 64})
+    book = model.quantizer.codebooks[0]
+    book.embed.copy_(torch.randn(32, 8) @ torch.randn(8, 64))  # spans 8 of 64 dimensions
+    kept = Kept(model)
+    wave = torch.randn(1, 1, 3200)
+    latent = model.encoder(wave).detach()
+    moved = latent + kept.free(torch.randn_like(latent) * 5)
+    assert float(kept.loss(latent, wave)) < 1e-9 > float(kept.loss(moved, wave)) - 1e-6
+    flat = [value.transpose(1, 2).reshape(-1, 64) for value in (latent, moved)]
+    assert torch.equal(book.nearest(flat[0]), book.nearest(flat[1]))
+    assert float(kept.loss(latent + kept.basis[0][None, :, None], wave)) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_fixed_level_stays_while_the_others_learn() -> None:
+    torch.manual_seed(0)
+    model = SpeechTokenizer(TINY)
+    before = [book.embed.clone() for book in model.quantizer.codebooks]
+    books = CodebookStack(model.quantizer.codebooks, fixed=1, stay=0.5)
+    books.start(torch.randn(2000, 16), 100)
+    books(torch.randn(2, 16, 50))
+    changed = [not torch.equal(a, book.embed) for a, book in zip(before, model.quantizer.codebooks, strict=True)]
+    assert changed == [False] + [True] * 7
+
+
+def test_a_steady_stack_chooses_what_the_steady_quantizer_does() -> None:
+    torch.manual_seed(0)
+    model = SpeechTokenizer(TINY | {"stay": 0.5})
+    latent = torch.randn(2, 16, 50)
+    made = CodebookStack(model.quantizer.codebooks, fixed=1, stay=0.5)(latent, learn=False)
+    assert torch.equal(made.codes, model.quantizer.quantize(latent, 8)[0])

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from anygpt_demo.models.speechtokenizer import steady
 
 
 class Book(Protocol):
@@ -58,20 +61,26 @@ def kmeans(vectors: Tensor, size: int, rounds: int = 8) -> tuple[Tensor, Tensor]
 class CodebookStack:
     """Trains the codebooks in place; the modules stay plain inference modules."""
 
-    def __init__(self, books: Sequence[Any], decay: float = 0.99, expiry: float = 0.03, live: Sequence[int] = ()) -> None:
+    def __init__(
+        self, books: Sequence[Any], decay: float = 0.99, expiry: float = 0.03, live: Sequence[int] = (), fixed: int = 0, stay: float = 0.0
+    ) -> None:
         """decay: of the moving averages, per batch. expiry: a code below this average number of uses per batch is moved to live data.
 
         live: codes in use of the first levels, each a divisor of K; the rest of a table repeats them and is never chosen. All K elsewhere.
+        fixed: first levels that are ready and never move. stay: cost of a change of level-1 codes, see speechtokenizer.steady.
         """
         self.books: list[Book] = list(books)
-        self.decay, self.expiry = decay, expiry
+        self.decay, self.expiry, self.fixed, self.stay = decay, expiry, fixed, stay
         self.live = [*live, *(len(book.embed) for book in self.books[len(live) :])]
 
     @torch.no_grad()
     def start(self, vectors: Tensor, frames_per_batch: int, rounds: int = 8) -> list[int]:
         """K-means of every level on a buffer of real latents (N, D), N >= 15k for K = 1024. Returns the codes in use per level."""
         residual, used = vectors, []
-        for book, live in zip(self.books, self.live, strict=True):
+        for level, (book, live) in enumerate(zip(self.books, self.live, strict=True)):
+            if level < self.fixed:
+                residual = residual - book.embed[nearest(residual, book.embed[:live])]
+                continue
             centres, counts = kmeans(residual, live, rounds)
             uses = (counts * frames_per_batch / len(vectors)).clamp(min=4 * self.expiry)
             self._set(book, centres, uses)
@@ -108,12 +117,16 @@ class CodebookStack:
         flat = latent.transpose(1, 2).reshape(-1, width)
         residual, codes, parts = flat, [], []
         commitment = flat.new_zeros(())
-        for book, live in zip(self.books[:levels], self.live, strict=False):
+        for level, (book, live) in enumerate(zip(self.books[:levels], self.live, strict=False)):
             vectors = residual.detach()
-            index = nearest(vectors, book.embed[:live])
+            if self.stay and level == 0:
+                rows = torch.cdist(vectors, book.embed[:live]).square().view(batch, frames, live).numpy()
+                index = torch.from_numpy(np.concatenate([steady(row, self.stay) for row in rows]))
+            else:
+                index = nearest(vectors, book.embed[:live])
             part = F.embedding(index, book.embed)
             commitment = commitment + F.mse_loss(residual, part)
-            if learn:
+            if learn and level >= self.fixed:
                 self._learn(book, live, vectors, index)
             residual = residual - part
             codes.append(index.view(batch, frames))

@@ -9,11 +9,16 @@ Phone labels (of the synthesizers, or aligned) stand in the place of HuBERT feat
 latents of one phone are also drawn together, and level 1 uses LIVE of its codes: a code then stands for a sound and lasts
 as long as it does, which is what a language model can read.
 
-Options: from=DIR begins with the exported weights of a family instead of scaled random ones.
+Pitch is what a mel loss alone teaches last: a decoder that is not told the phase of the voice buzzes at a multiple of the frame rate,
+whoever speaks. So a head reads the samples below BAND_HZ from the latent, and the decoder is judged on that band by itself.
+
+Options: from=DIR begins with the exported weights of a family instead of scaled random ones; keep=1 besides holds its level 1, so that
+language models that read it stay as they are, and learns all else anew (codes above level 1 change). team, rank as in llm.py.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +42,7 @@ from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
 from anygpt_demo.train.speech_data import HOP, PHONES, RATE_HZ, Clip, SpeechSet, open_sets
+from anygpt_demo.train.team import Team
 
 CONFIG = {
     "n_filters": 16,
@@ -56,12 +62,18 @@ CONFIG = {
 }
 PHASES = ("phones", "joint", "quantized", "decoder")
 ENDS = (0.36, 0.42, 0.62, 1.0)  # of the phases, as shares of the budget
+ENDS_KEPT = (0.12, 0.35, 0.62, 1.0)  # the same where level 1 is kept: phones need no learning any more
 LIVE = 256  # codes of level 1 in use
 GATHER = 0.15  # weight of the spread of latents within a phone
 FRAMES = 50  # per training crop: one second
 SPOKEN = 25  # of them that the decoder says while the encoder learns too: the encoder needs the longer exposure
 SIZES = {"phones": 8, "joint": 6, "quantized": 6, "decoder": 5}  # crops in a batch
 RATE = 8e-4
+BAND_HZ = 400.0  # the fundamental of all voices and little more
+BAND = 16  # samples of that band in a frame: 800 a second
+PITCH = 3.0  # weight of the band, on the latent and on the decoded wave
+VOICED_FROM = 4  # levels that a wave is judged on sample by sample: fewer do not know the phase, and would learn silence
+KEPT = 32  # dimensions that hold .999 of the variance of the first codebook
 
 
 @dataclass(frozen=True)
@@ -148,14 +160,52 @@ class Feeder:
         return any(self.sets[clip.set].coded(clip) for pool in self.pools for clip in pool)
 
 
+def low_band(wave: Tensor) -> Tensor:
+    """The part of a wave below BAND_HZ. wave: (B, n), the same shape back."""
+    spectrum = torch.fft.rfft(wave)
+    kept = torch.arange(spectrum.shape[-1], device=wave.device) < BAND_HZ * wave.shape[-1] / RATE_HZ
+    return torch.fft.irfft(spectrum * kept, wave.shape[-1])
+
+
+def band_loss(wave: Tensor, target: Tensor) -> Tensor:
+    """Error of the low band over its size (1: silence), nearly nothing counted where the target is silent. wave, target: (B, n)."""
+    truth = low_band(target)
+    return ((low_band(wave) - truth).norm(dim=-1) / (truth.norm(dim=-1) + 0.05)).mean()
+
+
+class Kept:
+    """What a round that keeps level 1 holds on to: the old latents, in the subspace that the first codebook spans.
+
+    The differences between a latent's distances to the codes depend on its part within that subspace alone; the rest is free.
+    """
+
+    def __init__(self, codec: SpeechTokenizer) -> None:
+        self.encoder = copy.deepcopy(codec.encoder).requires_grad_(False)
+        table = codec.quantizer.codebooks[0].embed[:LIVE]
+        self.basis = torch.linalg.svd(table - table.mean(0), full_matrices=False).Vh[:KEPT]  # (KEPT, D)
+
+    def free(self, latent: Tensor) -> Tensor:
+        """The part of latents (B, D, T) that level 1 does not see."""
+        return latent - torch.einsum("kd,kc,bct->bdt", self.basis, self.basis, latent)
+
+    def loss(self, latent: Tensor, heard: Tensor) -> Tensor:
+        """Squared distance per frame to the old encoder's latents of the same waves (B, 1, n), within the subspace."""
+        with torch.no_grad():
+            old = self.encoder(heard)
+        return torch.einsum("kd,bdt->bkt", self.basis, latent - old).pow(2).sum(1).mean()
+
+
 class Student(nn.Module):
-    """The codec with what only training needs: phone heads on the latent and on level 1."""
+    """The codec with what only training needs: phone heads on the latent and on level 1, and a head for the low band."""
 
     def __init__(self) -> None:
         super().__init__()
         self.codec = SpeechTokenizer(CONFIG)
         self.on_latent = nn.Linear(int(CONFIG["dimension"]), PHONES)  # type: ignore[call-overload]
         self.on_first = nn.Linear(int(CONFIG["dimension"]), PHONES)  # type: ignore[call-overload]
+        self.on_band = nn.Linear(int(CONFIG["dimension"]), BAND)  # type: ignore[call-overload]
+        nn.init.zeros_(self.on_band.weight)
+        nn.init.zeros_(self.on_band.bias)
 
 
 def phone_loss(head: nn.Module, latent: Tensor, phones: Tensor) -> Tensor:
@@ -165,6 +215,13 @@ def phone_loss(head: nn.Module, latent: Tensor, phones: Tensor) -> Tensor:
         return latent.new_zeros(())
     logits = head(latent.transpose(1, 2)).reshape(-1, PHONES)
     return F.cross_entropy(logits[known], phones.reshape(-1)[known], label_smoothing=0.02)
+
+
+def pitch_loss(head: nn.Module, latent: Tensor, clean: Tensor) -> Tensor:
+    """Squared error of the low band's samples read from each frame, over their power. latent: (B, D, T), clean: (B, 1, T * HOP)."""
+    truth = low_band(clean[:, 0])[:, :: HOP // BAND].reshape(len(latent), -1, BAND)
+    power = truth.pow(2).mean((1, 2), keepdim=True) + 1e-4
+    return ((head(latent.transpose(1, 2)) - truth).pow(2) / power).mean()
 
 
 def spread_loss(latent: Tensor, phones: Tensor) -> Tensor:
@@ -181,23 +238,34 @@ def spread_loss(latent: Tensor, phones: Tensor) -> Tensor:
 class Trainer:
     """One run of the stage: the student, its optimizer, its phase."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, team: Team | None = None) -> None:
+        self.team = team or Team()
         torch.manual_seed(settings.seed)
         torch.set_flush_denormal(True)
         self.settings = settings
+        self.keep = settings.options.get("keep") == "1"
+        self.ends = ENDS_KEPT if self.keep else ENDS
         self.run = Run("speech-codec", settings)
         self.student = Student()
         self.codec = self.student.codec
-        self.books = CodebookStack(self.codec.quantizer.codebooks, live=(LIVE,))
+        stay = float(CONFIG["stay"]) if self.keep else 0.0  # type: ignore[arg-type]
+        self.books = CodebookStack(self.codec.quantizer.codebooks, live=(LIVE,), fixed=int(self.keep), stay=stay)
         self.mel = MelLoss(RATE_HZ)
-        self.phase = "start"
+        self.phase, self.steps = "start", 0
+        self.kept: Kept | None = None
+        if "from" in settings.options:
+            part = checkpoints.Family.open(settings.options["from"]).component("speech_tokenizer")
+            checkpoints.load_strict(self.codec, with_training_buffers(part.state()), part.role)
+            self.kept = Kept(self.codec) if self.keep else None
         state = self.run.resume()
+        self.progress, self.going = self.run.progress, self.run.going
         self.feeder = self.new_feeder()
         if state is None:
             self.initialise()
         else:
             self.student.load_state_dict(state["student"])
             self.phase = str(state["phase"])
+        torch.manual_seed(1000 * settings.seed + self.team.rank)
         self.optimizer = self.new_optimizer()
         if state is not None and state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -205,7 +273,8 @@ class Trainer:
     def new_feeder(self) -> Feeder:
         """The sets that are there now; also called while they still grow."""
         sets = open_sets(self.settings.runs / "data" / "speech")
-        return Feeder(sets, self.settings.seed + len(self.run.rows), labelled=self.phase in ("start", "phones"))
+        seed = self.settings.seed + len(self.run.rows) + 100_000 * self.team.rank
+        return Feeder(sets, seed, labelled=self.phase in ("start", "phones"))
 
     def new_optimizer(self) -> torch.optim.AdamW:
         """AdamW over what the phase trains."""
@@ -213,12 +282,9 @@ class Trainer:
         return torch.optim.AdamW(part.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
 
     def initialise(self) -> None:
-        """Scale the untrained weights so that a signal passes, or load trained ones; refuse to start if no signal passes."""
+        """Scale untrained weights so that a signal passes; refuse to start if none does."""
         wave = self.feeder.batch(6).heard
-        if "from" in self.settings.options:
-            part = checkpoints.Family.open(self.settings.options["from"]).component("speech_tokenizer")
-            checkpoints.load_strict(self.codec, with_training_buffers(part.state()), part.role)
-        else:
+        if "from" not in self.settings.options:
             kinds = (NormedConv1d, NormedConvTranspose1d)
             latent = lsuv(self.codec.encoder, wave, kinds)
             lsuv(self.codec.decoder, latent, kinds, last=float(wave.std()))
@@ -242,26 +308,30 @@ class Trainer:
     def rate(self) -> float:
         """Learning rate: one cosine until the freeze, a second one for the decoder alone."""
         if self.phase == "decoder":
-            share = (self.run.progress - ENDS[2]) / (1 - ENDS[2])  # negative if the budget has grown: then at the full rate
+            share = (self.progress - self.ends[2]) / (1 - self.ends[2])  # negative if the budget has grown: then at the full rate
             return 0.75 * RATE * cosine(max(0.02, share))
-        return RATE * cosine(self.run.progress / ENDS[2])
+        return RATE * cosine(self.progress / self.ends[2])
 
     def decoder_losses(self) -> dict[str, Tensor]:
         """Frozen codes to waves, now and then from the first levels alone: from the codes on disk, else encoded here."""
         levels = int(torch.randint(1, 8, (1,))) if torch.rand(1) < 0.2 else 8
-        if self.feeder.coded:
+        if self.feeder.coded and not self.keep:  # those on disk may be of the encoder that was
             codes, clean = self.feeder.coded_batch(SIZES["decoder"])
-            return self.wave_losses(self.codec.decode(codes[:levels]), clean)
+            return self.wave_losses(self.codec.decode(codes[:levels]), clean, levels)
         batch = self.feeder.batch(SIZES["decoder"])
         with torch.no_grad():
             total = self.books(self.codec.encoder(batch.heard), levels, learn=False).total
-        return self.wave_losses(self.codec.decoder(total), batch.clean)
+        return self.wave_losses(self.codec.decoder(total), batch.clean, levels)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss while the encoder learns, already weighted."""
         latent = self.codec.encoder(batch.heard)
         terms = {"phones": 0.5 * phone_loss(self.student.on_latent, latent, batch.phones)}
-        terms["spread"] = GATHER * spread_loss(latent, batch.phones)
+        terms["pitch"] = PITCH * pitch_loss(self.student.on_band, latent if self.kept is None else self.kept.free(latent), batch.clean)
+        if self.kept is None:
+            terms["spread"] = GATHER * spread_loss(latent, batch.phones)
+        else:
+            terms["kept"] = 0.1 * self.kept.loss(latent, batch.heard)
         first = int(torch.randint(0, FRAMES - SPOKEN + 1, (1,)))
         spoken, clean = slice(first, first + SPOKEN), batch.clean[..., first * HOP : (first + SPOKEN) * HOP]
         if self.phase == "joint":
@@ -270,13 +340,17 @@ class Trainer:
             quantized = self.books(latent)
             terms["first"] = phone_loss(self.student.on_first, quantized.first, batch.phones)
             terms["commit"] = 2 * quantized.commitment
-            heard = quantized.first if torch.rand(1) < 0.15 else quantized.total
-            terms |= self.wave_losses(self.codec.decoder(heard[..., spoken]), clean)
+            levels = 1 if torch.rand(1) < 0.15 else 8
+            heard = quantized.first if levels == 1 else quantized.total
+            terms |= self.wave_losses(self.codec.decoder(heard[..., spoken]), clean, levels)
         return terms
 
-    def wave_losses(self, wave: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Spectral and sample-wise distance."""
-        return {"mel": self.mel(wave[:, 0], target[:, 0]), "wave": 10 * F.l1_loss(wave, target)}
+    def wave_losses(self, wave: Tensor, target: Tensor, levels: int = 8) -> dict[str, Tensor]:
+        """Spectral and, where the levels can know it, sample-wise distance."""
+        terms = {"mel": self.mel(wave[:, 0], target[:, 0])}
+        if levels >= VOICED_FROM:
+            terms |= {"wave": 10 * F.l1_loss(wave, target), "band": PITCH * band_loss(wave[:, 0], target[:, 0])}
+        return terms
 
     def step(self) -> dict[str, float]:
         """One update. Returns the terms."""
@@ -285,22 +359,28 @@ class Trainer:
         terms = self.decoder_losses() if self.phase == "decoder" else self.losses(self.feeder.batch(SIZES[self.phase]))
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
-        nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.progress, self.going = self.team.average(parameters, self.run.progress, self.run.going)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
+        self.steps += 1
+        self.team.share(self.steps, [*parameters, *self.codec.quantizer.buffers()])
         return {key: float(value.detach()) for key, value in terms.items()}
 
     def advance(self) -> None:
         """Enter the phase that the clock asks for."""
-        due = next(name for name, end in zip(PHASES, ENDS, strict=True) if self.run.progress <= end)
+        due = next(name for name, end in zip(PHASES, self.ends, strict=True) if self.progress <= end)
         if PHASES.index(due) <= PHASES.index(self.phase):  # a larger budget never thaws the encoder: codes are in use elsewhere
             return
         if PHASES.index(self.phase) < 2 <= PHASES.index(due):
             self.start_codebooks()
         self.phase = due
+        self.team.copy([*self.student.parameters(), *self.student.buffers()])
         if due == "decoder":
             self.freeze()
             self.optimizer = self.new_optimizer()
-            self.run.save(self.state())  # a resumed run must not freeze another encoder
+            if self.team.leads:
+                self.run.save(self.state())  # a resumed run must not freeze another encoder
 
     @torch.no_grad()
     def start_codebooks(self) -> None:
@@ -314,8 +394,9 @@ class Trainer:
         """Round the encoder side to what is exported (bfloat16), export, and say that its codes are final."""
         for tensor in [*self.codec.encoder.parameters(), *(book.embed for book in self.codec.quantizer.codebooks)]:
             tensor.copy_(tensor.bfloat16().float())
-        self.export()
-        marker(self.settings.family).touch()
+        if self.team.leads:
+            self.export()
+            marker(self.settings.family).touch()
 
     def export(self) -> None:
         """Write the role speech_tokenizer of the family."""
@@ -354,14 +435,15 @@ def marker(family: Path) -> Path:
 
 def train(settings: Settings) -> None:
     """Train, resume or finish the speech codec within the budget and export it."""
-    trainer = Trainer(settings)
-    run = trainer.run
-    steps, measured = 0, run.used_s
-    while run.going:
+    options = settings.options
+    trainer = Trainer(settings, Team(int(options.get("rank", 0)), int(options.get("team", 1)), int(options.get("port", 29512))))
+    run, measured = trainer.run, trainer.run.used_s
+    while trainer.going:
         trainer.advance()
         terms = trainer.step()
-        steps += 1
-        if steps % 50 == 0:
+        if not trainer.team.leads:
+            continue
+        if trainer.steps % 50 == 0:
             run.log(phase=PHASES.index(trainer.phase), **terms)
         if run.used_s - measured > settings.budget_s / 15:
             measured = run.used_s
@@ -369,6 +451,8 @@ def train(settings: Settings) -> None:
         if run.due():
             run.save(trainer.state())
             trainer.feeder = trainer.new_feeder()
+    if not trainer.team.leads:
+        return
     run.save(trainer.state())
     if trainer.phase in ("quantized", "decoder") and not run.stopping:
         run.log(**trainer.evaluate(24))

@@ -39,6 +39,10 @@ class Team:
 
     def share(self, steps: int, tensors: Sequence[Tensor]) -> None:
         """Now and then, give all members the leader's weights: embeddings may have been started at different steps."""
-        if self.size > 1 and steps % SHARE_EVERY == 0:
-            for tensor in tensors:
-                dist.broadcast(tensor.data, 0)
+        if steps % SHARE_EVERY == 0:
+            self.copy(tensors)
+
+    def copy(self, tensors: Sequence[Tensor]) -> None:
+        """Give all members the leader's tensors, in place."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor.data, 0)
