@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from anygpt_demo.synth import speech, speech_text
 from anygpt_demo.synth.holdout import HELD_OUT_VOICE, held_out_sentence, held_out_speaker
+from anygpt_demo.train.speech_data import SpeechSet
 
 flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 
@@ -52,16 +54,16 @@ def test_a_set_on_disk_reads_back(tmp_path: Path) -> None:
         writer.add(waves[0], np.array([1, 2, 3, 0]), text="a", voice="slt", source="slt", split="train")
         writer.add(waves[1], None, text="", voice="x", source="y", split="test")
         writer.add(waves[2], np.array([7, 8]), text="b", voice="rms", source="rms", split="train")
-    found = speech.SpeechSet(tmp_path)
-    assert [row["frames"] for row in found.rows] == [4, 2, 2]
-    assert found.split("train") == [0, 2]
-    for number, wave in enumerate(waves):
-        np.testing.assert_allclose(found.samples(number)[: len(wave)], wave, atol=1e-4)
-        assert len(found.samples(number)) == 320 * len(found.phones(number))
-    assert found.phones(1).tolist() == [speech.UNKNOWN] * 2
-    assert found.phones(2).tolist() == [7, 8]
+    found = SpeechSet(tmp_path)
+    assert [clip.frames for clip in found.clips] == [4, 2, 2]
+    assert found.split("train") == [found.clips[0], found.clips[2]]
+    for clip, wave in zip(found.clips, waves, strict=True):
+        np.testing.assert_allclose(found.wave(clip)[: len(wave)], wave, atol=1e-4)
+        assert len(found.wave(clip)) == 320 * len(found.labels(clip))
+    assert found.labels(found.clips[1]).tolist() == [-1] * 2
+    assert found.labels(found.clips[2]).tolist() == [7, 8]
     speech.replace_phones(tmp_path, np.arange(8))
-    assert speech.SpeechSet(tmp_path).phones(2).tolist() == [6, 7]
+    assert SpeechSet(tmp_path).labels(found.clips[2]).tolist() == [6, 7]
 
 
 @flite
@@ -69,12 +71,12 @@ def test_spoken_sentences_are_repeatable_and_labelled(tmp_path: Path) -> None:
     texts = ["the cat sat down", "good morning"]
     for name in ("one", "two"):
         speech.make(tmp_path / name, texts, 5, 1.0, voices=("kal16",))
-    first, second = speech.SpeechSet(tmp_path / "one"), speech.SpeechSet(tmp_path / "two")
+    first, second = SpeechSet(tmp_path / "one"), SpeechSet(tmp_path / "two")
     assert np.array_equal(first.audio, second.audio)
-    assert first.rows == second.rows
-    heard = [speech.PHONES[label] for label in dict.fromkeys(first.phones(0).tolist())]
+    assert [replace(clip, set="") for clip in first.clips] == [replace(clip, set="") for clip in second.clips]
+    heard = [speech.PHONES[label] for label in dict.fromkeys(first.labels(first.clips[0]).tolist())]
     assert {"k", "ae", "t", "s", "d", "aw", "n"} <= set(heard)
-    assert 0.3 < np.abs(first.samples(0)).max() < 0.9
+    assert 0.3 < np.abs(first.wave(first.clips[0])).max() < 0.9
 
 
 @flite
@@ -82,7 +84,7 @@ def test_the_split_of_a_set_follows_the_held_out_list(tmp_path: Path) -> None:
     words = (f"we have {number} apples" for number in itertools.count())
     held = next(text for text in words if held_out_sentence(text))
     speech.make(tmp_path, ["we have a pear", held], 0, 1.0, voices=("kal16",))
-    assert [row["split"] for row in speech.SpeechSet(tmp_path).rows] == ["test" if held_out_sentence("we have a pear") else "train", "test"]
+    assert [clip.split for clip in SpeechSet(tmp_path).clips] == ["test" if held_out_sentence("we have a pear") else "train", "test"]
 
 
 def test_held_out_lists_do_not_depend_on_spelling_details() -> None:

@@ -24,7 +24,7 @@ from anygpt_demo.enhance import best_prompt
 from anygpt_demo.errors import MissingProgram
 from anygpt_demo.eval.metrics import figure
 from anygpt_demo.media import Audio, Voice
-from anygpt_demo.synth.speech import RATE_HZ, SpeechSet
+from anygpt_demo.train.speech_data import RATE_HZ, SpeechSet
 
 CROWD = 20  # the rank is among so many people
 SENTENCES = 2  # spoken in each voice
@@ -53,10 +53,9 @@ def halves(sets: Path) -> list[tuple[Audio, np.ndarray]]:
     """(prompt of 3 s, other half) of each held-out speaker with at least 8 s."""
     people = SpeechSet(sets / "human")
     found = []
-    for number in people.split("test"):
-        row = people.rows[number]
-        if row["source"] == "librispeech_clean251" and row["samples"] >= 8 * RATE_HZ:
-            samples = people.samples(number)
+    for clip in people.split("test"):
+        if clip.source == "librispeech_clean251" and clip.samples >= 8 * RATE_HZ:
+            samples = people.wave(clip)
             middle = len(samples) // 2
             found.append((best_prompt(Audio(samples[:middle], RATE_HZ)), samples[middle:]))
     return found[:CROWD]
@@ -65,8 +64,8 @@ def halves(sets: Path) -> list[tuple[Audio, np.ndarray]]:
 def sentences(sets: Path) -> list[np.ndarray]:
     """Waves of unseen sentences in synthetic voices, 2 to 5 s; their level-1 codes are what the cloned voices say."""
     tests = SpeechSet(sets / "synth_test")
-    chosen = [number for number, row in enumerate(tests.rows) if 2 * RATE_HZ <= row["samples"] <= 5 * RATE_HZ]
-    return [tests.samples(number) for number in chosen[: CROWD * SENTENCES]]
+    chosen = [clip for clip in tests.clips if 2 * RATE_HZ <= clip.samples <= 5 * RATE_HZ]
+    return [tests.wave(clip) for clip in chosen[: CROWD * SENTENCES]]
 
 
 def evaluate(family: Family, sets: Path) -> dict[str, Any]:

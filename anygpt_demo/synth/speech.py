@@ -13,7 +13,6 @@ time of every phone, so frame labels come free; they are the semantic teacher of
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import subprocess
@@ -299,33 +298,6 @@ def _transcripts(archive: tarfile.TarFile) -> dict[str, str]:
         return {}
     rows = (line.split("\t") for line in stream.read().decode("utf-8").splitlines())
     return {row[0]: row[1].strip() for row in rows if len(row) == 2}
-
-
-class SpeechSet:
-    """A set on disk, memory mapped. Clips are numbered as in the index."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, Any]] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.audio = np.memmap(folder / "audio.i16", "<i2", "r")
-        self.labels = np.memmap(folder / "phones.u8", np.uint8, "r")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def split(self, name: str) -> list[int]:
-        """Numbers of the clips of one split."""
-        return [number for number, row in enumerate(self.rows) if row["split"] == name]
-
-    def samples(self, number: int) -> np.ndarray:
-        """float32 (frames * 320,) in [-1, 1]."""
-        row = self.rows[number]
-        return self.audio[row["start"] : row["start"] + row["samples"]].astype(np.float32) / 32768
-
-    def phones(self, number: int) -> np.ndarray:
-        """uint8 (frames,)."""
-        row = self.rows[number]
-        return np.asarray(self.labels[row["frames_start"] : row["frames_start"] + row["frames"]])
 
 
 def replace_phones(folder: Path, labels: np.ndarray) -> None:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from anygpt_demo.checkpoints import Family, export
 from anygpt_demo.models.soundstorm import SoundStorm
 from anygpt_demo.models.speechtokenizer import SpeechTokenizer, with_training_buffers
-from anygpt_demo.synth.speech import SpeechSet
+from anygpt_demo.train import speech_data
 from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.speech_data import SpeechSet
 
 CONFIG: dict[str, Any] = {
     "codebook_size": 1024,
@@ -72,36 +73,35 @@ def load_tokenizer(family: Family) -> SpeechTokenizer:
     return model.eval().requires_grad_(False)
 
 
-def coded(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """(index row, int16 codes (frames, 8)) of the clips of a set that are coded by now, finished or not."""
+def coded(folder: Path) -> Iterator[tuple[speech_data.Clip, np.ndarray]]:
+    """(clip, int16 codes (frames, 8)) of the clips of a set that are coded by now, finished or not."""
     there = [path for path in (folder / "codes.u16", folder / "codes.u16.part") if path.is_file()]
     ready = max(there, key=lambda path: path.stat().st_size, default=None)
     if ready is None or not (folder / "index.json").is_file():
         return
     raw = np.fromfile(ready, "<u2")
     table = raw[: len(raw) // 8 * 8].reshape(-1, 8).astype(np.int16)
-    for row in SpeechSet(folder).rows:
-        end = row["frames_start"] + row["frames"]
+    for clip in SpeechSet(folder).clips:
+        end = clip.frames_start + clip.frames
         if end <= len(table):
-            yield row, table[row["frames_start"] : end]
+            yield clip, table[clip.frames_start : end]
 
 
 @torch.inference_mode()
-def warped(source: SpeechSet, speed: float, tokenizer: SpeechTokenizer, cache: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """(index row, int16 codes (frames, 8)) of training clips of WARPED sources played at another speed; cached as one npz file."""
-    numbers = [number for number in source.split("train") if source.rows[number]["source"] in WARPED]
+def warped(source: SpeechSet, speed: float, tokenizer: SpeechTokenizer, cache: Path) -> Iterator[tuple[speech_data.Clip, np.ndarray]]:
+    """(clip, int16 codes (frames, 8)) of training clips of WARPED sources played at another speed; cached as one npz file."""
+    clips = [clip for clip in source.split("train") if clip.source in WARPED]
     if not cache.is_file():
         found = []
-        for number in numbers:
-            wave = source.samples(number)
+        for clip in clips:
+            wave = source.wave(clip)
             length = int(len(wave) / speed) // 320 * 320
             wave = np.interp(np.arange(length) * speed, np.arange(len(wave)), wave).astype(np.float32)
             found.append(tokenizer.encode(torch.from_numpy(wave)[None, None])[:, 0].T.numpy().astype(np.int16))
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(cache, codes=np.concatenate(found), frames=np.array([len(codes) for codes in found]))
     stored = np.load(cache)
-    for number, codes in zip(numbers, np.split(stored["codes"], np.cumsum(stored["frames"])[:-1]), strict=True):
-        yield source.rows[number], codes
+    yield from zip(clips, np.split(stored["codes"], np.cumsum(stored["frames"])[:-1]), strict=True)
 
 
 class Feeder:
@@ -215,19 +215,19 @@ def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple
     folder = settings.runs / "data" / "speech"
     sources: dict[str, list[Clip]] = {name: [] for name in SOURCE_SHARES}
     for name in ("synth0", "synth1"):
-        sources["synthetic"] += [Clip(codes, row["voice"]) for row, codes in coded(folder / name) if row["split"] == "train"]
+        sources["synthetic"] += [Clip(codes, clip.voice) for clip, codes in coded(folder / name) if clip.split == "train"]
     held: list[Clip] = []
-    for row, codes in coded(folder / "human"):
-        known = row["source"] in ("kathleen", "librispeech_clean251")
-        if row["split"] == "train":
-            sources[row["source"]].append(Clip(codes, row["voice"] if known else ""))
-        elif row["source"] == "librispeech_clean251" and len(codes) >= FRAMES:
+    for clip, codes in coded(folder / "human"):
+        known = clip.source in ("kathleen", "librispeech_clean251")
+        if clip.split == "train":
+            sources[clip.source].append(Clip(codes, clip.voice if known else ""))
+        elif clip.source == "librispeech_clean251" and len(codes) >= FRAMES:
             held.append(Clip(codes, ""))
     if settings.budget_s >= WARP_FROM_S and (folder / "human" / "index.json").is_file():
         for speed in WARPS:
-            for row, codes in warped(SpeechSet(folder / "human"), speed, tokenizer, cache / f"human_{speed}.npz"):
-                known = row["source"] == "librispeech_clean251"
-                sources[row["source"]].append(Clip(codes, f"{row['voice']}@{speed}" if known else ""))
+            for clip, codes in warped(SpeechSet(folder / "human"), speed, tokenizer, cache / f"human_{speed}.npz"):
+                known = clip.source == "librispeech_clean251"
+                sources[clip.source].append(Clip(codes, f"{clip.voice}@{speed}" if known else ""))
     return sources, held
 
 

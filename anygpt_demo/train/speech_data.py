@@ -55,6 +55,10 @@ class SpeechSet:
         """Whether the codes of a clip are there."""
         return self.codes is not None and clip.frames_start + clip.frames <= len(self.codes)
 
+    def split(self, name: str) -> list[Clip]:
+        """The clips of one split."""
+        return [clip for clip in self.clips if clip.split == name]
+
     def wave(self, clip: Clip, first: int = 0, frames: int | None = None) -> np.ndarray:
         """float32 samples in [-1, 1] from frame `first` on, `frames` frames or to the end of the clip."""
         end = clip.samples if frames is None else min(clip.samples, (first + frames) * HOP)

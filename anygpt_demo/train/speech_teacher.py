@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anygpt_demo.synth.speech import PHONES, RATE_HZ, UNKNOWN, SpeechSet, phone_sequence, replace_phones
+from anygpt_demo.synth.speech import PHONES, RATE_HZ, UNKNOWN, phone_sequence, replace_phones
 from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.speech_data import Clip, SpeechSet
 
 MELS = 64
 CROP = 100  # frames per training example: 2 s
@@ -154,16 +155,16 @@ def collapse(labels: np.ndarray) -> list[int]:
 class Clips:
     """Mel spectrograms (float16, all in memory) and labels of one set's clips."""
 
-    def __init__(self, source: SpeechSet, numbers: list[int], filters: torch.Tensor) -> None:
-        self.numbers = numbers
+    def __init__(self, source: SpeechSet, clips: list[Clip], filters: torch.Tensor) -> None:
+        self.clips = clips
         self.mels: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
         generator = torch.Generator().manual_seed(0)
-        for number in numbers:
-            samples = torch.from_numpy(source.samples(number))
+        for clip in clips:
+            samples = torch.from_numpy(source.wave(clip))
             dither = 3e-4 * torch.randn(len(samples), generator=generator)
             self.mels.append(log_mel(samples + dither, filters).half().numpy())
-            self.labels.append(source.phones(number))
+            self.labels.append(source.labels(clip).astype(np.uint8))  # -1 becomes UNKNOWN
 
     def draw(self, usable: Sequence[int], rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
         """An augmented crop: mel (2 * CROP, MELS) and labels (CROP,) with -1 where there is nothing to learn."""
@@ -197,7 +198,7 @@ class Teacher:
         self.synthetic = Clips(synthetic, synthetic.split("train"), filters)
         self.unseen = Clips(synthetic, synthetic.split("test")[:60], filters)
         self.human = SpeechSet(folder / "human") if (folder / "human" / "index.json").is_file() else None
-        self.spoken = [n for n, row in enumerate(self.human.rows) if row["text"]] if self.human else []
+        self.spoken = [clip for clip in self.human.clips if clip.text] if self.human else []
         self.texted = Clips(self.human, self.spoken, filters) if self.human else None
         self.sequences = self._sequences()
         self.filters = filters
@@ -209,7 +210,7 @@ class Teacher:
         """Phone sequence of every transcribed recording, from the synthesizer's lexicon; cached."""
         cache = self.run.folder / "lexicon.json"
         known: dict[str, list[int]] = json.loads(cache.read_text()) if cache.is_file() else {}
-        texts = [self.human.rows[number]["text"] for number in self.spoken] if self.human else []
+        texts = [clip.text for clip in self.spoken]
         for text in texts:
             if text not in known:
                 known[text] = phone_sequence(text)
@@ -222,14 +223,14 @@ class Teacher:
             return 0.0
         self.net.eval()
         self.aligned, scores = [], []
-        for place, number in enumerate(self.spoken):
+        for place, clip in enumerate(self.spoken):
             table = log_probs(self.net, self.texted.mels[place])
             path = align(table, self.sequences[place])
             if path is None:
                 continue
             self.texted.labels[place] = path
             scores.append(float(table[np.arange(len(path)), path].mean()))
-            if self.human.rows[number]["split"] == "train":
+            if clip.split == "train":
                 self.aligned.append(place)
         self.net.train()
         return float(np.mean(scores))
@@ -263,8 +264,8 @@ class Teacher:
             wrong += edit_distance(collapse(guess), collapse(labels))
             phones += len(collapse(labels))
         figures = {"accuracy": right / max(1, frames), "phone_errors": wrong / max(1, phones)}
-        if self.human is not None and self.texted is not None:
-            held = [place for place, number in enumerate(self.spoken) if self.human.rows[number]["split"] == "test"][:40]
+        if self.texted is not None:
+            held = [place for place, clip in enumerate(self.spoken) if clip.split == "test"][:40]
             pairs = [(collapse(log_probs(self.net, self.texted.mels[p]).argmax(-1)), self.sequences[p]) for p in held]
             figures["phone_errors_human"] = sum(edit_distance(*pair) for pair in pairs) / max(1, sum(len(truth) for _, truth in pairs))
         self.net.train()
@@ -278,17 +279,17 @@ class Teacher:
         if self.human is None or self.texted is None:
             return
         self.net.eval()
-        labels = np.full(len(self.human.labels), UNKNOWN, np.uint8)
-        places = {number: place for place, number in enumerate(self.spoken)}
-        for number, row in enumerate(self.human.rows):
-            if number in places:
-                found = self.texted.labels[places[number]]
+        labels = np.full(len(self.human.phones), UNKNOWN, np.uint8)
+        places = {clip: place for place, clip in enumerate(self.spoken)}
+        for clip in self.human.clips:
+            if clip in places:
+                found = self.texted.labels[places[clip]]
             elif untexted:
-                table = log_probs(self.net, log_mel(torch.from_numpy(self.human.samples(number)), self.filters).numpy())
+                table = log_probs(self.net, log_mel(torch.from_numpy(self.human.wave(clip)), self.filters).numpy())
                 found = np.where(table.max(-1) > np.log(CONFIDENCE), table.argmax(-1), UNKNOWN)
             else:
                 continue
-            labels[row["frames_start"] : row["frames_start"] + row["frames"]] = found
+            labels[clip.frames_start : clip.frames_start + clip.frames] = found
         replace_phones(self.human.folder, labels)
         self.net.train()
 
