@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from anygpt_demo import protocol
 from anygpt_demo.checkpoints import Family, load_strict
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.modality import Sampling
@@ -84,6 +85,17 @@ def penalise(scores: Array, seen: NDArray[np.int64], penalty: float) -> None:
         scores[seen] = np.where(found < 0, found * np.float32(penalty), found / np.float32(penalty))
 
 
+def lead(scores: Array, other: Array, guidance: float, codes: NDArray[np.bool_]) -> None:
+    """Lead scores away from others, in place (classifier-free guidance, arXiv 2207.12598): other + guidance x (scores - other).
+
+    A mark keeps its odds against all codes: whether a block ends is no matter of taste. codes: bool (N,), which of them are codes.
+    """
+    if codes.any():
+        before = np.logaddexp.reduce(scores[codes].astype(np.float64))
+        scores[codes] = other[codes] + np.float32(guidance) * (scores[codes] - other[codes])
+        scores[~codes] += np.float32(np.logaddexp.reduce(scores[codes].astype(np.float64)) - before)
+
+
 def not_finite() -> ModelFault:
     """Scores that are no numbers."""
     return ModelFault("The language model stopped.", "It computed something that is not a number.", "Try again, or choose another seed.")
@@ -124,6 +136,9 @@ def draw(scores: Array, sampling: Sampling, random: np.random.Generator) -> int:
 
 
 # ------------------------------------------------------------------------------------------- one forward for everybody
+
+
+Run = Callable[[Sequence[tuple[Sequence[int], Cache]]], Any]  # as Runner.run: directly, or by way of the desk
 
 
 class Runner(Protocol):
@@ -548,7 +563,9 @@ class LocalGeneration:
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.pieces: list[tuple[list[Any], Cache]] = []
         self.row: Any = None  # after all ids drawn so far, where it is known
+        self.beside: Cache | None = None  # the open block after a request for just anything, where guidance leads away from that
         self._later: Later | None = None  # drawn on the device, not yet known here
+        self._unasked: Any = None  # the row beside, after what was read there when the block began
         self._marks: Any = None  # ids drawn since the block began, on the device
         self._end: Reason | None = None
         self._error: Exception | None = None
@@ -596,7 +613,7 @@ class LocalGeneration:
         runner = self.engine.runner
         if isinstance(runner, Graphs):
             runner.sit(self.cache)
-        self._take(row)
+        self._take([row], self.engine.desk.run)
         self.engine.desk.join(self)
         try:
             while not self._stopped:
@@ -628,7 +645,7 @@ class LocalGeneration:
     def receive(self, rows: Any) -> None:
         """The row after the last id: draw the next one. Called by whoever computes."""
         try:
-            self._take(rows[0])
+            self._take(rows, self.engine.runner.run)
         except Exception as error:  # it belongs to this reply alone
             self.fail(error)
 
@@ -636,9 +653,9 @@ class LocalGeneration:
         """Raise an error where the reply is read."""
         self._error, self.over = error, True
 
-    def _take(self, row: Any) -> None:
-        """Draw what follows a row. On a device it is read one step later, while the device is already at the next."""
-        runner = self.engine.runner
+    def _take(self, rows: Sequence[Any], run: Run) -> None:
+        """Draw what follows the rows of pieces. On a device it is read one step later, while the device is already at the next."""
+        runner, row = self.engine.runner, rows[0]
         if self._later is not None:
             (token, share), self._later = self._later.get(), None
             self.cache.ids[-1] = token
@@ -648,21 +665,40 @@ class LocalGeneration:
                 self.row = row.clone() if isinstance(row, torch.Tensor) else row  # its memory is the next step's
                 return
         if isinstance(runner, Compiled):
+            self.pieces = []
             if self.ask(1) and self.wish is not None:
-                runner.draw(row[None], [self.wish])
+                runner.draw(np.array([row] if self.beside is None else [row, self._unasked]), [self.wish])
                 self.answer()
             return
         legal = self.grammar.allowed()
+        if legal.block != self.block and not isinstance(runner, Graphs):
+            self.pieces = []  # all that was drawn is read
+            self._look_beside(legal, run)
+            rows = [row, self._unasked]
         if self._stopped or not legal.ranges or self.budget <= 0:
             self._end, self.over = "budget", True
         elif isinstance(runner, Graphs):
             self._later = self._launch(runner, row, legal)
             self.pieces = [([self._later], self.cache)]
         else:
-            token, share = self._choose(row, legal)
-            self.pieces = [([token], self.cache)]
+            token, share = self._choose(rows, legal)
+            self.pieces = [([token], cache) for cache in (self.cache, self.beside) if cache is not None]
             self.grammar.advance(token)
             self._accept([token], [share])
+
+    def _look_beside(self, legal: Slice, run: Run) -> None:
+        """If the block that is open now is guided, read what of it is read already after a request for just anything."""
+        self.beside = self._unasked = None
+        if legal.block is None or legal.sampling.guidance == 1.0:
+            return
+        waiting = self.pieces[0][0] if self.pieces else []  # drawn and not read yet: both read it next
+        block = [*self.cache.ids, *waiting][len(self.cache.ids) + len(waiting) - self.grammar.codes - 1 :]
+        ids = [*protocol.anything(self.grammar.vocabulary, legal.block), *block[: len(block) - len(waiting)]]
+        if len(ids) + len(waiting) + self.budget <= self.engine.context:
+            self.beside = self.engine.cache()
+            self._unasked = self._read_into(self.beside, ids, run)
+            if self._unasked is None:  # stopped
+                self.beside = None
 
     def ask(self, most: int) -> bool:
         """Put the next ids into the wish, at most `most`; whether anything is to be drawn. Raises nothing."""
@@ -674,6 +710,8 @@ class LocalGeneration:
                 return False
             if slices[0].block != self.block:
                 self.block, self.wish.count = slices[0].block, 0
+                self._look_beside(slices[0], self.engine.runner.run)
+            self.wish.guide(slices[0].sampling.guidance, self.beside)
             if slices != self._slices:  # often the same again
                 self._slices, ways = slices, [self._way(legal) for legal in slices]
                 self._lucky = [way.lucky for way in ways]
@@ -746,22 +784,30 @@ class LocalGeneration:
 
     def _read(self, fresh: Sequence[int]) -> Any:
         """Run the model over new ids, block by block; the last row, or None if stopped meanwhile."""
+        return self._read_into(self.cache, fresh, self.engine.desk.run)
+
+    def _read_into(self, cache: Cache, fresh: Sequence[int], run: Run) -> Any:
         row, block, start = None, self.engine.runner.block, 0
         while start < len(fresh):
             if self._stopped:
                 return None
-            size = block - len(self.cache.ids) % block  # up to the next multiple
-            row = self.engine.desk.run([(list(fresh[start : start + size]), self.cache)])[0]
+            size = block - len(cache.ids) % block  # up to the next multiple
+            with torch.inference_mode():
+                row = run([(list(fresh[start : start + size]), cache)])[0]
             start += size
         return row
 
-    def _choose(self, row: Any, legal: Slice) -> tuple[int, float]:
-        """Draw the next id among the legal ones; and how likely it was."""
+    def _choose(self, rows: Sequence[Any], legal: Slice) -> tuple[int, float]:
+        """Draw the next id among the legal ones; and how likely it was. rows: after all ids so far; a second one if beside."""
         if legal.block != self.block:
             self.block, self._count = legal.block, 0
         head = self.engine.runner.head(legal.ranges)
         with torch.inference_mode():
-            scores = self.engine.runner.scores(row, head)
+            scores = self.engine.runner.scores(rows[0], head)
+            if self.beside is not None:
+                scores = scores.copy()  # the next call may take its memory
+                codes = (head.ids >= legal.onward[0]) & (head.ids < legal.onward[1])
+                lead(scores, self.engine.runner.scores(rows[1], head), legal.sampling.guidance, codes)
             if legal.sampling.repetition_penalty != 1.0:
                 seen = head.place[self._seen[: self._count]]
                 penalise(scores, seen[seen >= 0], legal.sampling.repetition_penalty)

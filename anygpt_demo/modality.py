@@ -15,6 +15,7 @@ class Sampling:
     top_p: float = 1.0
     repetition_penalty: float = 1.0  # applied to codes already in the same block
     beams: int = 1
+    guidance: float = 1.0  # of codes: how far they are led away from what nobody asked for (arXiv 2207.12598); 1: not
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Modality:
     frame_rate_hz: float | None  # frames per second; None for a still picture
     sample_rate_hz: int | None  # of the waveform; None for a picture
     sampling: Sampling
+    anything: str = ""  # what a person says who wants just anything of this kind: what guidance leads away from
 
     @property
     def codes(self) -> int:

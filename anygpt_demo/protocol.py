@@ -95,6 +95,11 @@ def encode(vocabulary: Vocabulary, turns: Sequence[Turn], *, history: History = 
     return ids + flatten(vocabulary, [*segments, [vocabulary.mmgpt], ":"])
 
 
+def anything(vocabulary: Vocabulary, name: str) -> list[int]:
+    """The prompt of a chat in which a person asks for just anything of a modality."""
+    return encode(vocabulary, [Turn("human", (TextPart(vocabulary.ranges[name].modality.anything),))])
+
+
 def training_ids(vocabulary: Vocabulary, turns: Sequence[Turn], *, system: str = SYSTEM) -> tuple[np.ndarray, np.ndarray]:
     """A whole conversation that ends with a reply. Returns ids int64 (n,) and a bool mask (n,).
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from anygpt_demo import engine as engine_module
-from anygpt_demo.engine import LocalEngine, draw, pack, penalise
+from anygpt_demo.engine import LocalEngine, draw, lead, pack, penalise
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
@@ -194,6 +194,39 @@ def test_draws_equal_the_plain_ones(kernels, name):
                 wanted.append((token, pytest.approx(shares[place] / shares.sum(), rel=1e-4), expected))
             packed.draw(rows, wishes)
             assert [(wish.tokens[0], wish.shares[0], set(wish.room[: wish.count].tolist())) for wish in wishes] == wanted
+
+
+@torch.inference_mode()
+def test_guided_draws_equal_the_plain_ones(kernels):
+    """Of many sessions, some of them led away from a row of their own, each draws what it would draw alone."""
+    packed = Compiled(random_model(CONFIGS["small heads"]), kernels)
+    random = np.random.default_rng(6)
+    rows = 8 * random.normal(size=(12, 64)).astype(np.float32)
+    head, sampling = packed.head(((3, 40), (90, 91))), Sampling(temperature=0.8, guidance=2.5)
+    way, beside = Way.of(head, sampling, (3, 40)), packed.cache(16)
+    pairs = [
+        (rows[0:2], True),
+        (rows[2:3], False),
+        (rows[3:5], True),
+        (rows[5:7], True),
+        (rows[7:8], False),
+        (rows[8:10], True),
+        (rows[10:12], True),
+    ]
+    for luck in (0.0, 0.31, 0.77, 0.999):
+        wishes, wanted = [Wish.of(8) for _ in pairs], []
+        for (own, guided), wish in zip(pairs, wishes, strict=True):
+            wish.plan([way])
+            wish.guide(sampling.guidance, beside if guided else None)
+            wish.try_luck([luck])
+            scores = packed.scores(own[0], head)
+            if guided:
+                lead(scores, packed.scores(own[1], head), sampling.guidance, head.ids < 40)
+            place = draw(scores, sampling, Luck(luck))  # type: ignore[arg-type]
+            shares = np.exp(scores - scores.max())
+            wanted.append((int(head.ids[place]), pytest.approx(shares[place] / shares.sum(), rel=1e-3)))
+        packed.draw(rows, wishes)
+        assert [(wish.tokens[0], wish.shares[0]) for wish in wishes] == wanted
 
 
 def test_many_equal_scores_are_drawn_evenly(native):

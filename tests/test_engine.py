@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import queue
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from anygpt_demo import engine as engine_module
-from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, pack, penalise
+from anygpt_demo import protocol
+from anygpt_demo.conversation import TextPart, Turn
+from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, lead, pack, penalise
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
@@ -22,6 +26,7 @@ from anygpt_demo.models import fast
 from anygpt_demo.models.compiled import Compiled, library
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from anygpt_demo.protocol import Parser
+from anygpt_demo.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +110,83 @@ def test_the_nucleus_equals_the_one_of_a_full_sort(top_p):
     random = np.random.default_rng(2)
     found = {draw(scores, Sampling(top_p=top_p), random) for _ in range(3000)}
     assert found <= kept and len(found) > 0.2 * min(len(kept), 3000)
+
+
+def test_leading_away_keeps_the_odds_of_a_mark():
+    random = np.random.default_rng(0)
+    scores, other = random.normal(size=(2, 9)).astype(np.float32)
+    codes = np.arange(9) < 8
+    led = scores.copy()
+    lead(led, other, 2.0, codes)
+    chance = [np.exp(item[8]) / np.exp(item).sum() for item in (scores, led)]
+    assert chance[0] == pytest.approx(chance[1], rel=1e-5)
+    assert np.allclose(led[:8], 2 * scores[:8] - other[:8])
+    same = scores.copy()
+    lead(same, other, 1.0, codes)
+    assert np.allclose(same, scores, atol=1e-6)
+
+
+def guided(vocabulary, guidance: float) -> Vocabulary:
+    """The same words and codes, whose codes are led away from what nobody asked for."""
+    other = copy.copy(vocabulary)
+    other.ranges = {
+        name: replace(item, modality=replace(item.modality, sampling=replace(item.modality.sampling, guidance=guidance)))
+        for name, item in vocabulary.ranges.items()
+    }
+    return other
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["own kernels", "fp32"])
+def test_guided_codes_are_those_of_two_readings_of_the_model(vocabulary, kind):
+    """Block begun by the reply or standing in the prompt: each code is drawn from both readings, worked out here from the beginning."""
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=600, tie_word_embeddings=True))
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.2)
+    kernels = library()
+    if kind == "own kernels" and kernels is None:
+        pytest.skip("no C compiler")
+    runner = Compiled(model, kernels) if kind == "own kernels" else fast.Fast(model, kind)
+    engine, tokens = LocalEngine(model, runner=runner), guided(vocabulary, 3.0)
+    for name in ("speech", "image"):
+        item = tokens.ranges[name]
+        prompt = protocol.encode(tokens, [Turn("human", (TextPart("Draw or say seven words"),))])
+        for begun in ([], [item.start], [item.start, item.first + 3, item.first + 1]):
+            grammar = Grammar(tokens, budget=80, force=name, force_after=0, limits={"speech": 25})
+            grammar.begin(begun)
+            ids = list(engine.generate([*prompt, *begun], grammar, seed=4, max_new=80))
+            unled = Grammar(vocabulary, budget=80, force=name, force_after=0, limits={"speech": 25})
+            unled.begin(begun)
+            assert ids != list(engine.generate([*prompt, *begun], unled, seed=4, max_new=80))
+            check, random = Grammar(tokens, budget=80, force=name, force_after=0, limits={"speech": 25}), np.random.default_rng(4)
+            check.begin(begun)
+            reply = list(begun)
+            for token in ids:
+                legal = check.allowed()
+                head = runner.head(legal.ranges)
+                scores = runner.scores(runner.run([([*prompt, *reply], runner.cache(600))])[0], head).copy()
+                if legal.block is not None:
+                    block = reply[reply.index(item.start) :]
+                    other = runner.run([([*protocol.anything(tokens, name), *block], runner.cache(600))])[0]
+                    codes = (head.ids >= legal.onward[0]) & (head.ids < legal.onward[1])
+                    lead(scores, runner.scores(other, head), 3.0, codes)
+                assert token == int(head.ids[draw(scores, legal.sampling, random)])
+                check.advance(token)
+                reply.append(token)
+
+
+def test_guided_replies_written_together_are_those_written_alone(vocabulary):
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=400, tie_word_embeddings=True))
+    engine, tokens = LocalEngine(model, kind="auto"), guided(vocabulary, 2.0)
+
+    def reply(number: int) -> list[int]:
+        grammar = Grammar(tokens if number % 3 else vocabulary, budget=150)
+        return list(engine.generate([tokens.bos, 300 + number], grammar, seed=number, max_new=150))
+
+    alone = [reply(number) for number in range(10)]
+    with ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(reply, range(10))) == alone
 
 
 def test_penalty_equals_the_reference():

@@ -32,6 +32,7 @@ MODALITY = Modality(
     frame_rate_hz=None,
     sample_rate_hz=None,
     sampling=Sampling(top_p=0.7),
+    anything="Draw a picture.",
 )
 SIDE = 256  # pixels of a decoded picture of the small family
 

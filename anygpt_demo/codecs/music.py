@@ -29,6 +29,7 @@ MODALITY = Modality(
     frame_rate_hz=50.0,
     sample_rate_hz=32_000,
     sampling=Sampling(top_k=200, repetition_penalty=1.15),
+    anything="Play some music.",
 )
 HOP = 640  # samples of one frame
 PIECE = 25  # frames of one streamed piece: half a second

@@ -32,6 +32,7 @@ MODALITY = Modality(
     frame_rate_hz=50.0,
     sample_rate_hz=16_000,
     sampling=Sampling(top_p=0.7),
+    anything="Please say something.",
 )
 VOICES = Path(__file__).resolve().parents[2] / "assets" / "voices"
 DEFAULT_VOICE = "slt"

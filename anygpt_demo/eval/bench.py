@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -92,7 +92,8 @@ class Endless:
         else:
             item = vocabulary.ranges[force]
             layers = [item.layer(layer) for layer in range(item.modality.layers)]
-            self.slices = [Slice((codes,), item.modality.sampling, force, codes) for codes in layers]
+            sampling = replace(item.modality.sampling, guidance=1.0)  # as HF generate, and one row per id
+            self.slices = [Slice((codes,), sampling, force, codes) for codes in layers]
         self.used = 0
 
     def allowed(self) -> Slice:
@@ -407,7 +408,7 @@ def bandwidth(bench: Bench) -> dict[str, Any]:
 
 
 def batching(bench: Bench) -> dict[str, Any]:
-    """Ids per second of four sessions, each in its own thread, over one, prompts included; and how long each waits for a tenth of a second of music.
+    """Ids per second of four sessions, each in its own thread, over one, prompts included; and how long each waits for 100 ms of music.
 
     By the wall, because two threads compute for them; the same by seconds of computing stands beside it.
     """

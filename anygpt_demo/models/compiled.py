@@ -198,21 +198,28 @@ class Wish(ctypes.Structure):
     _fields_ = [("ways", ctypes.c_void_p * STEPS), ("luck", ctypes.c_double * STEPS)]
     _fields_ += [("tokens", ctypes.c_int64 * STEPS), ("shares", ctypes.c_double * STEPS)]
     _fields_ += [("seen", ctypes.c_void_p), ("count", ctypes.c_int64), ("wanted", ctypes.c_int64), ("drawn", ctypes.c_int64)]
+    _fields_ += [("guidance", ctypes.c_double), ("position", ctypes.c_int64), ("capacity", ctypes.c_int64), ("cache", ctypes.c_void_p)]
 
     address: int
     room: NDArray[np.int64]
+    beside: Cache | None  # what was not asked for anything, where the draw is led away from that
 
     @classmethod
     def of(cls, most: int) -> Wish:
         """For a reply of at most `most` ids."""
         wish = cls()
         wish.room = np.empty(most, np.int64)
+        wish.beside, wish.guidance = None, 1.0
         wish.seen, wish.address = wish.room.ctypes.data, ctypes.addressof(wish)
         return wish
 
     def plan(self, ways: Sequence[Way]) -> None:
         """Draw one id in each of these ways, at most STEPS, which must be kept alive."""
         self.ways[: len(ways)] = [way.address for way in ways]
+
+    def guide(self, guidance: float, beside: Cache | None) -> None:
+        """Draw from scores that are led away from those after what `beside` has read, see engine.lead(); None: from the scores."""
+        self.beside, self.guidance = beside, 1.0 if beside is None else guidance
 
     def try_luck(self, luck: Sequence[float]) -> None:
         """Draw as planned, with a number in [0, 1) for each of the ids, which may be fewer than planned."""
@@ -378,22 +385,32 @@ class Compiled:
         """Continue each cache by one id and draw what its wish plans, reading each id that is drawn but the last."""
         space = self._space()
         end, size = self.config.max_position_embeddings, self.config.vocab_size
-        for start in range(0, len(pieces), BLOCK):
-            part = pieces[start : start + BLOCK]
+        for start in range(0, len(pieces), BLOCK // 2):
+            part = pieces[start : start + BLOCK // 2]
             for number, (token, cache, wish) in enumerate(part):
-                at = len(cache.ids)
-                if at + wish.wanted > end or not 0 <= token < size:
+                at, other = len(cache.ids), wish.beside
+                longest = max(at, 0 if other is None else len(other.ids)) + wish.wanted
+                if longest > end or not 0 <= token < size:
                     raise ValueError("an id or its position is beyond the model")
                 cache.reserve(at + wish.wanted)
+                if other is not None:
+                    other.reserve(len(other.ids) + wish.wanted)
+                    wish.position, wish.capacity, wish.cache = len(other.ids), other.capacity, other.address
                 ROW.pack_into(space.rows, number * ROW.size, token, at, cache.capacity, True, cache.address)
                 space.wishes[number] = wish.address
             self.kernels.write_ids(self._model, space.address, space.rows_at, len(part), space.wishes_at)
             for token, cache, wish in part:
-                cache.ids += (token, *wish.tokens[: wish.drawn - 1])
+                read = (token, *wish.tokens[: wish.drawn - 1])
+                cache.ids += read
+                if wish.beside is not None:
+                    wish.beside.ids += read
         self._free.append(space)
 
     def draw(self, rows: Array, wishes: Sequence[Wish]) -> None:
-        """Draw the first id of each plan after the rows, float32 (M, D), at most BLOCK; the answers stand in the wishes."""
+        """Draw the first id of each plan after the rows, float32 (M, D), at most BLOCK; the answers stand in the wishes.
+
+        A wish that is guided has two rows, the second of them what it is led away from.
+        """
         addresses = (ctypes.c_void_p * len(wishes))(*[wish.address for wish in wishes])
         space = self._space()
         self.kernels.draw(len(wishes), addresses, rows.ctypes.data, space.address)

@@ -71,6 +71,9 @@ typedef struct { /* what one session draws, at most STEPS ids in a row; tokens a
     double shares[STEPS];  /* how likely each was among the legal ids */
     int64_t *seen, count;  /* ids drawn since the block began, each once */
     int64_t wanted, drawn;
+    double guidance;              /* other than 1: it has a second row, which was not asked for anything, and is led away from that */
+    int64_t position, capacity;   /* of the second row's id, which is that of the first */
+    uint16_t *cache;
 } Wish;
 
 INLINE floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
@@ -568,28 +571,52 @@ static int64_t place_of(const Way *way, const Wish *wish, float *scores, int64_t
     return best;
 }
 
-/* Draw the next id of each of some wishes, at most BLOCK, up to TOGETHER at once if they draw from the same head. rows: (count, model).
-   s->scores: TOGETHER (width + outs) + 5 outs of the widest head. */
+static double log_sum(const float *scores, int64_t n, float *shares) {
+    float peak = highest(scores, n, 1);
+    return peak + log(weigh(scores, n, peak, 1.0f, shares));
+}
+
+/* As engine.lead(): scores of codes are led away from `other`; a mark keeps its odds against all codes. shares: work space. */
+static void lead(const Way *way, double guidance, float *scores, const float *other, int64_t n, float *shares) {
+    int64_t first = 0, last = n;
+    while (first < last && (way->ids[first] < way->from || way->ids[first] >= way->to)) first++;
+    while (last > first && (way->ids[last - 1] < way->from || way->ids[last - 1] >= way->to)) last--;
+    double before = log_sum(scores + first, last - first, shares);
+    for (int64_t i = first; i < last; i++) scores[i] = other[i] + (float)guidance * (scores[i] - other[i]);
+    float change = (float)(log_sum(scores + first, last - first, shares) - before);
+    for (int64_t i = 0; i < n; i++)
+        if (i < first || i >= last) scores[i] += change;
+}
+
+static int lines(const Wish *wish) { return wish->guidance == 1.0 ? 1 : 2; }
+
+/* Draw the next id of each of some wishes, up to TOGETHER rows at once if they draw from the same head. rows: one of each wish, or two
+   side by side, at most BLOCK. s->scores: TOGETHER (width + outs) + 5 outs of the widest head. */
 void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s) {
-    int64_t group[TOGETHER];
+    int64_t group[TOGETHER], begins[BLOCK];
     char done[BLOCK] = {0};
+    for (int64_t i = 0, line = 0; i < count; line += lines(wishes[i++])) begins[i] = line;
     for (int64_t i = 0; i < count; i++) {
         if (done[i]) continue;
         const Matrix *head = wishes[i]->ways[wishes[i]->drawn]->head;
-        int64_t n = head->outs, many = 0;
+        int64_t n = head->outs, many = 0, taken = 0;
         float *given = s->scores, *scores = given + TOGETHER * head->width, *shares = scores + TOGETHER * n;
         Item *items = (Item *)(shares + n);
-        for (int64_t j = i; j < count && many < TOGETHER; j++)
-            if (!done[j] && wishes[j]->ways[wishes[j]->drawn]->head == head) {
-                memcpy(given + many * head->width, rows + j * head->width, (size_t)head->width * sizeof(float));
+        for (int64_t j = i; j < count && taken < TOGETHER; j++)
+            if (!done[j] && taken + lines(wishes[j]) <= TOGETHER && wishes[j]->ways[wishes[j]->drawn]->head == head) {
+                memcpy(given + taken * head->width, rows + begins[j] * head->width, (size_t)(lines(wishes[j]) * head->width) * sizeof(float));
+                taken += lines(wishes[j]);
                 done[j] = 1;
                 group[many++] = j;
             }
-        product(head, given, many, scores, 0, s->codes);
+        product(head, given, taken, scores, 0, s->codes);
         for (int64_t j = 0; j < many; j++) {
             Wish *wish = wishes[group[j]];
             const Way *way = wish->ways[wish->drawn];
-            int64_t place = place_of(way, wish, scores + j * n, n, shares, items, items + n, wish->shares + wish->drawn);
+            float *mine = scores;
+            scores += lines(wish) * n;
+            if (lines(wish) == 2 && way->from < way->to) lead(way, wish->guidance, mine, mine + n, n, shares);
+            int64_t place = place_of(way, wish, mine, n, shares, items, items + n, wish->shares + wish->drawn);
             int64_t token = wish->tokens[wish->drawn++] = place < 0 ? -1 : way->ids[place], at = 0;
             if (place < 0 || way->penalty == 1.0) continue;
             while (at < wish->count && wish->seen[at] != token) at++;
@@ -609,10 +636,16 @@ void forward(const Model *m, const Space *s, const Row *rows, int64_t count, flo
 }
 
 /* Read one id for each of some wishes, draw what follows it, read that, and so on, until each has what it wanted or its plan does
-   not go on. rows: all wanted; they are changed. */
+   not go on. rows: all wanted, at most BLOCK / 2; they are changed. */
 void write_ids(const Model *m, const Space *s, Row *rows, int64_t count, Wish **wishes) {
+    Row every[BLOCK] = {0};
     while (count) {
-        pass(m, s, rows, count);
+        int64_t line = 0;
+        for (int64_t i = 0; i < count; i++) {
+            every[line++] = rows[i];
+            if (lines(wishes[i]) == 2) every[line++] = (Row){rows[i].id, wishes[i]->position++, wishes[i]->capacity, 1, wishes[i]->cache};
+        }
+        pass(m, s, every, line);
         draw(count, wishes, s->x, s);
         int64_t left = 0;
         for (int64_t i = 0; i < count; i++) {
