@@ -12,7 +12,7 @@ import torch
 
 from anygpt_demo.grammar import section_of
 from anygpt_demo.synth import music
-from anygpt_demo.train import llm, music_codes, music_data, word_spans
+from anygpt_demo.train import llm, llm_data, music_codes, music_data, word_spans
 from anygpt_demo.train.llm_data import FAR, LONGEST_CLIP, SOUNDS, Library, Stream, View, until_next, without_repeats, words_of
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.speech_data import SpeechSet
@@ -256,6 +256,24 @@ def test_spoken_codes_are_guided_to_their_words(home: Path) -> None:
         looks[:, row, 0, query, 5 + first : 5 + min(end, first + llm.LONGEST_WORD)] = 1.0 / min(end - first, llm.LONGEST_WORD)
     best = llm.speaking_loss(looks, batch, 5)
     assert worst is not None and best is not None and float(best) == pytest.approx(0.0, abs=1e-3) and float(worst) > 9
+
+
+def test_chats_that_follow_one_another_are_guided_to_their_own_words(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm_data, "JOINED", 0.8)
+    trainer = llm.Trainer(settings(home, 1, "coded"))
+    coded(home)
+    source = Stream(trainer.vocabulary, Library(home / "coded"), None, 0)
+    documents = [source.next(View()) for _ in range(300)]
+    people = [np.flatnonzero(item.ids == trainer.vocabulary.human) for item in documents]
+    assert sum(len(found) > 2 for found in people) > 40
+    assert max(len(item.ids) for item in documents) <= llm_data.LONGEST
+    late = 0
+    for item, found in zip(documents, people, strict=True):
+        for query, first, *_ in item.said.tolist():
+            turn = int(found[found < query].max())
+            assert first > turn
+            late += turn > found[0]
+    assert late > 5
 
 
 def test_words_to_be_copied_are_new_and_end_where_speech_begins(home: Path) -> None:

@@ -590,6 +590,9 @@ BOOST = {  # listening and speaking need most examples; music is long (500 ids f
     "t-m then t": 0.4,
 }  # fmt: skip
 
+JOINED = 0.35  # chance that a chat goes on with another one
+LONGEST = 1400  # ids of a document: a long chat of few media
+
 
 class Stream:
     """Endless documents in the mixture of the chats; modalities come in as their codes appear."""
@@ -626,18 +629,26 @@ class Stream:
         return all(there.get(letter, True) for letter in entering)
 
     def next(self, view: View) -> Document:
-        """The next document."""
+        """The next document: a chat, or chats about different things one after the other, as people go on with another thing."""
+        while True:
+            dialogue = self._dialogue()
+            while self.rng.random() < JOINED:
+                more = self._dialogue()
+                dialogue = Dialogue(f"{dialogue.pattern}, {more.pattern}", dialogue.turns + more.turns)
+            document = self.writer.document(dialogue, self.rng, view)
+            if document is not None and len(document.ids) <= LONGEST:
+                return document
+
+    def _dialogue(self) -> Dialogue:
+        """A chat that training may read."""
         while True:
             name = self.rng.choices(self.names, self.weights)[0]
             try:
                 dialogue = self._other(name) if name in ("public", "copy") else chats.write(name, self.rng, self.writer.library, tries=4)
             except NotFound:
                 continue
-            if self.writer.library.unseen & words_of(dialogue):
-                continue  # a sentence that listening is tested on is not read either
-            document = self.writer.document(dialogue, self.rng, view)
-            if document is not None:
-                return document
+            if not self.writer.library.unseen & words_of(dialogue):
+                return dialogue  # a sentence that listening is tested on is not read either
 
     def _other(self, name: str) -> Dialogue:
         if name == "copy":
