@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from anygpt_demo.models.soundstorm import SoundStorm
-from anygpt_demo.train.soundstorm import FRAMES, LEVEL_SHARES, SOURCE_SHARES, Clip, Feeder, code_loss, masked_loss
+from anygpt_demo.models.speechtokenizer import SpeechTokenizer
+from anygpt_demo.train.soundstorm import FRAMES, LEVEL_SHARES, NEAR, SOURCE_SHARES, Clip, Feeder, code_loss, disguise, masked_loss
 
 TINY = {"codebook_size": 16, "num_quantizers": 7, "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "conv_kernel_size": 5}}
 
@@ -32,6 +33,39 @@ def test_the_network_never_sees_what_it_must_predict() -> None:
     assert torch.isfinite(loss) and 0 <= float(accuracy) <= 1
 
 
+def test_onward_the_frames_after_a_moment_are_masked_and_the_nearest_count() -> None:
+    torch.manual_seed(0)
+    model = SoundStorm(TINY).eval()
+    codes = torch.randint(0, 16, (2, 100, 8))
+    seen: list[torch.Tensor] = []
+    hidden, logits = model.net.hidden, model.net.level_logits
+    asked: list[int] = []
+    model.net.hidden = lambda acoustic, condition: (seen.append(acoustic.clone()), hidden(acoustic, condition))[1]  # type: ignore[method-assign]
+    model.net.level_logits = lambda rows, level: (asked.append(len(rows)), logits(rows, level))[1]  # type: ignore[method-assign]
+    masked_loss(model, codes, 10, 0, torch.full((2,), 0.5), onward=torch.tensor([True, True]))
+    assert torch.equal(seen[0][:, :55, 0], codes[:, :55, 1])
+    assert (seen[0][:, 55:, 0] == model.mask_id).all()
+    assert asked == [2 * NEAR]
+
+
+def test_a_disguise_changes_what_is_heard_and_keeps_what_is_spoken() -> None:
+    torch.manual_seed(0)
+    small = {"n_filters": 4, "strides": [8, 5, 4, 2], "dimension": 16, "semantic_dimension": 16, "bidirectional": True, "dilation_base": 2}
+    small |= {"residual_kernel_size": 3, "n_residual_layers": 1, "lstm_layers": 1, "activation": "ELU", "codebook_size": 64, "n_q": 8}
+    tokenizer = SpeechTokenizer(small | {"sample_rate": 16000}).eval()
+    latent = tokenizer.encoder(torch.randn(1, 1, 16000)).detach()
+    for book in tokenizer.quantizer.codebooks:
+        book.embed.copy_(torch.randn(64, 16) * latent.std() * 0.5)
+    wave = (0.3 * np.sin(np.arange(9600) * 0.06) * np.linspace(0, 1, 9600)).astype(np.float32)
+    plain = tokenizer.encode(torch.from_numpy(wave)[None, None])[:, 0].T
+    assert np.array_equal(disguise(wave, 1.0, tokenizer), plain.numpy())
+    found = torch.from_numpy(disguise(wave, 1.3, tokenizer).astype(np.int64))
+    assert found.shape == (30, 8)
+    truth = tokenizer.encoder(torch.from_numpy(wave)[None, None])
+    left = (truth - tokenizer.quantizer.decode(found[:, :1].T[:, None])).transpose(1, 2)[0]
+    assert torch.equal(found[:, 1], tokenizer.quantizer.codebooks[1].nearest(left))  # the next level codes what its own first level left
+
+
 def test_one_mask_at_least() -> None:
     model = SoundStorm(TINY).eval()
     total, loss, _ = masked_loss(model, torch.randint(0, 16, (2, 12, 8)), 4, 0, torch.full((2,), 1e-6), higher=0.5)
@@ -50,6 +84,14 @@ def test_examples_join_clips_of_one_voice_only() -> None:
     assert all(found <= {1, 2} or found <= {7, 8} or found in ({11}, {12}) for found in together)
     assert {1, 2} in together
     assert feeder.batch().shape[1:] == (FRAMES, 8)
+
+
+def test_only_what_lies_behind_the_prompt_is_disguised() -> None:
+    clip = Clip(np.full((300, 8), 1, np.int16), "a", np.full((300, 8), 2, np.int16))
+    feeder = Feeder({name: [clip] if name == "synthetic" else [] for name in SOURCE_SHARES}, [0])
+    examples = [feeder.example(100) for _ in range(40)]
+    assert all((one[:100] == 1).all() for one in examples)
+    assert {int(one[150, 0]) for one in examples} == {1, 2}
 
 
 def test_the_expected_vector_counts_near_misses_as_small() -> None:

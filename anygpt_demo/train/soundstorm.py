@@ -5,6 +5,9 @@ of that level masked behind the prompt, all higher levels masked, loss on the ma
 codes are predicted from the same pass as well, at a lower weight: it costs a fifth more and teaches the body far faster. Half of the
 examples are human; in long runs resampled copies of the recordings add speakers. Clips of one voice are joined, so that the prompt is
 often another sentence than the target, as it is in use.
+
+Semantic codes betray who spoke them, and a network that never sees them in another voice learns to listen to them instead of the prompt.
+So behind most prompts they are those of a disguised copy (higher or lower), and the acoustic codes say what these leave of the true wave.
 """
 
 from __future__ import annotations
@@ -47,12 +50,16 @@ FRAMES = 250  # of one example: 5 s
 BATCH = 4
 RATE = 1.5e-3
 EXPECTED = 3.0  # weight of the distance between expected and true code vector, as a share of the vectors' power
+ONWARD = 0.5  # share of the examples where what is masked is all that follows a moment: how the phase of a voice goes on
+NEAR = 24  # frames after that moment that count
 HIGHER = 0.5  # weight of the loss on the levels above the drawn one, which are wholly masked
 LEVEL_SHARES = (0.40, 0.20, 0.13, 0.10, 0.07, 0.05, 0.05)  # the first acoustic levels carry most of the timbre
 SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 0.10, "pico_wake": 0.04, "synthetic": 0.40}
 WARPS = (0.88, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
 WARP_FROM_S = 2400.0  # shorter runs see each recording once or twice anyway and do without the copies
 WARPED = ("librispeech_clean251", "pico_intent")  # many speakers, one sentence or few of each
+DISGUISED = 0.7  # share of the examples whose semantic codes behind the prompt come from another voice
+DISGUISE = 0.3  # largest change of a disguised voice's pitch and formants, as a logarithm
 EXPORT_AT = 0.25  # first export at this share of the budget
 
 
@@ -62,6 +69,7 @@ class Clip:
 
     codes: np.ndarray
     voice: str
+    disguised: np.ndarray | None = None  # the same recording, its semantic codes in another voice
 
 
 def load_tokenizer(family: Family) -> SpeechTokenizer:
@@ -104,6 +112,36 @@ def warped(source: SpeechSet, speed: float, tokenizer: SpeechTokenizer, cache: P
     yield from zip(clips, np.split(stored["codes"], np.cumsum(stored["frames"])[:-1]), strict=True)
 
 
+@torch.inference_mode()
+def disguise(wave: np.ndarray, speed: float, tokenizer: SpeechTokenizer) -> np.ndarray:
+    """Codes of a wave whose semantic codes are those of a copy played at another speed; the other levels code what is left.
+
+    wave: float32 (n,) at 16 kHz, a multiple of 320 samples. Returns int16 (n / 320, 8).
+    """
+    frames = len(wave) // tokenizer.hop
+    copied = np.interp(np.arange(int(len(wave) / speed)) * speed, np.arange(len(wave)), wave).astype(np.float32)
+    first = tokenizer.encode(torch.from_numpy(copied)[None, None], 1)[0, 0]
+    first = first[((torch.arange(frames) + 0.5) / speed).long().clamp(max=len(first) - 1)]
+    latent = tokenizer.encoder(torch.from_numpy(wave)[None, None])[..., :frames]
+    rest = tokenizer.quantizer.quantize(latent - tokenizer.quantizer.decode(first[None, None]), tokenizer.n_q, 1)[0]
+    return torch.cat([first[None], rest[:, 0]]).T.numpy().astype(np.int16)
+
+
+def disguises(source: SpeechSet, tokenizer: SpeechTokenizer, cache: Path) -> dict[int, np.ndarray]:
+    """Disguised codes of a set's training clips by the clips' first frame, int16 (frames, 8) each; cached as one npz file."""
+    clips = source.split("train")
+    if not cache.is_file():
+        rng, found = np.random.default_rng(0), []
+        for clip in clips:
+            wave = source.wave(clip)[: clip.frames * tokenizer.hop]
+            wave = np.pad(wave, (0, clip.frames * tokenizer.hop - len(wave)))
+            found.append(disguise(wave, math.exp(rng.uniform(-DISGUISE, DISGUISE)), tokenizer))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(cache, codes=np.concatenate(found))
+    codes = np.split(np.load(cache)["codes"], np.cumsum([clip.frames for clip in clips])[:-1])
+    return {clip.frames_start: rows for clip, rows in zip(clips, codes, strict=True)}
+
+
 class Feeder:
     """Draws examples by source; clips of one voice are joined to FRAMES frames."""
 
@@ -119,23 +157,25 @@ class Feeder:
                 groups.setdefault(clip.voice, []).append(number)
             self.voices[name] = groups
 
-    def example(self) -> np.ndarray:
-        """int64 (FRAMES, 8): one clip, or several of one voice; never two clips of unknown voices."""
+    def example(self, prompt: int = FRAMES) -> np.ndarray:
+        """int64 (FRAMES, 8): one clip, or several of one voice; never two clips of unknown voices. Behind the prompt often disguised."""
         name = str(self.rng.choice(list(self.sources), p=self.shares))
         clips = self.sources[name]
         first = clips[int(self.rng.integers(len(clips)))]
-        joined = first.codes
+        parts = [first]
         same = self.voices[name][first.voice] if first.voice else []
-        while len(joined) < FRAMES and len(same) > 1:
-            joined = np.concatenate([joined, clips[same[int(self.rng.integers(len(same)))]].codes])
-        while len(joined) < FRAMES:
-            joined = np.concatenate([joined, first.codes])
-        start = int(self.rng.integers(0, len(joined) - FRAMES + 1))
-        return joined[start : start + FRAMES].astype(np.int64)
+        while (length := sum(len(part.codes) for part in parts)) < FRAMES:
+            parts.append(clips[same[int(self.rng.integers(len(same)))]] if len(same) > 1 else first)
+        start = int(self.rng.integers(0, length - FRAMES + 1))
+        joined = np.concatenate([part.codes for part in parts])[start : start + FRAMES].astype(np.int64)
+        if self.rng.random() < DISGUISED:
+            other = np.concatenate([part.codes if part.disguised is None else part.disguised for part in parts])[start : start + FRAMES]
+            joined[prompt:] = other[prompt:]
+        return joined
 
-    def batch(self) -> Tensor:
+    def batch(self, prompt: int = FRAMES) -> Tensor:
         """int64 (BATCH, FRAMES, 8)."""
-        return torch.from_numpy(np.stack([self.example() for _ in range(BATCH)]))
+        return torch.from_numpy(np.stack([self.example(prompt) for _ in range(BATCH)]))
 
 
 def code_loss(logits: Tensor, truth: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -160,32 +200,41 @@ def masked_loss(
     level: int,
     shares: Tensor,
     *,
+    onward: Tensor | None = None,
     higher: float = 0.0,
     vectors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total loss, and the cross-entropy and accuracy on the masked codes of the drawn level.
 
     codes: int64 (B, N, 1 + Q), semantic first. prompt: frames left as they are. shares: (B,) in (0, 1], masked behind it.
+    onward: bool (B,): here the masked frames are the last ones instead of scattered ones, and the first NEAR of them count.
     higher: weight of the mean loss of the levels above. vectors: the codec's acoustic code vectors (Q, V, d), or None.
     """
     acoustic = codes[..., 1:].clone()
     frames = acoustic.shape[1] - prompt
     ranks = torch.rand(codes.shape[0], frames).argsort(dim=-1).argsort(dim=-1)
+    counts = (shares[:, None] * frames).ceil().clamp(min=1)
     masked = torch.zeros(acoustic.shape[:2], dtype=torch.bool)
-    masked[:, prompt:] = ranks < (shares[:, None] * frames).ceil().clamp(min=1)
+    counted = masked.clone()
+    if onward is not None:
+        ranks[onward] = torch.arange(frames - 1, -1, -1)
+    masked[:, prompt:] = ranks < counts
+    counted[:, prompt:] = ranks < counts
+    if onward is not None:
+        counted[onward, prompt:] &= (ranks >= counts - NEAR)[onward]
     acoustic[..., level][masked] = model.mask_id
     acoustic[:, prompt:, level + 1 :] = model.mask_id
     truth = codes[..., 1:]
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.net.hidden(acoustic, model.condition(codes[..., 0]))[:, prompt:]
-        drawn = model.net.level_logits(hidden[masked[:, prompt:]], level)
+        drawn = model.net.level_logits(hidden[counted[:, prompt:]], level)
         above = [model.net.level_logits(hidden.flatten(0, 1), other) for other in range(level + 1, model.levels) if higher]
     tables: list[Tensor | None] = [None] * model.levels if vectors is None else list(vectors)
-    entropy, total = code_loss(drawn, truth[..., level][masked], tables[level])
+    entropy, total = code_loss(drawn, truth[..., level][counted], tables[level])
     if above:
         rest = [code_loss(logits, truth[:, prompt:, other].flatten(), tables[other])[1] for other, logits in enumerate(above, level + 1)]
         total = total + higher * torch.stack(rest).mean()
-    return total, entropy.detach(), (drawn.argmax(-1) == truth[..., level][masked]).float().mean()
+    return total, entropy.detach(), (drawn.argmax(-1) == truth[..., level][counted]).float().mean()
 
 
 @torch.no_grad()
@@ -214,13 +263,19 @@ def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple
     """Training clips by source, and held-out clips of people; whatever is coded by now."""
     folder = settings.runs / "data" / "speech"
     sources: dict[str, list[Clip]] = {name: [] for name in SOURCE_SHARES}
-    for name in ("synth0", "synth1"):
-        sources["synthetic"] += [Clip(codes, clip.voice) for clip, codes in coded(folder / name) if clip.split == "train"]
     held: list[Clip] = []
+    others: dict[int, np.ndarray] = {}
+    if (folder / "synth0" / "index.json").is_file():
+        others = disguises(SpeechSet(folder / "synth0"), tokenizer, cache / "disguised_synth0.npz")
+    for clip, codes in coded(folder / "synth0"):
+        if clip.split == "train":
+            sources["synthetic"].append(Clip(codes, clip.voice, others[clip.frames_start]))
+    if (folder / "human" / "index.json").is_file():
+        others = disguises(SpeechSet(folder / "human"), tokenizer, cache / "disguised_human.npz")
     for clip, codes in coded(folder / "human"):
         known = clip.source in ("kathleen", "librispeech_clean251")
         if clip.split == "train":
-            sources[clip.source].append(Clip(codes, clip.voice if known else ""))
+            sources[clip.source].append(Clip(codes, clip.voice if known else "", others[clip.frames_start]))
         elif clip.source == "librispeech_clean251" and len(codes) >= FRAMES:
             held.append(Clip(codes, ""))
     if settings.budget_s >= WARP_FROM_S and (folder / "human" / "index.json").is_file():
@@ -255,6 +310,8 @@ def measure(model: SoundStorm, held: list[Clip]) -> dict[str, float]:
         _, loss, accuracy = masked_loss(model, codes, 150, level, torch.ones(len(codes)))
         figures[f"held_out_{level + 2}"] = float(loss)
         figures[f"accuracy_{level + 2}"] = float(accuracy)
+    _, loss, _ = masked_loss(model, codes, 150, 0, torch.ones(len(codes)), onward=torch.ones(len(codes), dtype=torch.bool))
+    figures["near_2"] = float(loss)
     model.train()
     return figures
 
@@ -295,7 +352,8 @@ def train(settings: Settings) -> None:
         level = int(feeder.rng.choice(len(LEVEL_SHARES), p=LEVEL_SHARES))
         prompt = 0 if feeder.rng.random() < 0.05 else int(feeder.rng.integers(40, FRAMES - 60))
         shares = torch.cos(torch.rand(BATCH) * math.pi / 2)
-        loss, drawn, _ = masked_loss(model, feeder.batch(), prompt, level, shares, higher=HIGHER, vectors=vectors)
+        onward = torch.rand(BATCH) < ONWARD
+        loss, drawn, _ = masked_loss(model, feeder.batch(prompt), prompt, level, shares, onward=onward, higher=HIGHER, vectors=vectors)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
