@@ -7,7 +7,19 @@ import torch
 
 from anygpt_demo.models.soundstorm import SoundStorm
 from anygpt_demo.models.speechtokenizer import SpeechTokenizer
-from anygpt_demo.train.soundstorm import FRAMES, LEVEL_SHARES, NEAR, SOURCE_SHARES, Clip, Feeder, code_loss, disguise, masked_loss
+from anygpt_demo.train.soundstorm import (
+    FRAMES,
+    LEVEL_SHARES,
+    NEAR,
+    SOURCE_SHARES,
+    Aids,
+    Clip,
+    Feeder,
+    code_loss,
+    disguise,
+    masked_loss,
+    pitch_classes,
+)
 
 TINY = {"codebook_size": 16, "num_quantizers": 7, "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "conv_kernel_size": 5}}
 
@@ -66,6 +78,28 @@ def test_a_disguise_changes_what_is_heard_and_keeps_what_is_spoken() -> None:
     assert torch.equal(found[:, 1], tokenizer.quantizer.codebooks[1].nearest(left))  # the next level codes what its own first level left
 
 
+def test_the_pitch_of_a_voice_is_found() -> None:
+    found = {}
+    for hertz in (80.0, 120.0, 250.0):
+        wave = 0.1 * sum(np.sin(2 * np.pi * hertz * k * np.arange(16000) / 16000) / k for k in range(1, 9))
+        found[hertz] = float(np.median(pitch_classes(wave.astype(np.float32), 50)))
+        exact = 1 + 40 * np.log(hertz / 65) / np.log(400 / 65)
+        assert abs(found[hertz] - exact) < 1.5
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    assert (pitch_classes(noise, 50) == 0).mean() > 0.9 and (pitch_classes(0 * noise, 50) == 0).all()
+
+
+def test_unknown_pitch_teaches_nothing() -> None:
+    aids = Aids(8, 4)
+    hidden, voice = torch.randn(2, 5, 8), torch.randn(2, 4)
+    pitch = torch.full((2, 5), -1)
+    pitch[0, 0] = 3
+    known, error = aids.losses(hidden, pitch, voice)
+    assert torch.isfinite(known) and torch.isfinite(error)
+    hidden[1] = 9.0
+    assert torch.equal(aids.losses(hidden, pitch, voice)[0], known)
+
+
 def test_one_mask_at_least() -> None:
     model = SoundStorm(TINY).eval()
     total, loss, _ = masked_loss(model, torch.randint(0, 16, (2, 12, 8)), 4, 0, torch.full((2,), 1e-6), higher=0.5)
@@ -80,16 +114,17 @@ def test_examples_join_clips_of_one_voice_only() -> None:
     sources["synthetic"] = [clip(1, "a"), clip(2, "a"), clip(7, "b"), clip(8, "b")]
     sources["pico_wake"] = [clip(11, ""), clip(12, "")]
     feeder = Feeder(sources, [0])
-    together = [set(np.unique(feeder.example()).tolist()) for _ in range(80)]
+    together = [set(np.unique(feeder.example()[0]).tolist()) for _ in range(80)]
     assert all(found <= {1, 2} or found <= {7, 8} or found in ({11}, {12}) for found in together)
     assert {1, 2} in together
-    assert feeder.batch().shape[1:] == (FRAMES, 8)
+    assert feeder.batch()[0].shape[1:] == (FRAMES, 8)
 
 
 def test_only_what_lies_behind_the_prompt_is_disguised() -> None:
     clip = Clip(np.full((300, 8), 1, np.int16), "a", np.full((300, 8), 2, np.int16))
     feeder = Feeder({name: [clip] if name == "synthetic" else [] for name in SOURCE_SHARES}, [0])
-    examples = [feeder.example(100) for _ in range(40)]
+    examples = [feeder.example(100)[0] for _ in range(40)]
+    assert all((feeder.example(100)[1] == 1).all() for _ in range(20))  # what the voice is read from
     assert all((one[:100] == 1).all() for one in examples)
     assert {int(one[150, 0]) for one in examples} == {1, 2}
 

@@ -8,6 +8,8 @@ often another sentence than the target, as it is in use.
 
 Semantic codes betray who spoke them, and a network that never sees them in another voice learns to listen to them instead of the prompt.
 So behind most prompts they are those of a disguised copy (higher or lower), and the acoustic codes say what these leave of the true wave.
+Two heads that are not exported read the pitch of each frame and the mean code vector of the voice from the hidden states behind the
+prompt: codes say little about either at a time, and the network would find the prompt late.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from anygpt_demo.models.soundstorm import SoundStorm
 from anygpt_demo.models.speechtokenizer import SpeechTokenizer, with_training_buffers
 from anygpt_demo.train import speech_data
 from anygpt_demo.train.loop import Run, Settings, cosine
-from anygpt_demo.train.speech_data import SpeechSet
+from anygpt_demo.train.speech_data import RATE_HZ, SpeechSet
 
 CONFIG: dict[str, Any] = {
     "codebook_size": 1024,
@@ -58,7 +60,10 @@ SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 
 WARPS = (0.88, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
 WARP_FROM_S = 2400.0  # shorter runs see each recording once or twice anyway and do without the copies
 WARPED = ("librispeech_clean251", "pico_intent")  # many speakers, one sentence or few of each
-DISGUISED = 0.7  # share of the examples whose semantic codes behind the prompt come from another voice
+AIDS = (0.5, 0.3)  # weights of the heads for pitch and voice
+PITCHES = 40  # classes of the fundamental from LOWEST_HZ to HIGHEST_HZ, equal steps of its logarithm; class 0 has none
+LOWEST_HZ, HIGHEST_HZ = 65.0, 400.0
+DISGUISED = 0.9  # share of the examples whose semantic codes behind the prompt come from another voice
 DISGUISE = 0.3  # largest change of a disguised voice's pitch and formants, as a logarithm
 EXPORT_AT = 0.25  # first export at this share of the budget
 
@@ -70,6 +75,22 @@ class Clip:
     codes: np.ndarray
     voice: str
     disguised: np.ndarray | None = None  # the same recording, its semantic codes in another voice
+    pitch: np.ndarray | None = None  # int8 (frames,): classes, -1 unknown
+
+
+class Aids(nn.Module):
+    """What only training needs: heads for the pitch of a frame and for the voice."""
+
+    def __init__(self, width: int, vector: int) -> None:
+        super().__init__()
+        self.pitch = nn.Linear(width, 1 + PITCHES)
+        self.voice = nn.Linear(width, vector)
+
+    def losses(self, hidden: Tensor, pitch: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the pitch, squared error of the voice. hidden: (B, N, D), pitch: int64 (B, N), voice: (B, d)."""
+        hidden = hidden.float()
+        error = F.cross_entropy(self.pitch(hidden).flatten(0, 1), pitch.flatten(), ignore_index=-1)
+        return error, (self.voice(hidden) - voice[:, None]).square().mean()
 
 
 def load_tokenizer(family: Family) -> SpeechTokenizer:
@@ -142,6 +163,33 @@ def disguises(source: SpeechSet, tokenizer: SpeechTokenizer, cache: Path) -> dic
     return {clip.frames_start: rows for clip, rows in zip(clips, codes, strict=True)}
 
 
+def pitch_classes(wave: np.ndarray, frames: int) -> np.ndarray:
+    """Class of the fundamental of each frame of 320 samples by autocorrelation over 50 ms. wave: float (n,) at 16 kHz. int8 (frames,)."""
+    padded = np.pad(wave, (240, max(0, frames * 320 + 240 - len(wave))))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 800)[::320][:frames] * np.hanning(800).astype(np.float32)
+    echo = np.fft.irfft(np.abs(np.fft.rfft(windows, 2048)) ** 2)[:, :260].astype(np.float32)
+    window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(800), 2048)) ** 2)[:260]
+    level, echo = np.sqrt(echo[:, 0] / 300), echo / (echo[:, :1] + 1e-6) / (window / window[0])
+    first = int(RATE_HZ / HIGHEST_HZ)
+    lags = echo[:, first : int(RATE_HZ / LOWEST_HZ) + 1]
+    best = lags.max(1)
+    lag = first + (lags > 0.9 * best[:, None]).argmax(1)  # the first of several good ones: later ones are its multiples
+    place = np.log(RATE_HZ / lag / LOWEST_HZ) / np.log(HIGHEST_HZ / LOWEST_HZ)
+    return np.where((best > 0.5) & (level > 0.01), 1 + (place * PITCHES).clip(0, PITCHES - 1), 0).astype(np.int8)
+
+
+def pitches(source: SpeechSet, cache: Path) -> np.ndarray:
+    """Pitch classes of all frames of a set, int8 (frames,), training clips only, else -1; cached as one npy file."""
+    if not cache.is_file():
+        found = np.full(max(clip.frames_start + clip.frames for clip in source.clips), -1, np.int8)
+        for clip in source.split("train"):
+            found[clip.frames_start : clip.frames_start + clip.frames] = pitch_classes(source.wave(clip), clip.frames)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.save(cache, found)
+    classes: np.ndarray = np.load(cache)
+    return classes
+
+
 class Feeder:
     """Draws examples by source; clips of one voice are joined to FRAMES frames."""
 
@@ -157,8 +205,11 @@ class Feeder:
                 groups.setdefault(clip.voice, []).append(number)
             self.voices[name] = groups
 
-    def example(self, prompt: int = FRAMES) -> np.ndarray:
-        """int64 (FRAMES, 8): one clip, or several of one voice; never two clips of unknown voices. Behind the prompt often disguised."""
+    def example(self, prompt: int = FRAMES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 (FRAMES, 8): one clip, or several of one voice; never two clips of unknown voices. Behind the prompt often disguised.
+
+        Besides the same without disguise, and the pitch, int64 (FRAMES,).
+        """
         name = str(self.rng.choice(list(self.sources), p=self.shares))
         clips = self.sources[name]
         first = clips[int(self.rng.integers(len(clips)))]
@@ -167,15 +218,19 @@ class Feeder:
         while (length := sum(len(part.codes) for part in parts)) < FRAMES:
             parts.append(clips[same[int(self.rng.integers(len(same)))]] if len(same) > 1 else first)
         start = int(self.rng.integers(0, length - FRAMES + 1))
-        joined = np.concatenate([part.codes for part in parts])[start : start + FRAMES].astype(np.int64)
+        cut = slice(start, start + FRAMES)
+        plain = np.concatenate([part.codes for part in parts])[cut].astype(np.int64)
+        pitch = np.concatenate([np.full(len(part.codes), -1) if part.pitch is None else part.pitch for part in parts])[cut].astype(np.int64)
+        joined = plain.copy()
         if self.rng.random() < DISGUISED:
-            other = np.concatenate([part.codes if part.disguised is None else part.disguised for part in parts])[start : start + FRAMES]
+            other = np.concatenate([part.codes if part.disguised is None else part.disguised for part in parts])[cut]
             joined[prompt:] = other[prompt:]
-        return joined
+        return joined, plain, pitch
 
-    def batch(self, prompt: int = FRAMES) -> Tensor:
-        """int64 (BATCH, FRAMES, 8)."""
-        return torch.from_numpy(np.stack([self.example(prompt) for _ in range(BATCH)]))
+    def batch(self, prompt: int = FRAMES) -> tuple[Tensor, Tensor, Tensor]:
+        """int64 (BATCH, FRAMES, 8) twice and int64 (BATCH, FRAMES), see example()."""
+        codes, plain, pitch = zip(*(self.example(prompt) for _ in range(BATCH)), strict=True)
+        return torch.from_numpy(np.stack(codes)), torch.from_numpy(np.stack(plain)), torch.from_numpy(np.stack(pitch))
 
 
 def code_loss(logits: Tensor, truth: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -203,12 +258,14 @@ def masked_loss(
     onward: Tensor | None = None,
     higher: float = 0.0,
     vectors: Tensor | None = None,
+    seen: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total loss, and the cross-entropy and accuracy on the masked codes of the drawn level.
 
     codes: int64 (B, N, 1 + Q), semantic first. prompt: frames left as they are. shares: (B,) in (0, 1], masked behind it.
     onward: bool (B,): here the masked frames are the last ones instead of scattered ones, and the first NEAR of them count.
     higher: weight of the mean loss of the levels above. vectors: the codec's acoustic code vectors (Q, V, d), or None.
+    seen: takes the hidden states behind the prompt, (B, N - prompt, D).
     """
     acoustic = codes[..., 1:].clone()
     frames = acoustic.shape[1] - prompt
@@ -227,6 +284,8 @@ def masked_loss(
     truth = codes[..., 1:]
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.net.hidden(acoustic, model.condition(codes[..., 0]))[:, prompt:]
+        if seen is not None:
+            seen.append(hidden)
         drawn = model.net.level_logits(hidden[counted[:, prompt:]], level)
         above = [model.net.level_logits(hidden.flatten(0, 1), other) for other in range(level + 1, model.levels) if higher]
     tables: list[Tensor | None] = [None] * model.levels if vectors is None else list(vectors)
@@ -264,19 +323,19 @@ def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple
     folder = settings.runs / "data" / "speech"
     sources: dict[str, list[Clip]] = {name: [] for name in SOURCE_SHARES}
     held: list[Clip] = []
-    others: dict[int, np.ndarray] = {}
-    if (folder / "synth0" / "index.json").is_file():
-        others = disguises(SpeechSet(folder / "synth0"), tokenizer, cache / "disguised_synth0.npz")
-    for clip, codes in coded(folder / "synth0"):
-        if clip.split == "train":
-            sources["synthetic"].append(Clip(codes, clip.voice, others[clip.frames_start]))
-    if (folder / "human" / "index.json").is_file():
-        others = disguises(SpeechSet(folder / "human"), tokenizer, cache / "disguised_human.npz")
+    for name in ("synth0", "human"):
+        if not (folder / name / "index.json").is_file():
+            continue
+        others = disguises(SpeechSet(folder / name), tokenizer, cache / f"disguised_{name}.npz")
+        tones = pitches(SpeechSet(folder / name), cache / f"pitch_{name}.npy")
+        for clip, codes in coded(folder / name):
+            known = name == "synth0" or clip.source in ("kathleen", "librispeech_clean251")
+            tone = tones[clip.frames_start : clip.frames_start + clip.frames]
+            if clip.split == "train":
+                kind = "synthetic" if name == "synth0" else clip.source
+                sources[kind].append(Clip(codes, clip.voice if known else "", others[clip.frames_start], tone))
     for clip, codes in coded(folder / "human"):
-        known = clip.source in ("kathleen", "librispeech_clean251")
-        if clip.split == "train":
-            sources[clip.source].append(Clip(codes, clip.voice if known else "", others[clip.frames_start]))
-        elif clip.source == "librispeech_clean251" and len(codes) >= FRAMES:
+        if clip.split != "train" and clip.source == "librispeech_clean251" and len(codes) >= FRAMES:
             held.append(Clip(codes, ""))
     if settings.budget_s >= WARP_FROM_S and (folder / "human" / "index.json").is_file():
         for speed in WARPS:
@@ -327,22 +386,29 @@ def train(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     model = SoundStorm(CONFIG)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    books = torch.stack([book.embed for book in tokenizer.quantizer.codebooks])
+    aids = Aids(int(CONFIG["conformer"]["dim"]), books.shape[-1])
+    aided = torch.optim.AdamW(aids.parameters(), lr=RATE)
     state = run.resume()
     steps = 0
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if "aids" in state:
+            aids.load_state_dict(state["aids"])
+            aided.load_state_dict(state["aided"])
         steps = int(state["steps"])
     else:
         start_from_codebooks(model, tokenizer, [clip for clips in sources.values() for clip in clips], settings.seed)
     feeder = Feeder(sources, [settings.seed, steps])
     torch.manual_seed(settings.seed + steps)
-    vectors = torch.stack([book.embed for book in tokenizer.quantizer.codebooks[1:]])
+    scale = books.square().sum(0).mean(0).sqrt()  # about the deviation of each dimension
     model.train()
-    recent: list[float] = []
+    recent: list[tuple[float, float, float]] = []
 
     def keep() -> None:
-        run.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "steps": steps})
+        states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "aids": aids.state_dict(), "aided": aided.state_dict()}
+        run.save({**states, "steps": steps})
         if run.progress >= EXPORT_AT:
             export(settings.family, "soundstorm", CONFIG, model.state_dict())
 
@@ -353,15 +419,22 @@ def train(settings: Settings) -> None:
         prompt = 0 if feeder.rng.random() < 0.05 else int(feeder.rng.integers(40, FRAMES - 60))
         shares = torch.cos(torch.rand(BATCH) * math.pi / 2)
         onward = torch.rand(BATCH) < ONWARD
-        loss, drawn, _ = masked_loss(model, feeder.batch(prompt), prompt, level, shares, onward=onward, higher=HIGHER, vectors=vectors)
+        seen: list[Tensor] = []
+        codes, plain, pitch = feeder.batch(prompt)
+        loss, drawn, _ = masked_loss(model, codes, prompt, level, shares, onward=onward, higher=HIGHER, vectors=books[1:], seen=seen)
+        voice = tokenizer.quantizer.decode(plain.permute(2, 0, 1)).mean(-1) / scale
+        aid = aids.losses(seen[0], pitch[:, prompt:], voice)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        aided.zero_grad(set_to_none=True)
+        (loss + AIDS[0] * aid[0] + AIDS[1] * aid[1]).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        aided.step()
         steps += 1
-        recent.append(float(drawn))
+        recent.append((float(drawn), float(aid[0].detach()), float(aid[1].detach())))
         if steps % 200 == 0:
-            run.log(loss=float(np.mean(recent)), **(measure(model, held) if held else {}))
+            means = dict(zip(("loss", "pitch", "voice"), np.mean(recent, 0).tolist(), strict=True))
+            run.log(**means, **(measure(model, held) if held else {}))
             recent.clear()
         if run.due():
             keep()
