@@ -98,6 +98,7 @@ def test_unknown_pitch_teaches_nothing() -> None:
     assert torch.isfinite(known) and torch.isfinite(error)
     hidden[1] = 9.0
     assert torch.equal(aids.losses(hidden, pitch, voice)[0], known)
+    assert float(aids.losses(hidden, torch.full((2, 5), -1), voice)[0]) == 0
 
 
 def test_one_mask_at_least() -> None:

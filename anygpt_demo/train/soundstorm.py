@@ -89,8 +89,8 @@ class Aids(nn.Module):
     def losses(self, hidden: Tensor, pitch: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the pitch, squared error of the voice. hidden: (B, N, D), pitch: int64 (B, N), voice: (B, d)."""
         hidden = hidden.float()
-        error = F.cross_entropy(self.pitch(hidden).flatten(0, 1), pitch.flatten(), ignore_index=-1)
-        return error, (self.voice(hidden) - voice[:, None]).square().mean()
+        wrong = F.cross_entropy(self.pitch(hidden).flatten(0, 1), pitch.flatten(), ignore_index=-1, reduction="sum")
+        return wrong / (pitch >= 0).sum().clamp(min=1), (self.voice(hidden) - voice[:, None]).square().mean()
 
 
 def load_tokenizer(family: Family) -> SpeechTokenizer:
