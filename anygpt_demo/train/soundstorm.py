@@ -32,6 +32,7 @@ from anygpt_demo.models.speechtokenizer import SpeechTokenizer, with_training_bu
 from anygpt_demo.train import speech_data
 from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.speech_data import RATE_HZ, SpeechSet
+from anygpt_demo.train.team import Team
 
 CONFIG: dict[str, Any] = {
     "codebook_size": 1024,
@@ -376,10 +377,15 @@ def measure(model: SoundStorm, held: list[Clip]) -> dict[str, float]:
 
 
 def train(settings: Settings) -> None:
-    """Run the stage; exports the role soundstorm at a quarter of the budget, with every save after it, and at the end."""
+    """Run the stage; exports the role soundstorm at a quarter of the budget, with every save after it, and at the end.
+
+    Options: team, rank and port as in llm.py.
+    """
+    options = settings.options
+    team = Team(int(options.get("rank", 0)), int(options.get("team", 1)), int(options.get("port", 29513)))
     run = Run("soundstorm", settings)
     tokenizer = load_tokenizer(Family.open(settings.family))
-    if settings.options.get("code", "yes") == "yes":
+    if options.get("code", "yes") == "yes":
         code_sets(settings)
     sources, held = gather(settings, tokenizer, run.folder)
     run.before_s -= run.used_s  # coding the recordings is not training
@@ -400,8 +406,11 @@ def train(settings: Settings) -> None:
         steps = int(state["steps"])
     else:
         start_from_codebooks(model, tokenizer, [clip for clips in sources.values() for clip in clips], settings.seed)
-    feeder = Feeder(sources, [settings.seed, steps])
-    torch.manual_seed(settings.seed + steps)
+    feeder = Feeder(sources, [settings.seed, steps, team.rank])
+    torch.manual_seed(settings.seed + steps + 100_000 * team.rank)
+    parameters = [*model.parameters(), *aids.parameters()]
+    team.copy(parameters)
+    progress, going = run.progress, run.going
     scale = books.square().sum(0).mean(0).sqrt()  # about the deviation of each dimension
     model.train()
     recent: list[tuple[float, float, float]] = []
@@ -412,9 +421,9 @@ def train(settings: Settings) -> None:
         if run.progress >= EXPORT_AT:
             export(settings.family, "soundstorm", CONFIG, model.state_dict())
 
-    while run.going:
+    while going:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * cosine(run.progress)
+            group["lr"] = RATE * cosine(progress)
         level = int(feeder.rng.choice(len(LEVEL_SHARES), p=LEVEL_SHARES))
         prompt = 0 if feeder.rng.random() < 0.05 else int(feeder.rng.integers(40, FRAMES - 60))
         shares = torch.cos(torch.rand(BATCH) * math.pi / 2)
@@ -427,10 +436,14 @@ def train(settings: Settings) -> None:
         optimizer.zero_grad(set_to_none=True)
         aided.zero_grad(set_to_none=True)
         (loss + AIDS[0] * aid[0] + AIDS[1] * aid[1]).backward()
+        progress, going = team.average(parameters, run.progress, run.going)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         aided.step()
         steps += 1
+        team.share(steps, parameters)
+        if not team.leads:
+            continue
         recent.append((float(drawn), float(aid[0].detach()), float(aid[1].detach())))
         if steps % 200 == 0:
             means = dict(zip(("loss", "pitch", "voice"), np.mean(recent, 0).tolist(), strict=True))
@@ -440,6 +453,8 @@ def train(settings: Settings) -> None:
             keep()
             sources, held = gather(settings, tokenizer, run.folder)  # the sets may have grown
             feeder = Feeder(sources, [settings.seed, steps])
+    if not team.leads:
+        return
     keep()
     if held:
         run.log(**measure(model, held))
