@@ -48,7 +48,7 @@ def test_there_and_back(chat, conversation, tmp_path, vocabulary):
                 old_bytes = (conversation.journal.folder / one.file).read_bytes()
                 assert old_bytes == (again.journal.folder / other.file).read_bytes()
     page = zipfile.ZipFile(io.BytesIO(data)).read("index.html").decode()
-    assert "<b>" not in page and "src=\"data:image/png" in page and "src=\"http" not in page and "<script" not in page
+    assert "<b>" not in page and 'src="data:image/png' in page and 'src="http' not in page and "<script" not in page
 
 
 def test_replies_are_made_again(chat, conversation, vocabulary):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -70,6 +71,28 @@ def test_trials_score_facts_and_modalities(monkeypatch: pytest.MonkeyPatch) -> N
     cells = dict(chat.matrix(Parrot(drawn), source, 40))  # type: ignore[arg-type]
     assert cells["matrix.t-t"]["value"] == 0.0 and cells["matrix.min_cell"]["value"] == 0.0
     assert 0 < cells["matrix.t-p"]["value"] < 1 and "matrix.s-t" not in cells
+
+
+def test_late_trials_go_on_from_the_chats_before() -> None:
+    class Memory(Parrot):
+        asked: ClassVar[list[int]] = []
+        left = 10_000
+
+        def room(self, turns: list[object]) -> int:
+            return self.left - 500 * len(turns)
+
+        def answer(self, turns: object, seed: int = 0) -> chat.Reply:
+            self.asked.append(len(turns))  # type: ignore[arg-type]
+            return self.reply
+
+    speaker = Memory(chat.Reply(text="Here it is.", blocks=[("image", np.zeros((32, 1)))]))
+    found = list(chat.trials(speaker, Free(1, heldout=True, pool=200), 6, patterns=("t-p",), before=2))  # type: ignore[arg-type]
+    assert len(found) == 6
+    assert speaker.asked == [1, 3, 5, 5, 5, 5, 5, 5]  # each chat: a request and a reply
+    speaker.asked.clear()
+    speaker.left = chat.LATE_ROOM + 1700  # room for three turns
+    list(chat.trials(speaker, Free(1, heldout=True, pool=200), 3, patterns=("t-p",), before=2))  # type: ignore[arg-type]
+    assert speaker.asked == [1, 3, 3, 3, 3]
 
 
 def test_phones_of_codes_are_counted_on_the_held_out_voice_only(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ MUSIC_FRAMES = 125  # of pieces that are asked for in evaluation: 2.5 s
 SPEECH_FRAMES = 350
 FOLLOW_UPS = ("t-p now", "t-m now", "t-p then t", "t-m then t", "t-p then m", "t-m then p")  # chats whose last request refers back
 OPEN = ("t-t", "t-t everyday", "t-t fun", "t-t poem")  # chats in which many replies are right: no facts of the written one are asked for
+LATE_ROOM = 700  # ids that the reply in a long chat finds free
 TRIES = 20  # chats that are tried for each that is counted, at most
 
 
@@ -53,6 +54,12 @@ class Reply:
         """What it contains besides words."""
         return {name for name, _ in self.blocks}
 
+    @property
+    def turn(self) -> Turn:
+        """It as a turn of a longer chat."""
+        words = (TextPart(self.text),) if self.text else ()
+        return Turn("mmgpt", (*words, *(MediaPart(name, codes) for name, codes in self.blocks)), self.heard)
+
 
 class Speaker:
     """A language model that answers chats."""
@@ -65,10 +72,14 @@ class Speaker:
         """The model of a family."""
         return cls(LocalEngine.load(family), Vocabulary.of(family))
 
+    def room(self, turns: Sequence[Turn]) -> int:
+        """Ids that a reply to these turns may have."""
+        return self.engine.context - len(protocol.encode(self.vocabulary, turns))
+
     def answer(self, turns: Sequence[Turn], seed: int = 0, force: str | None = None, longest: int = 1200) -> Reply:
         """Reply to a conversation that ends with a person's turn."""
         ids = protocol.encode(self.vocabulary, turns)
-        budget = min(longest, self.engine.context - len(ids))
+        budget = min(longest, self.room(turns))
         limits = {"music": MUSIC_FRAMES, "speech": SPEECH_FRAMES}
         grammar = Grammar(self.vocabulary, budget=budget, preset=self.preset, limits=limits, force=force)
         reply = Reply()
@@ -233,14 +244,20 @@ def facts_in(text: str) -> set[str]:
     return nouns_in(without_backdrop(seen)) | backdrop | {f"{name} {value}" for name, value in heard.items()}
 
 
-def trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0, patterns: Sequence[str] | None = None) -> Iterator[Trial]:
-    """n held-out chats of these patterns (all that the material allows), in turn."""
+def trials(
+    speaker: Speaker, source: HeldOut, n: int, seed: int = 0, patterns: Sequence[str] | None = None, before: int = 0
+) -> Iterator[Trial]:
+    """n held-out chats of these patterns (all that the material allows), in turn.
+
+    before: each goes on from so many chats before it, with the model's own last replies, as one long chat.
+    """
     have = ("s" if source.clips.clips else "") + ("p" if source.pictures else "") + ("m" if source.music else "")
     encoder = Encoder(source)
     names = [name for name, (_, needs, _) in chats.PATTERNS.items() if set(needs) <= set(have) and (patterns is None or name in patterns)]
     rng, found = random.Random(f"trials {seed}"), 0
+    past: list[list[Turn]] = []
     for number in range(TRIES * n if names else 0):
-        if found == n:
+        if found == n + before:
             return
         try:
             dialogue = chats.write(names[number % len(names)], rng, source)
@@ -248,7 +265,12 @@ def trials(speaker: Speaker, source: HeldOut, n: int, seed: int = 0, patterns: S
         except (chats.NotFound, IndexError):  # no held-out material fits: another chat
             continue
         found += 1
-        reply = speaker.answer(history, seed=number)
+        while past and speaker.room([*chain(*past), *history]) < LATE_ROOM:  # as the page forgets
+            past = past[1:]
+        reply = speaker.answer([*chain(*past), *history], seed=number)
+        past = [*past, [*history, reply.turn]][-before:] if before else []
+        if found <= before:
+            continue
         last = dialogue.turns[-1]
         truth = facts_in(" ".join(part.text for part in last.parts if isinstance(part, chats.Words)))
         named = f1(facts_in(reply.text), truth) if truth and dialogue.pattern not in OPEN else None
@@ -325,6 +347,9 @@ def figures(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterato
         named = [trial.facts for trial in chosen if trial.facts is not None]
         if named:
             yield f"chat.{key}", figure(named, ceiling=1.0)
+    late = list(trials(speaker, source, n, seed, before=2))
+    yield "chat.late_modality", figure([float(trial.right) for trial in late], ceiling=1.0)
+    yield "chat.late_facts", figure([trial.facts for trial in late if trial.facts is not None], ceiling=1.0)
     for name in sorted({trial.pattern for trial in found}):
         yield f"chat.modality.{name}", figure([float(trial.right) for trial in found if trial.pattern == name])
 

@@ -182,9 +182,7 @@ def test_new_chat_empties_the_page_and_a_reload_keeps_it(page: Page) -> None:
 def test_failures_are_cards(page: Page) -> None:
     say(page, "explode")
     finished(page)
-    expect(page.locator("#chat .refusal")).to_have_text(
-        "The language model stopped. It was told to. Say something else.Try again"
-    )
+    expect(page.locator("#chat .refusal")).to_have_text("The language model stopped. It was told to. Say something else.Try again")
     attach(page, "image", "letter.txt", b"I am no picture")
     page.click(".composer-send")
     finished(page)
