@@ -16,7 +16,8 @@ ZH: dict[str, str] = json.loads((HOME / "assets" / "zh.json").read_text(encoding
 PAGES = ("chat", "conversation", "drawer", "enhance", "lens", "longer", "media", "selftest", "turns", "ui", "view", "visitors", "welcome")
 ERRORS = ("UserError", "BadPicture", "BadAudio", "BadText", "ModelFault", "MissingProgram")
 SAID = {"remark": 1, "Note": 1, "closer": 0, "fault": 1}  # other functions whose first words the person reads
-TERMINAL = ("Port ", "Another program listens", "Choose another one with --port", "The endpoints cannot", "The package mcp")  # nobody reads them here
+# what the terminal alone shows
+TERMINAL = ("Port ", "Another program listens", "Choose another one with --port", "The endpoints cannot", "The package mcp")
 
 
 def forms(node: ast.expr) -> list[str]:
