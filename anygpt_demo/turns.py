@@ -402,8 +402,7 @@ class Answer:
 
     def empty(self) -> None:
         """It was stopped so early that there is nothing: the message can be sent again, or changed."""
-        self.extra.append(remark(NOTHING))
-        self.extra.append(f'<div class="acts turn">{button("resend", "0", "Retry", "Send this message once more")}</div>')
+        self.extra.append(remark(NOTHING, button("resend", "0", "Retry", "Send this message once more")))
         change = button("edit", "", "Edit", "Take this message back to the composer")
         self.asked.setdefault("content", []).append(f'<div class="acts turn">{change}</div>')
 

@@ -200,6 +200,7 @@ def build(
     def load(session: Session, path: str) -> Any:
         try:
             found = archive.unpack(Path(path).read_bytes(), chat.vocabulary)
+            session.stop.set()
             other = visitors.find(session.key, "")
             other.like(session)
             assert other.conversation.journal is not None

@@ -89,9 +89,9 @@ def in_line(ahead: int) -> str:
     return card(told, button("leave", "0", "Leave the line", "Your message stays here"), "waiting")
 
 
-def remark(text: str) -> str:
-    """A note to the person."""
-    return f'<div class="notes">{literal(text)}</div>'
+def remark(text: str, buttons: str = "") -> str:
+    """A note to the person, and what can be pressed."""
+    return f'<div class="notes">{literal(text)}{buttons}</div>'
 
 
 def status_line(text: str, name: str = "", done: int = 0, total: int | None = None, back: str | None = None) -> str:

@@ -25,8 +25,10 @@ function tell(button) {
 
 const ARMED_MS = 8000;
 function drops(button) { // whether messages that follow would go
-  const row = ['retry', 'undo', 'edit', 'branch'].includes(button.name) && button.value && button.closest('.message-row');
-  return row && [...document.querySelectorAll('#chat .user-row')].some((other) => row.compareDocumentPosition(other) & 4);
+  if (!['retry', 'undo', 'edit', 'branch'].includes(button.name) || !button.value) return false;
+  const row = button.closest('.message-row'), every = (selector) => [...document.querySelectorAll('#chat ' + selector)];
+  if (row) return every('.user-row').some((other) => row.compareDocumentPosition(other) & 4);
+  return every('button[name=retry]').some((other) => Number(other.value) > parseInt(button.value)); // a button of the drawer
 }
 function arm(button) { // deleting takes two clicks
   const label = button.textContent;

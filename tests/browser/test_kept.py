@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -60,16 +62,60 @@ def test_stopped_before_anything_was_made(page: Page, browser: Browser, stage: S
     finished(page)
     other.context.close()
     expect(card).to_have_count(0)
-    expect(page.locator("#chat .notes")).to_have_text("Stopped before anything was made.")
+    expect(page.locator("#chat .notes")).to_have_text("Stopped before anything was made.Retry")
     page.locator("#chat .user button[name=edit]").click(force=True)
     expect(page.locator(".composer textarea")).to_have_value("hello there")
     page.fill(".composer textarea", "")
-    page.locator("#chat button[name=resend]").click(force=True)
+    page.locator("#chat button[name=resend]").click()
     page.wait_for_selector(".composer[data-state=busy]")
     finished(page)
     expect(page.locator("#chat .bot .part")).to_contain_text("You said: hello there")
     expect(page.locator("#chat .notes")).to_have_count(0)
     expect(page.locator("#chat .user .part")).to_have_count(1)
+
+
+def test_stopped_before_the_first_word(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = stage.actor.generate
+
+    def slow(*given: Any, **options: Any) -> Any:
+        time.sleep(4)
+        return begin(*given, **options)
+
+    monkeypatch.setattr(stage.actor, "generate", slow)
+    attach(page, "image", "orange.png", png())
+    say(page, "hello there")
+    page.wait_for_timeout(1000)
+    page.click(".composer-talk")
+    finished(page)
+    expect(page.locator("#chat .notes")).to_contain_text("Stopped before anything was made.")
+    expect(page.locator("#chat button[name=resend]")).to_be_visible()
+    page.locator("#chat .user button[name=edit]").click(force=True)
+    expect(page.locator(".composer textarea")).to_have_value("hello there")
+    expect(page.locator(".chip-image")).to_contain_text("orange.png")
+    page.click(".composer-send")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .bot .part")).to_contain_text("I see your image.")
+
+
+def test_our_remarks_are_translated_and_nobody_elses_words(page: Page, stage: Stage) -> None:
+    page.evaluate("() => document.querySelector('.composer').api.speak('中文')")
+    attach(page, "speech", "speech.wav", tune(1))
+    expect(page.locator(".chip-speech")).to_contain_text("语音：speech.wav")
+    page.click(".composer-send")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .user .under")).to_contain_text("听到：")
+    expect(page.locator("#chat .user .own")).to_have_text("draw a boat and sing")
+    expect(page.locator("#chat .bot .said")).to_have_text("Here you are.")
+    attach(page, "image", "orange.png", png())
+    stage.props["image"].broken = True
+    say(page, "draw")
+    finished(page)
+    stage.props["image"].broken = False
+    expect(page.locator("#chat .user .under").last).to_contain_text("来自您")
+    expect(page.locator("#chat .bot .under").last).to_contain_text("无法生成")
+    expect(page.locator("#chat .refusal").last).to_contain_text("图片无法生成。")
 
 
 def test_a_retry_that_is_stopped_in_the_line_leaves_the_reply(page: Page, browser: Browser, stage: Stage) -> None:
