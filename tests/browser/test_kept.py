@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.stage import Stage
+from tests.browser.test_access import faults
 from tests.browser.test_control import press
 from tests.browser.test_page import WAIT_MS, attach, finished, png, say, tune
 
@@ -272,3 +273,28 @@ def test_a_screen_of_3840_pixels(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 3840
     box = page.locator(".composer-field").bounding_box()
     assert box is not None and box["y"] + box["height"] <= 2160 and 800 < box["width"] < 1200
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_here_either(page: Page, browser: Browser, stage: Stage, theme: str) -> None:
+    page.goto(f"{stage.url}?__theme={theme}")
+    page.wait_for_selector(".composer[data-state=idle]")
+    for text in ("one", "two"):
+        page.click("[data-output=spoken]")
+        say(page, text)
+        finished(page)
+    press(page, "undo", 0)
+    attach(page, "music", "tune.wav", tune(1))
+    page.wait_for_timeout(500)
+    found = faults(page)
+    other = another(browser, stage)
+    say(other, SLOW)
+    expect(other.locator("#status")).to_contain_text("Composing")
+    say(page, "and me?")
+    page.locator("#chat .refusal.waiting").wait_for()
+    page.wait_for_timeout(300)
+    found += faults(page)
+    page.locator("#chat .refusal.waiting button").click()
+    finished(page)
+    other.context.close()
+    assert not found + faults(page)
