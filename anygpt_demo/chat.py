@@ -646,7 +646,7 @@ class _Reply:
             yield from self._decode(event)
         elif isinstance(event, protocol.BlockDropped):
             if self.stop.is_set():
-                yield Note(f"An unfinished {event.modality} was left out.")
+                yield Note(f"An unfinished {NAMES.get(event.modality, event.modality)} was left out.")
             else:
                 cause = "The reply ended, or reached its limit, before it was whole."
                 yield Card(ModelFault(f"The {NAMES.get(event.modality, event.modality)} was not finished.", cause, "Press Retry."))
@@ -721,7 +721,7 @@ class _Reply:
             failure = error
         except Exception as error:  # the border to the codecs: the rest of the reply must still arrive
             log.exception("the %s codec failed", name)
-            failure = fault(f"The {name} could not be made.", error)
+            failure = fault(f"The {NAMES.get(name, name)} could not be made.", error)
         else:
             seconds = time.perf_counter() - start
             self.times["decode"] += seconds
@@ -730,7 +730,7 @@ class _Reply:
             self.sound = None
             folder = self.conversation.journal.folder if self.conversation.journal is not None else None
             if event.forced:
-                yield Note(f"The {name} was cut short.")
+                yield Note(f"The {NAMES.get(name, name)} was cut short.")
             yield Made(part, media, seconds, folder / file if folder is not None and file is not None else None)
             return
         self.parts.append(MediaPart(name, event.codes))

@@ -12,6 +12,7 @@ class UserError(Exception):
         self.problem = problem
         self.cause = cause
         self.remedy = remedy
+        self.file: tuple[int, str] | None = None  # number and modality of the file of a message that it is about
 
 
 class BadPicture(UserError):

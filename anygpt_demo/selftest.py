@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +100,10 @@ def sample(chat: Chat, name: str) -> Media:
     return Audio((0.15 * chord).astype(np.float32), rate)
 
 
-def cells(chat: Chat, seed: int = 0) -> Iterator[Cell]:
-    """All combinations, one after the other."""
+def pairs(chat: Chat) -> Iterator[tuple[str, str]]:
+    """All combinations: what is sent, and what is asked for."""
     names = ("text", *chat.modalities)
-    for source in names:
-        for target in names:
-            yield cell(chat, source, target, seed)
+    return product(names, names)
 
 
 def cell(chat: Chat, source: str, target: str, seed: int = 0) -> Cell:

@@ -20,7 +20,7 @@ from anygpt_demo import chat as dialogue
 from anygpt_demo import lens, longer
 from anygpt_demo.chat import PRESETS, Chat, Message, Settings
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
-from anygpt_demo.errors import BadAudio, BadPicture, BadText, UserError
+from anygpt_demo.errors import BadText, UserError
 from anygpt_demo.media import Audio
 from anygpt_demo.view import (
     DOING,
@@ -28,14 +28,18 @@ from anygpt_demo.view import (
     View,
     button,
     card,
+    closer,
     human_content,
+    in_line,
     remark,
     reply_content,
     reply_end,
     shown_media,
     status_line,
+    transcript,
     under,
     view_of,
+    without_card,
     words,
 )
 from anygpt_demo.visitors import Job, Line, Session
@@ -43,26 +47,33 @@ from anygpt_demo.visitors import Job, Line, Session
 ITEMS = 8  # files in one message
 FRAME_S = 0.1  # the page is redrawn at most ten times a second
 PIECES = 4  # of sound are handed to the page at once: some redraws of it may be skipped
+NOTHING = "Stopped before anything was made."
 REPETITION = UserError("The reply goes in circles.", "The model repeats the same words.", "Retry draws other ones; so does another seed.")
 OUTPUTS = ("image", "speech", "music", "text", "heard")  # what a chip may ask for
+CHIPS: dict[str, tuple[str | None, tuple[str, ...]]] = {"spoken": ("speech", ("image", "music")), "silent": (None, ("speech", "music"))}
+# chips that forbid as well: what they ask for, and what must not come
 
 
 # ---------------------------------------------------------------------------------------------------------- receiving
 
 
 def read_items(chat: Chat, items: object) -> tuple[list[tuple[str, Any]], list[str]]:
-    """The files of a message, as the composer names them, to clean media and notes. Raises UserError."""
+    """The files of a message, as the composer names them, to clean media and notes. Raises UserError, which says of which file."""
     found: list[tuple[str, Any]] = []
     notes: list[str] = []
     if not isinstance(items, list) or len(items) > ITEMS:
         raise BadText("This message has too many files.", f"The limit is {ITEMS}.", "Send them in parts.")
     uploads = Path(get_upload_folder()).resolve()
-    for item in items:
-        path = Path(str(item.get("path", ""))).resolve()
-        if item.get("kind") not in chat.modalities or not path.is_relative_to(uploads) or not path.is_file():
-            raise BadText("A file did not arrive.", "The upload was not completed.", "Attach it again.")
-        medium, more = dialogue.read_file(chat.vocabulary, item["kind"], path.read_bytes())
-        found.append((item["kind"], medium))
+    for number, item in enumerate(items):
+        path, kind = Path(str(item.get("path", ""))).resolve(), item.get("kind")
+        try:
+            if kind not in chat.modalities or not path.is_relative_to(uploads) or not path.is_file():
+                raise BadText("A file did not arrive.", "The upload was not completed.", "Attach it again.")
+            medium, more = dialogue.read_file(chat.vocabulary, kind, path.read_bytes())
+        except UserError as error:
+            error.file = (number, kind if kind in chat.modalities else "image")
+            raise
+        found.append((kind, medium))
         notes += more
     return found, notes
 
@@ -75,29 +86,34 @@ def preview(found: Sequence[tuple[str, Any]], text: str) -> list[Any]:
     return [*content, words(text)] if text else content
 
 
-def claim(session: Session, prepare: Callable[[], Job | None], sent: bool = True) -> tuple[View, str]:
-    """First half of a turn: read and show the message. The second half, answer(), waits for the model. sent: it is a new message."""
+def claim(session: Session, prepare: Callable[[], Job | None], pressed: str | None = None) -> tuple[View, str]:
+    """First half of a turn: read and show the message. The second half, answer(), waits for the model.
+
+    pressed: the button that asks for it; None: a message of the composer, which gets it back if it is refused.
+    """
     if not session.turn.acquire(blocking=False):
-        return session.view, status_line("One reply at a time: please wait for this one, or stop it.")
+        return session.view, status_line("One reply at a time: please wait for this one, or stop it.", back="")
     session.stop.clear()
     session.pending = None
     try:
         session.pending = prepare()
         return session.view, status_line("Waiting for the model" if session.pending is not None else "")
     except UserError as error:
-        session.view.append({"role": "assistant", "content": [card(error, way_out(session, error) if sent else "")]})
-        return session.view, status_line("")
+        way = way_out(session, error) if pressed is None else pressed if pressed and not isinstance(error, BadText) else closer()
+        session.view.append({"role": "assistant", "content": [card(error, way)]})
+        kept = pressed is not None or session.last is not None  # the card itself can send it again
+        return session.view, status_line("", back=None if kept else str(error.file[0]) if error.file is not None else "")
     finally:
         if session.pending is None:
             session.turn.release()
 
 
 def way_out(session: Session, error: UserError) -> str:
-    """The button below a refusal: another file for one that cannot be read, else the same message once more."""
-    if isinstance(error, BadPicture | BadAudio):
-        return button("attach", "image" if isinstance(error, BadPicture) else "speech", "Choose another file")
+    """The button below a refusal: another file for one that cannot be read, else the same message once more, else away with it."""
+    if error.file is not None:
+        return button("attach", error.file[1], "Choose another file")
     if session.last is None or isinstance(error, BadText):
-        return ""
+        return closer()
     if error.remedy == dialogue.OUT_OF_MEMORY and session.last.lighter is not None:
         return button("lighter", "0", "Answer with the preset fast")
     return button("resend", "0", "Try again")
@@ -118,18 +134,24 @@ def repeats(text: str, span: int = 24, times: int = 3) -> bool:
 
 def _wished(session: Session, output: object) -> Settings:
     """The visitor's settings with what a chip asks for."""
-    wish = str(output) if output in OUTPUTS else None
-    return replace(session.settings, output=wish, forbid=tuple(name for name in session.settings.forbid if name != wish))
+    wish, never = CHIPS.get(str(output), (str(output) if output in OUTPUTS else None, ()))
+    kept = [name for name in session.settings.forbid if name != wish]
+    return replace(session.settings, output=wish, forbid=tuple(dict.fromkeys((*kept, *never))))
 
 
-def new_message(chat: Chat, session: Session, text: str, items: object, output: object = None) -> Job:
-    """A message from the composer."""
+def chip_of(turn: Turn) -> str | None:
+    """The chip with which a reply was asked for."""
+    made = turn.facts.get("settings") or {}
+    if made.get("lead") == 0:  # its words were read aloud, which nobody asked of the reply itself
+        return None
+    wish = made.get("output")
+    return next((name for name, (one, never) in CHIPS.items() if one == wish and set(never) <= set(made.get("forbid", ()))), wish)
+
+
+def new_message(chat: Chat, session: Session, text: str, items: object, output: object = None, aloud: bool = False) -> Job:
+    """A message from the composer. aloud: the reply is to be heard, whatever it holds."""
     session.last = None
-    try:
-        found, notes = read_items(chat, items)
-    except UserError:
-        session.view.append({"role": "user", "content": [words(text)] if text else [remark("(a file)")]})
-        raise
+    found, notes = read_items(chat, items)
     session.view.append({"role": "user", "content": preview(found, text)})
     if notes:
         session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
@@ -138,10 +160,42 @@ def new_message(chat: Chat, session: Session, text: str, items: object, output: 
     def start(seed: int, light: bool = False) -> Iterator[dialogue.Update]:
         fast = PRESETS["fast"]
         used = replace(wish, limits=fast.limits, max_new=fast.max_new) if light else wish
-        return chat.reply(session.conversation, message, seed=seed, **_options(session, used))
+        updates = chat.reply(session.conversation, message, seed=seed, **_options(session, used))
+        return read_aloud(chat, session, updates, used, seed) if aloud else updates
 
-    session.last = Job(start, lighter=lambda seed: start(seed, True))
+    session.last = Job(start, lighter=lambda seed: start(seed, True), fold=output == "spoken", aloud=aloud)
     return session.last
+
+
+def read_aloud(
+    chat: Chat, session: Session, updates: Iterator[dialogue.Update], wish: Settings, seed: int
+) -> Iterator[dialogue.Update]:
+    """A reply; if it has words but nothing that sounds, it goes on with speech: to draw what was asked for comes first."""
+    for update in updates:
+        turn = update.turn if isinstance(update, dialogue.Finished) and update.reason == "eos" else None
+        if turn is None or not isinstance(update, dialogue.Finished) or not _speakable(chat, turn, wish) or update.human is None:
+            yield update
+            continue
+        session.conversation.undo(2)
+        options = _options(session, replace(wish, output="speech", lead=0))
+        opening, known = chat.opening(turn, len(turn.parts)), False
+        for more in chat.reply(session.conversation, update.human, seed=seed, opening=opening, **options):
+            known = known or more == dialogue.Stage("thinking")  # before it come the words and pictures that are already there
+            if isinstance(more, dialogue.Finished):
+                if more.turn is None:  # the speech did not fit: the reply stays as it was
+                    session.conversation.add(update.human)
+                    session.conversation.add(turn)
+                    more = replace(more, reason="eos", turn=turn, human=update.human)
+                total = update.times["total"] + more.times["total"]
+                yield replace(more, tokens=update.tokens + more.tokens, times={**more.times, "total": total})
+            elif known:
+                yield more
+
+
+def _speakable(chat: Chat, turn: Turn, wish: Settings) -> bool:
+    """Whether the words of a reply can still be said in it."""
+    kinds = {part.modality: chat.vocabulary.ranges[part.modality].modality.kind for part in turn.parts if isinstance(part, MediaPart)}
+    return bool(turn.text.strip()) and "audio" not in kinds.values() and "speech" not in wish.forbid and wish.output is None
 
 
 def answered_anew(
@@ -157,7 +211,7 @@ def answered_anew(
         conversation.undo(max(0, len(conversation.turns) - index))
         yield from chat.reply(conversation, human, seed=seed, opening=keep, **options)
 
-    session.last = Job(start)
+    session.last = Job(start, fold=output == "spoken", back=True)
     return session.last
 
 
@@ -173,8 +227,13 @@ def edited(chat: Chat, session: Session, place: str, text: str, items: object, o
 
 
 def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
-    """A button of a message: resend, lighter, retry, undo, branch, again, render or longer. Raises UserError."""
+    """A button of a message: resend, lighter, close, retry, undo, branch, again, render or longer. Raises UserError."""
+    if name == "close":
+        session.view = without_card(session.view, place)
+        return None
     if name in ("resend", "lighter") and session.last is not None:
+        if session.view and 'name="resend"' in str(session.view[-1]["content"]):
+            session.view.pop()
         return session.last if name == "resend" else Job(session.last.lighter or session.last.start)
     place, _, seconds = place.rpartition(".") if name == "longer" else (place, "", "")
     index, number, turn = lens.find(session.conversation, place)
@@ -192,13 +251,15 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         session.view = view_of(chat, session.conversation, session.folder, (index, number))
     if name == "longer":
         conversation, wanted, stop = session.conversation, float(seconds) if seconds.isdecimal() else 0.0, session.stop
-        return Job(lambda seed: longer.lengthen(chat, conversation, index, number, wanted, seed=seed, stop=stop), index)
+        anew = button("longer", f"{index}.{number}.{wanted:.0f}", "Try again")
+        return Job(lambda seed: longer.lengthen(chat, conversation, index, number, wanted, seed=seed, stop=stop), index, button=anew)
     if name in ("again", "render") and isinstance(part, MediaPart):
         conversation, options = session.conversation, _options(session, session.settings)
+        anew = button(name, f"{index}.{number}", "Try again")
         if name == "again":
-            return Job(lambda seed: chat.again(conversation, index, number, seed=seed, **options), index)
-        return Job(lambda seed: chat.render(conversation, index, number, seed=seed, voice=session.voice), index)
-    return answered_anew(chat, session, index - 1, human, (turn.facts.get("settings") or {}).get("output"))
+            return Job(lambda seed: chat.again(conversation, index, number, seed=seed, **options), index, button=anew)
+        return Job(lambda seed: chat.render(conversation, index, number, seed=seed, voice=session.voice), index, button=anew)
+    return answered_anew(chat, session, index - 1, human, chip_of(turn))
 
 
 # ---------------------------------------------------------------------------------------------------------- answering
@@ -207,8 +268,8 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
 class Answer:
     """One reply as it grows on the page."""
 
-    def __init__(self, chat: Chat, session: Session, job_index: int | None = None) -> None:
-        self.chat, self.session, self.job_index = chat, session, job_index
+    def __init__(self, chat: Chat, session: Session, job: Job) -> None:
+        self.chat, self.session, self.job = chat, session, job
         self.parts: list[Part] = []
         self.extra: list[str] = []  # cards and notes
         self.failed: list[tuple[int, dialogue.Card]] = []  # where the cards are among them
@@ -265,7 +326,8 @@ class Answer:
 
     def _sound(self, name: str, audio: Audio, start_s: float = 0.0) -> None:
         data = (np.clip(audio.samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
-        said = base64.b64encode(self.text.encode() if name == "speech" else b"").decode()
+        parts = [*self.parts, TextPart(self.text)] if self.text.strip() else self.parts
+        said = base64.b64encode(transcript(parts, len(parts)).encode() if name == "speech" else b"").decode()
         piece = {"id": secrets.token_hex(8), "rate": audio.rate_hz, "pcm": base64.b64encode(data).decode(), "said": said, "start": start_s}
         self.sounds.append(piece)
         del self.sounds[:-PIECES]
@@ -306,8 +368,11 @@ class Answer:
         ends = {"stop": "Stopped", "budget": "Cut at the length limit", "eos": "Done", "refused": "", "fault": "Ended early"}
         end = ends.get(update.reason, "Done")
         self.rough = None
-        self.status = status_line(f"{end} after {update.times['total']:.1f} s, {update.tokens} tokens" if end else "")
+        done = f"{end} after {update.times['total']:.1f} s, {update.tokens} tokens" if end else ""
+        self.status = status_line(done, back="" if update.reason == "refused" and self.job.index is None else None)
         self.turn = update.turn
+        if update.reason == "stop" and update.turn is None and self.job.index is None:
+            self.empty()
         if update.turn is not None:
             index = len(self.session.conversation.turns) - 1
             if update.reason == "budget":
@@ -319,8 +384,8 @@ class Answer:
 
     def _way_out(self, failed: dialogue.Card, turn: Turn | None) -> str:
         """The button of a card: the part that failed made anew, else the whole reply."""
-        if turn is None or self.job_index is not None:
-            return way_out(self.session, failed.error) if self.job_index is None else ""
+        if turn is None or self.job.index is not None:
+            return self.way_out(failed.error)
         index = len(self.session.conversation.turns) - 1
         for number, part in enumerate(turn.parts):
             if isinstance(part, MediaPart) and part.file is None and part.modality == failed.modality:
@@ -329,11 +394,23 @@ class Answer:
 
     turn: Turn | None = None
 
+    def way_out(self, error: UserError) -> str:
+        """The button of a card that stands for the whole job."""
+        if self.job.index is None:
+            return way_out(self.session, error)
+        return self.job.button if self.job.button and not isinstance(error, BadText) else closer()
+
+    def empty(self) -> None:
+        """It was stopped so early that there is nothing: the message can be sent again, or changed."""
+        self.extra.append(remark(NOTHING, button("resend", "0", "Retry", "Send this message once more")))
+        change = button("edit", "", "Edit", "Take this message back to the composer")
+        self.asked.setdefault("content", []).append(f'<div class="acts turn">{change}</div>')
+
     def draw(self) -> tuple[View, str]:
         """The conversation with this reply at its end."""
         parts = [*self.parts, TextPart(self.text)] if self.text.strip() else self.parts
         index = len(self.session.conversation.turns) - 1 if self.turn is not None else None
-        content = reply_content(self.chat, parts, self.session.folder, index)
+        content = reply_content(self.chat, parts, self.session.folder, index, fold=self.job.fold)
         if self.rough is not None:
             content.append(self.rough)
         if self.turn is not None and index is not None:
@@ -350,18 +427,24 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
     job, session.pending = session.pending, None
     if job is None:
         return
-    page = Answer(chat, session, job.index)
+    page = Answer(chat, session, job)
     ticket: object | None = None
     try:
         ticket = line.enter(session.key)
         while not line.wait(ticket, 0.5) and not session.stop.is_set():
-            yield session.view, status_line(f"Waiting for the model: {line.ahead(ticket)} before you"), []
+            ahead = line.ahead(ticket)
+            card_of_line = [{"role": "assistant", "content": [in_line(ahead)]}] if ahead else []
+            yield [*session.view, *card_of_line], status_line(f"Waiting for the model: {ahead} before you"), []
         if session.stop.is_set():
             page.status = status_line("Stopped")
+            if job.back:  # nothing was taken back yet
+                session.view = view_of(chat, session.conversation, session.folder)
+            elif job.index is None:
+                page.empty()
         else:
             yield from _follow(page, job)
     except UserError as error:
-        page.extra.append(card(error, way_out(session, error)))
+        page.extra.append(card(error, page.way_out(error)))
     finally:  # also when the visitor has closed the page
         if ticket is not None:
             line.leave(ticket)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -44,6 +45,8 @@ SESSIONS = HOME / "sessions"
 QUEUE = 32  # people who may wait for the model
 SETTLE_S = 60.0  # a page waits for the check of the parts so long
 PUBLIC_PACE = 6  # messages a minute of one person on a public page
+AGAIN = ("example", "retry", "branch", "again", "render", "longer", "resend", "lighter", "undo")  # buttons that a refusal offers once more
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 IDLE = "() => { document.querySelector('.composer').api.idle(); }"
 
@@ -70,9 +73,20 @@ def rail(visitors: Visitors, session: Session, search: str = "") -> str:
 
 
 def build(
-    chat: Chat, family: str, *, root: Path = SESSIONS, public: bool = False, home: Family | None = None, health: Health | None = None
+    chat: Chat,
+    family: str,
+    *,
+    root: Path = SESSIONS,
+    public: bool = False,
+    home: Family | None = None,
+    health: Health | None = None,
+    here: bool = True,
 ) -> gr.Blocks:
-    """The page over a loaded family. home: where it lies, for the facts about it; health: what is found of it at the start."""
+    """The page over a loaded family. home: where it lies, for the facts about it; health: what is found of it at the start.
+
+    here: nobody sees the page but on the computer that serves it.
+    """
+    here = here and not public
     health = health or Health()
     visitors = Visitors(root)
     line = Line(QUEUE)
@@ -112,9 +126,10 @@ def build(
 
         def prepare() -> Any:
             if data.get("edit") not in (None, ""):
+                session.last = None
                 pace.step(who(session, request))
                 return edited(chat, session, str(data["edit"]), text, items, output)
-            job = new_message(chat, session, text, items, output)  # it is kept if it comes too soon
+            job = new_message(chat, session, text, items, output, bool(data.get("aloud")))  # it is kept if it comes too soon
             pace.step(who(session, request))
             return job
 
@@ -124,10 +139,12 @@ def build(
         name, value = str(event._data.get("name")), str(event._data.get("value"))
 
         def prepare() -> Any:
-            pace.step(who(session, request))
+            if name != "close":
+                pace.step(who(session, request))
             return send_example(session, value) if name == "example" else act(chat, session, name, value)
 
-        return claim(session, prepare, sent=name in ("resend", "lighter"))
+        known = name in AGAIN and re.fullmatch(r"[0-9.]{1,40}", value) is not None
+        return claim(session, prepare, button(name, value, "Try again") if known else "")
 
     def send_example(session: Session, value: str) -> Any:
         if not value.isdecimal() or int(value) >= len(cards):
@@ -139,11 +156,12 @@ def build(
     def reply(session: Session) -> Iterator[Any]:
         if session.pending is None:  # refused: leave the page as it is (a generator that yields nothing would empty it)
             yield gr.skip(), gr.skip(), gr.skip()
+        aloud = session.pending is not None and session.pending.aloud
         told: list[dict[str, Any]] = []
         for view, state, sounds in answer(chat, session, line):
             fresh = bool(sounds) and sounds != told
             told = list(sounds)
-            yield view, state, pieces(sounds) if fresh and session.aloud else gr.skip()
+            yield view, state, pieces(sounds) if fresh and (aloud or session.aloud) else gr.skip()
 
     def halt(session: Session) -> None:
         session.stop.set()
@@ -182,37 +200,39 @@ def build(
     def load(session: Session, path: str) -> Any:
         try:
             found = archive.unpack(Path(path).read_bytes(), chat.vocabulary)
+            session.stop.set()
             other = visitors.find(session.key, "")
+            other.like(session)
             assert other.conversation.journal is not None
             other.conversation = archive.restore(found, other.conversation.journal)
             other.rename(found.title)
             return covered(other)
         except UserError as error:
-            session.view.append({"role": "assistant", "content": [card(error)]})
+            session.view.append({"role": "assistant", "content": [card(error, button("zip", "0", "Choose another file"))]})
             return session, gr.skip(), session.view, gr.skip(), gr.skip()
 
     def settled() -> str:
         health.done.wait(SETTLE_S)
-        return header(family, health)
+        return header(family, health, here)
 
     def run_tests(session: Session, request: gr.Request) -> Iterator[str]:
         done: list[selftest.Cell] = []
         try:
             pace.step(who(session, request))
-            with line.turn(session.key):
+            yield selftest.table(chat, done)
+            for source, target in selftest.pairs(chat):
+                with line.turn(session.key):  # one cell at a time: others have their turn in between
+                    done.append(selftest.cell(chat, source, target))
                 yield selftest.table(chat, done)
-                for item in selftest.cells(chat):
-                    done.append(item)
-                    yield selftest.table(chat, done)
         except UserError as error:
-            yield card(error)
+            yield card(error) + selftest.table(chat, done)
 
     with gr.Blocks(title="AnyGPT demo", fill_height=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         session = gr.State(time_to_live=24 * 3600, delete_callback=lambda gone: visitors.leave(gone, erase=public))
         key = gr.BrowserState(None, storage_key="anygpt-demo-session", secret="anygpt-demo")  # noqa: S106 - the key itself is the secret
         with gr.Row(elem_id="bar"):
             chats_button = gr.Button("Chats", elem_classes="quiet")
-            top = gr.HTML(header(family, health), elem_id="top", apply_default_css=False)
+            top = gr.HTML(header(family, health, here), elem_id="top", apply_default_css=False)
             model_button = gr.Button("Model", elem_classes="quiet wide")
             voice_button = gr.Button("Voice", elem_classes="quiet wide", visible=speaks)
             settings_button = gr.Button("Settings", elem_classes="quiet")
@@ -255,17 +275,17 @@ def build(
             with gr.Tab("Tokens", id="tokens"):
                 tokens = gr.HTML(lens.EMPTY, elem_id="tokens", apply_default_css=False)
             with gr.Tab("Model", id="model"):
-                facts = gr.HTML(model_facts(chat, family, home, health), apply_default_css=False)
+                facts = gr.HTML(model_facts(chat, family, home, health, here), apply_default_css=False)
                 gr.HTML("<h2>Any to any</h2>", apply_default_css=False)
                 test_button = gr.Button("Run the self-test", elem_classes="quiet")
                 grid = gr.HTML(selftest.table(chat, []), apply_default_css=False)
-        here = [session, key, messages, status, listing]
-        arrived = page.load(arrive, [key], here, **QUICK)
+        whole = [session, key, messages, status, listing]
+        arrived = page.load(arrive, [key], whole, **QUICK)
         arrived.then(None, js=IDLE)
         for restore, places in filter(None, (voices, settings)):
             arrived.then(restore, [session], places, **QUICK)
         page.load(settled, None, top, concurrency_limit=QUEUE, **HIDDEN)
-        new_button.click(start_anew, [session], here, **QUICK)
+        new_button.click(start_anew, [session], whole, **QUICK)
         for opener, tab in ((voice_button, "voice"), (settings_button, "settings")):
             opener.click(lambda tab=tab: opened(tab), None, [right, tabs], **QUICK)
         chats_button.click(lambda session: (gr.Sidebar(open=True), rail(visitors, session)), [session], [left, listing], **QUICK)
@@ -275,13 +295,13 @@ def build(
         ):
             answered = event.then(reply, [session], [messages, status, played], concurrency_limit=QUEUE, **HIDDEN)
             answered.then(None, js=IDLE)
-        model_button.click(lambda: (*opened("model"), model_facts(chat, family, home, health)), None, [right, tabs, facts], **QUICK)
+        model_button.click(lambda: (*opened("model"), model_facts(chat, family, home, health, here)), None, [right, tabs, facts], **QUICK)
         test_button.click(run_tests, [session], grid, concurrency_limit=QUEUE, **HIDDEN)
         composer.stop(halt, [session], None, **QUICK)
         composer.select(look, [session], [tokens, right, tabs], concurrency_limit=QUEUE, **HIDDEN)
-        composer.edit(chats, [session], here, **QUICK).then(uncover, [session], messages, **QUICK)
+        composer.edit(chats, [session], whole, **QUICK).then(uncover, [session], messages, **QUICK)
         save_button.click(save, [session], parcel, **QUICK).then(None, js=FETCH)
-        open_button.upload(load, [session, open_button], here, **QUICK).then(uncover, [session], messages, **QUICK)
+        open_button.upload(load, [session, open_button], whole, **QUICK).then(uncover, [session], messages, **QUICK)
         Endpoints(chat, family, line, pace, public=public).publish()
     return page
 
@@ -381,7 +401,8 @@ def serve(
     health = Health(() if chat.budgeted else chat.modalities)  # with a budget of memory parts come when they are needed
     threading.Thread(target=health.check, args=(chat,), daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="anygpt-") as scratch:
-        page = build(chat, home.name, root=Path(scratch) if public else SESSIONS, public=public, home=home, health=health)
+        root, here = Path(scratch) if public else SESSIONS, host in LOOPBACK and not share
+        page = build(chat, home.name, root=root, public=public, home=home, health=health, here=here)
         name, _, password = (auth or "").partition(":")
         page.queue(max_size=4 * QUEUE)
         signal.signal(signal.SIGTERM, lambda *_: _leave())

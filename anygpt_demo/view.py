@@ -5,6 +5,7 @@ Buttons in a message are `<button name="WHAT" value="TURN.PART">`; assets/page.j
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import unicodedata
 from collections.abc import Sequence
@@ -47,31 +48,57 @@ def button(name: str, value: object, label: str, about: str = "", kind: str = ""
     return f'<button type="button" name="{name}" value="{value}" class="do {kind}"{title}>{literal(label)}</button>'
 
 
-def under(name: str, text: str, buttons: str = "", said: str = "") -> str:
-    """A transcript or a remark below a medium, behind the medium's tag. said: the words of speech, whose player marks them."""
+def folded(markup: str) -> str:
+    """Words that are seen when they are asked for."""
+    return f'<details class="fold"><summary>Words</summary>{markup}</details>'
+
+
+def under(name: str, text: str, buttons: str = "", said: str = "", fold: bool = False, own: str = "") -> str:
+    """A transcript or a remark below a medium, behind the medium's tag. said: the words of speech, whose player marks them.
+
+    fold: they are folded away. own: what stands behind the remark and is never translated.
+    """
     tag = f'<span class="tag tag-{name}">{NAMES.get(name, name.capitalize())}</span>'
     acts = f'<span class="acts">{buttons}</span>' if buttons else ""
     told = f'<span class="said">{literal(said.strip())}</span>' if said else ""
-    return f'<div class="under">{tag}{told}<span>{literal(text.strip())}</span>{acts}</div>'
+    more = f' <span class="own">{literal(own.strip())}</span>' if own else ""
+    return f'<div class="under">{tag}{folded(told) if fold and told else told}<span>{literal(text.strip())}</span>{more}{acts}</div>'
 
 
-def card(error: UserError, buttons: str = "") -> str:
-    """An error: problem, cause, remedy, and what can be pressed."""
+def card(error: UserError, buttons: str = "", kind: str = "") -> str:
+    """An error: problem, cause, remedy, and what can be pressed. kind: "waiting" for what is none."""
     sentences = f"<span>{literal(error.cause)}</span> <span>{literal(error.remedy)}</span>"
-    return f'<div class="refusal"><strong>{literal(error.problem)}</strong> {sentences}{buttons}</div>'
+    return f'<div class="refusal {kind}"><strong>{literal(error.problem)}</strong> {sentences}{buttons}</div>'
 
 
-def remark(text: str) -> str:
-    """A note to the person."""
-    return f'<div class="notes">{literal(text)}</div>'
+def closer() -> str:
+    """The button of a card that can only be put away."""
+    return button("close", secrets.token_hex(8), "Close")
 
 
-def status_line(text: str, name: str = "", done: int = 0, total: int | None = None) -> str:
-    """What is going on, below the conversation."""
+def without_card(view: View, value: str) -> View:
+    """A view without the card that holds this close button."""
+    mark = f'name="close" value="{value}"'
+    kept = [{**item, "content": [part for part in item["content"] if mark not in str(part)]} for item in view]
+    return [item for item in kept if item["content"]]
+
+
+def in_line(ahead: int) -> str:
+    """The card of somebody who waits."""
+    told = UserError(f"Waiting for the model: {ahead} before you", "It answers one person at a time.", "Your turn comes by itself.")
+    return card(told, button("leave", "0", "Leave the line", "Your message stays here"), "waiting")
+
+
+def remark(text: str, buttons: str = "") -> str:
+    """A note to the person, and what can be pressed."""
+    return f'<div class="notes">{literal(text)}{buttons}</div>'
+
+
+def status_line(text: str, name: str = "", done: int = 0, total: int | None = None, back: str | None = None) -> str:
+    """What is going on, below the conversation. back: the message goes back to the composer, without the file of this number."""
     meter = f'<progress max="{total}" value="{done}" aria-hidden="true"></progress>' if total else ""
-    return (
-        f'<div class="status" role="status"><b class="of-{name}">{literal(text)}</b>{meter}</div>' if text else '<div class="status"></div>'
-    )
+    facts = (' role="status"' if text else "") + (f' data-refused="{back}"' if back is not None else "")
+    return f'<div class="status"{facts}>{f"""<b class="of-{name}">{literal(text)}</b>{meter}""" if text else ""}</div>'
 
 
 def ribbon(turn: Turn, index: int) -> str:
@@ -129,30 +156,51 @@ def part_buttons(place: str, part: MediaPart, clones: bool = True) -> str:
     return again + render + more + button("branch", place, "From here", "Keep the reply up to here and continue it anew")
 
 
+def transcript(parts: Sequence[Part], number: int) -> str:
+    """The words of the sound that is part `number`: those before it, also if pictures stand between."""
+    for part in reversed(parts[:number]):
+        if isinstance(part, TextPart):
+            return part.text
+        if part.modality != "image":
+            break
+    return ""
+
+
+def is_folded(turn: Turn) -> bool:
+    """Whether a reply was to be heard and not read."""
+    made = turn.facts.get("settings") or {}
+    return made.get("output") == "speech" and {"image", "music"} <= set(made.get("forbid", ()))
+
+
 def reply_content(
-    chat: Chat, parts: Sequence[Part], folder: Path, index: int | None = None, without: tuple[int, int] | None = None
+    chat: Chat,
+    parts: Sequence[Part],
+    folder: Path,
+    index: int | None = None,
+    without: tuple[int, int] | None = None,
+    fold: bool = False,
 ) -> list[Any]:
     """The parts of a reply in the model's order. The words right before speech are its transcript and stand below it.
 
     index: of the turn, if it is finished and its parts can be worked on. without: turn and part whose file is not shown.
+    fold: words are folded away.
     """
     content: list[Any] = []
     for number, part in enumerate(parts):
         following = parts[number + 1] if number + 1 < len(parts) else None
         if isinstance(part, TextPart):
             if not (isinstance(following, MediaPart) and following.modality == "speech" and following.file):
-                content.append(words(part.text))
+                content.append(folded(words(part.text)) if fold else words(part.text))
             continue
         buttons = part_buttons(f"{index}.{number}", part, chat.clones) if index is not None else ""
         if part.file is None:
             content.append(under(part.modality, "could not be made", buttons))
             continue
-        before = parts[number - 1] if number else None
-        said = before.text if isinstance(before, TextPart) else ""
+        said = transcript(parts, number)
         hidden = without is not None and without == (index, number)
         content.append(REMADE if hidden else shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality)))
         facts = f"AI-generated, {seconds_of(chat.vocabulary, part)}{part.codes.size} tokens"
-        content.append(under(part.modality, facts, buttons, said if part.modality == "speech" else ""))
+        content.append(under(part.modality, facts, buttons, said if part.modality == "speech" else "", fold))
     return content
 
 
@@ -175,7 +223,8 @@ def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index:
             content.append(shown_file(folder / part.file, "What you sent"))
             look = "What the model sees" if part.modality == "image" else "What the model hears"
             buttons = button("tokens", f"{index}.{number}", look) if index is not None else ""
-            content.append(under(part.modality, f"heard: {heard}" if part.modality == "speech" and heard else "from you", buttons))
+            told = ("heard:", heard) if part.modality == "speech" and heard else ("from you", "")
+            content.append(under(part.modality, told[0], buttons, own=told[1]))
     if index is not None:
         content.append(f'<div class="acts turn">{button("edit", index, "Edit", "Change this message and answer it anew")}</div>')
     return content
@@ -193,6 +242,6 @@ def view_of(chat: Chat, conversation: Conversation, folder: Path, without: tuple
             heard = turns[index + 1].heard if index + 1 < len(turns) else None
             view.append({"role": "user", "content": human_content(turn.parts, folder, heard, index)})
         else:
-            content = [*reply_content(chat, turn.parts, folder, index, without), *reply_end(turn, index)]
+            content = [*reply_content(chat, turn.parts, folder, index, without, is_folded(turn)), *reply_end(turn, index)]
             view.append({"role": "assistant", "content": content})
     return view

@@ -36,12 +36,18 @@ class Job:
     """What the model shall do. start: seed -> updates. index: the turn that is changed in its place, None for a new reply.
 
     lighter: the same in less memory, if that can be had. seed: the one to use instead of the visitor's.
+    fold: the words of the reply are folded away, for it is to be heard. aloud: its sounds are played whatever the settings say.
+    back: it goes back to an earlier message. button: what was pressed for it, to be pressed once more if it fails.
     """
 
     start: Callable[[int], Iterator[Update]]
     index: int | None = None
     lighter: Callable[[int], Iterator[Update]] | None = None
     seed: int | None = None
+    fold: bool = False
+    aloud: bool = False
+    back: bool = False
+    button: str = ""
 
 
 @dataclass

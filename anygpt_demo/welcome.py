@@ -27,6 +27,8 @@ HOME = Path(__file__).resolve().parent.parent
 GALLERY = HOME / "assets" / "gallery" / "gallery.json"
 FIRST = 4  # cards that are shown at once
 THUMBNAIL = 96  # pixels
+HERE = "They run on this computer; nothing leaves it."
+AWAY = "What you send goes to the server of this page, where the models run, and to nobody else."
 TOY = "mini is a toy: simple scenes, short English sentences and tunes, no facts."
 
 
@@ -115,11 +117,12 @@ def _card(number: int, card: Example) -> str:
 DOTS = {"good": "All parts work", "bad": "A part does not work", "busy": "Parts are loading"}
 
 
-def header(family: str, health: Health) -> str:
-    """Name of the page, which models answer, and whether they work."""
+def header(family: str, health: Health, here: bool = True) -> str:
+    """Name of the page, which models answer, and whether they work. here: on the computer of whoever looks at it."""
     dot = f'<i class="dot {health.state}" role="img" aria-label="{DOTS[health.state]}"></i>'
-    about = f"{dot}{literal(family)}<span>, on this computer</span>"
-    badge = f'<details class="badge"><summary title="What it is">{about}</summary><div>{about_family(family)}{told(health)}</div></details>'
+    about = f"{dot}{literal(family)}<span>{', on this computer' if here else ', on a server'}</span>"
+    more = f"<div>{about_family(family, here)}{told(health)}</div>"
+    badge = f'<details class="badge"><summary title="What it is">{about}</summary>{more}</details>'
     return f'<header class="top"><h1>AnyGPT demo</h1>{badge}</header>'
 
 
@@ -133,19 +136,20 @@ def told(health: Health) -> str:
     return f'<ul class="health">{"".join(rows)}</ul>' if rows else ""
 
 
-def about_family(family: str) -> str:
-    """What a family is, and what not to expect of it."""
+def about_family(family: str, here: bool = True) -> str:
+    """What a family is, where what is sent to it goes, and what not to expect of it."""
     if family != "mini":
-        return "<p>Converted from the official weights. It can be wrong, and it repeats what its training data held.</p>"
+        about = "<p>Converted from the official weights. It can be wrong, and it repeats what its training data held.</p>"
+        return about if here else f"{about}<p>{AWAY}</p>"
     return (
-        "<p><b>mini</b> <span>is a family of very small models, trained from nothing for this demo. "
-        "They run on this computer; nothing leaves it.</span></p>"
+        "<p><b>mini</b> <span>is a family of very small models, trained from nothing for this demo.</span> "
+        f"<span>{HERE if here else AWAY}</span></p>"
         "<p>It knows a small world: simple scenes of things and places, short spoken sentences, short tunes. English only.</p>"
         "<p>It is not an assistant: it does not know facts, and it will be wrong about anything outside its world.</p>"
     )
 
 
-def model_facts(chat: Chat, family: str, home: Family | None, health: Health) -> str:
+def model_facts(chat: Chat, family: str, home: Family | None, health: Health, here: bool = True) -> str:
     """Which files are loaded, how large they are, and what of them is in memory."""
     rows = []
     for role in sorted(home.manifest["components"]) if home is not None else ():
@@ -156,4 +160,4 @@ def model_facts(chat: Chat, family: str, home: Family | None, health: Health) ->
     held = f"<p><span>In memory besides the language model:</span> {loaded}</p>" if loaded else ""
     mark = f'<p class="smallprint"><span>Fingerprint</span> {literal(chat.model[:16])}</p>' if chat.model else ""
     parts = f'<table class="facts">{"".join(rows)}</table>' if rows else ""
-    return f"<h2>{literal(family)}</h2>{about_family(family)}{told(health)}{parts}{held}{memory}{mark}"
+    return f"<h2>{literal(family)}</h2>{about_family(family, here)}{told(health)}{parts}{held}{memory}{mark}"

@@ -6,10 +6,12 @@ const find = (selector) => root.querySelector(selector);
 const text = find('textarea'), tray = find('.composer-tray'), note = find('.composer-note'), chooser = find('.composer-file');
 const send = find('.composer-send'), talk = find('.composer-talk'), clock = find('.composer-time');
 const WORDS = { image: 'Picture', speech: 'Speech', music: 'Music' };
+const OTHERS = { speech: 'music', music: 'speech' }, TURNS = { speech: 'As speech', music: 'As music' };
 const HOLD_MS = 350, SPEECH_S = 30, SILENT = 0.002, MARGIN_S = 0.25;
 let items = [], kindAsked = 'image', recorder = null, state = 'idle', pressedAt = 0, locked = false;
 let output = null, edit = null, waiting = false; // the pressed chip, the message that is edited, whether one waits for the reply to end
 let recorded = 'speech', replies = 0; // what the round button records; how many replies have ended
+let sent = null, last = null; // the message whose reply is made, and the one before
 
 function setState(next) {
   state = next;
@@ -24,6 +26,11 @@ function refresh() {
   const content = text.value.trim() || items.length;
   send.disabled = !['idle', 'busy'].includes(state) || waiting || !content || items.some((item) => item.pending);
   tray.hidden = !items.length;
+}
+
+function rest() { // the word beside the button while nothing is recorded
+  clock.textContent = free ? 'listening' : '';
+  refresh();
 }
 
 function say(problem) {
@@ -50,12 +57,20 @@ function drawTray() {
     }
     const label = document.createElement('span');
     label.textContent = WORDS[item.kind] + ': ' + item.name;
+    const other = OTHERS[item.kind], turn = document.createElement('button');
+    if (other) { // a sound is read as speech or as music
+      turn.type = 'button';
+      turn.className = 'chip-kind';
+      turn.textContent = TURNS[other];
+      turn.setAttribute('aria-label', TURNS[other] + ': ' + item.name);
+      turn.onclick = () => { item.kind = other; drawTray(); tray.querySelectorAll('li')[items.indexOf(item)].querySelector('.chip-kind').focus(); };
+    }
     const remove = document.createElement('button');
     remove.type = 'button';
     remove.textContent = '\u00d7';
     remove.setAttribute('aria-label', 'Remove ' + item.name);
     remove.onclick = () => drop(item);
-    chip.append(label, remove);
+    chip.append(label, ...(other ? [turn] : []), remove);
     return chip;
   }));
   refresh();
@@ -115,16 +130,36 @@ function submit() {
   if (state === 'busy') { waiting = true; say(''); clock.textContent = 'next'; refresh(); return; }
   if (state !== 'idle') return;
   const parts = items.map(({ kind, path, name }) => ({ kind, path, name }));
-  items.forEach((item) => item.preview && URL.revokeObjectURL(item.preview));
+  sent = { words, items, output, edit };
   items = [];
   text.value = '';
   grow();
   say('');
   drawTray();
   setState('busy');
-  trigger('submit', { text: words, items: parts, output, edit });
+  trigger('submit', { text: words, items: parts, output, edit, aloud: Boolean(free) && !output });
   choose(null);
   change(null);
+}
+
+function ended() { // the reply has ended; a message that was refused comes back, without the file that cannot be used
+  const refused = document.querySelector('#status [data-refused]')?.dataset.refused;
+  if (!sent) return;
+  last?.items.forEach((item) => item.preview && !items.includes(item) && URL.revokeObjectURL(item.preview));
+  last = sent;
+  sent = null;
+  if (refused === undefined) return;
+  waiting = false;
+  back({ ...last, items: last.items.filter((_, number) => String(number) !== refused) });
+}
+function back(message) { // into the composer, before what is written there by now
+  const words = [message.words, text.value].filter(Boolean).join('\n');
+  items = [...message.items, ...items].slice(0, 8);
+  if (message.output) choose(message.output);
+  change(message.edit, words);
+  text.value = words;
+  grow();
+  drawTray();
 }
 
 function choose(name) { // a chip: what the reply has to be
@@ -152,7 +187,9 @@ text.addEventListener('keydown', (event) => {
 send.onclick = submit;
 
 const PATIENCE_S = 15; // after Stop
-function stop() {
+function stop() { // what was written for afterwards stays in the composer
+  waiting = false;
+  rest();
   trigger('stop', {});
   const asked = replies;
   setTimeout(() => {
@@ -167,8 +204,17 @@ function top() { // the Chatbot scrolls to its end, the empty page begins at its
 }
 root.api = {
   busy: () => setState('busy'),
-  idle: () => { replies += 1; setState('idle'); [0, 200, 600].forEach((later) => setTimeout(top, later)); clock.textContent = ''; if (waiting) { waiting = false; submit(); } },
-  change, state: () => state, record: (kind) => { recorded = kind; },
+  idle: () => {
+    replies += 1;
+    setState('idle');
+    ended();
+    [0, 200, 600].forEach((later) => setTimeout(top, later));
+    rest();
+    root.api.list?.();
+    if (waiting) { waiting = false; submit(); }
+  },
+  back: (words) => back(last?.words === words ? last : { words, items: [], output: null, edit: null }),
+  stop, change, state: () => state, record: (kind) => { recorded = kind; },
 };
 
 // ---- speaking
@@ -261,6 +307,7 @@ function wave(samples, rate) { // 16-bit mono WAV
 
 async function begin() { // recording by the button; hands-free listening ends
   say('');
+  if (free) toggleFree();
   setState('starting');
   locked = false;
   try {

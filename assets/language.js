@@ -1,6 +1,6 @@
 // The interface in Chinese: fixed sentences are looked up (numbers stand as #, other words as *), what people and models wrote is left alone.
 // ZH is given by the server. Follows live.js.
-const OWN = '.part, .words, .under > span:not(.tag):not(.acts), textarea, .chat-title, .piece, .ids', SAID = ['placeholder', 'title', 'aria-label'];
+const OWN = '.part, .words, .said, .own, textarea, .chat-title, .piece, .ids', SAID = ['placeholder', 'title', 'aria-label'];
 const english = new WeakMap();
 let chinese = (localStorage.getItem('anygpt-language') || navigator.language).startsWith('zh');
 
@@ -18,7 +18,7 @@ function said(text) {
 }
 function render(node) {
   if (node.nodeType === 3) {
-    if (!node.textContent.trim() || (node.parentElement?.closest(OWN) && !/^AI-generated/.test(node.textContent))) return;
+    if (!node.textContent.trim() || (node.parentElement?.closest(OWN))) return;
     if (!chinese) { if (english.has(node)) { node.textContent = english.get(node); english.delete(node); } return; }
     const found = said(node.textContent);
     if (found && found !== node.textContent) { english.set(node, node.textContent); node.textContent = found; }

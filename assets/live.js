@@ -5,11 +5,17 @@ let speaker = null, playing = [], nextAt = 0;
 root.api.played = 0; // pieces so far
 const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
+function wake() { // iPhones let a page sound only if it began to in a touch of the person
+  speaker ||= new AudioContext();
+  if (speaker.state !== 'running') speaker.resume();
+}
+['pointerup', 'click', 'keydown'].forEach((kind) => document.addEventListener(kind, wake, true));
+
 function play(list) { // [{id, rate, pcm, said, start}]: 16-bit samples and words in base64; those that were heard before are left out
   for (const { id, rate, pcm, said, start } of list) {
     if (root.api.heard?.has(id)) continue;
     (root.api.heard ||= new Set()).add(id);
-    speaker ||= new AudioContext();
+    wake();
     const samples = Float32Array.from(new Int16Array(bytesOf(pcm).buffer), (value) => value / 32768);
     const buffer = speaker.createBuffer(1, samples.length, rate), source = speaker.createBufferSource();
     buffer.copyToChannel(samples, 0);
@@ -115,16 +121,18 @@ async function toggleFree() {
     free = null;
     talk.style.removeProperty('--level');
   } else {
-    free = { floor: 0.01, loud: 0, quiet: 0, kept: [], seconds: 0, talking: false };
+    const mine = free = { floor: 0.01, loud: 0, quiet: 0, kept: [], seconds: 0, talking: false };
     try {
-      free.close = await capture({ echoCancellation: true, noiseSuppression: true, autoGainControl: true }, (data, rate) => free && frame(data, rate));
+      mine.close = await capture({ echoCancellation: true, noiseSuppression: true, autoGainControl: true }, (data, rate) => free === mine && frame(data, rate));
+      if (free !== mine) return mine.close(); // it was ended while it began
     } catch (error) {
+      if (free !== mine) return;
       free = null;
       say(microphoneTrouble(error));
     }
   }
   handsFree.setAttribute('aria-pressed', String(Boolean(free)));
-  clock.textContent = free ? 'listening' : '';
+  rest();
 }
 handsFree.onclick = toggleFree;
 

@@ -1,32 +1,50 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
-const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
+const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
 
 function tell(button) {
   const { name, value } = button;
   if (name === 'edit') {
     const words = [...button.closest('.message-row').querySelectorAll('.part')].map((part) => part.textContent).join(' ');
-    root.api.change(value, words);
+    value ? root.api.change(value, words) : root.api.back(words); // one that nothing answered was not kept
+  } else if (name === 'zip') {
+    document.querySelector('#rail input[type=file]').click();
+  } else if (name === 'leave') {
+    root.api.stop();
   } else if (name === 'attach') {
     find(`[data-attach=${value}]`).click();
   } else if (name === 'check') {
     root.api.check();
   } else if (WORKING.includes(name)) {
     if (root.api.state() !== 'idle') return;
-    if (name !== 'undo') root.api.busy();
+    if (!['undo', 'close'].includes(name)) root.api.busy();
     trigger('retry', { name, value });
   } else if (LISTED.includes(name)) {
     trigger('edit', { name, value });
   } else trigger('select', { name, value });
 }
 
+const ARMED_MS = 8000;
+function drops(button) { // whether messages that follow would go
+  if (!['retry', 'undo', 'edit', 'branch'].includes(button.name) || !button.value) return false;
+  const row = button.closest('.message-row'), every = (selector) => [...document.querySelectorAll('#chat ' + selector)];
+  if (row) return every('.user-row').some((other) => row.compareDocumentPosition(other) & 4);
+  return every('button[name=retry]').some((other) => Number(other.value) > parseInt(button.value)); // a button of the drawer
+}
+function arm(button) { // deleting takes two clicks
+  const label = button.textContent;
+  button.dataset.armed = 'yes';
+  button.textContent = button.name === 'delete' ? 'Really delete' : 'Really? What follows is deleted';
+  setTimeout(() => { delete button.dataset.armed; button.textContent = label; }, ARMED_MS);
+}
+root.api.list = () => { // an open list of chats follows the conversation
+  if (!document.querySelector('#rail.open') || document.activeElement?.closest('#rail')) return;
+  trigger('edit', { name: 'search', value: document.querySelector('#rail input[name=search]')?.value || '' });
+};
+
 page.addEventListener('click', (event) => {
   const button = event.target.closest('button[name][value]');
   if (!button || !button.closest('#chat, #rail, #drawer')) return;
-  if (button.classList.contains('sure') && !button.dataset.armed) { // deleting takes two clicks
-    button.dataset.armed = 'yes';
-    button.textContent = 'Really delete';
-    return;
-  }
+  if ((button.classList.contains('sure') || drops(button)) && !button.dataset.armed) return arm(button);
   tell(button);
 });
 page.addEventListener('input', ({ target }) => {

@@ -55,6 +55,9 @@ class Actor:
             facts = self.vocabulary.ranges[name]
             known = list(ids)[::-1].index(facts.start) // facts.modality.layers
             return Play(self.vocabulary, self._block(name, grammar.limits[name] - known)[1:], grammar, stop)
+        if self.forced in self.vocabulary.ranges and grammar.force_after == 0:  # words that stand already are said
+            ends = [self.vocabulary.eos, self.vocabulary.stop]
+            return Play(self.vocabulary, [*self._block(str(self.forced), 25), *ends], grammar, stop)
         newest = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
         return Play(self.vocabulary, self._lines(newest), grammar, stop)
 

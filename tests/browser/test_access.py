@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 LEFT = {"AnyGPT demo", "mini", "English", "slt", "kathleen", "chat.zip", "voice"}  # names, and two links that nobody sees
 ENGLISH = """() => {
-  const own = '.part, textarea, .chat-title, .piece, .ids, .sources li, script, style, svg, .example .words';
+  const own = '.part, .said, .own, textarea, .chat-title, .piece, .ids, .sources li, script, style, svg, .example .words';
   const walker = document.createTreeWalker(document.querySelector('.gradio-container'), NodeFilter.SHOW_TEXT), found = [];
   const gradio = '#drawer [data-testid*=audio], #drawer .audio-container, .toast-wrap';
   while (walker.nextNode()) {

@@ -138,7 +138,7 @@ def test_a_part_that_fails_can_be_made_anew(page: Page, stage: Stage) -> None:
     stage.props["image"].broken = True
     say(page, "draw")
     finished(page)
-    expect(page.locator("#chat .refusal")).to_contain_text("The image could not be made.")
+    expect(page.locator("#chat .refusal")).to_contain_text("The picture could not be made.")
     stage.props["image"].broken = False
     page.locator("#chat .refusal").get_by_role("button", name="Make it anew").click()
     finished(page)
