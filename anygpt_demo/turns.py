@@ -167,9 +167,7 @@ def new_message(chat: Chat, session: Session, text: str, items: object, output: 
     return session.last
 
 
-def read_aloud(
-    chat: Chat, session: Session, updates: Iterator[dialogue.Update], wish: Settings, seed: int
-) -> Iterator[dialogue.Update]:
+def read_aloud(chat: Chat, session: Session, updates: Iterator[dialogue.Update], wish: Settings, seed: int) -> Iterator[dialogue.Update]:
     """A reply; if it has words but nothing that sounds, it goes on with speech: to draw what was asked for comes first."""
     for update in updates:
         turn = update.turn if isinstance(update, dialogue.Finished) and update.reason == "eos" else None

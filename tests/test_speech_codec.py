@@ -79,6 +79,28 @@ def test_a_streamed_voice_is_one_line_of_codes_and_repeatable() -> None:
     assert np.array_equal(np.stack(fed)[:, 0], codes[:, 0]) and np.abs(joined - whole).max() < 1e-5
     again = np.concatenate([piece.samples for piece in codec.stream(iter(codes), seed=3)])
     assert np.array_equal(joined, again)
+    assert np.abs(codec.decode(codes, seed=3).samples - joined).max() < 1e-5  # a sentence at once is the same line of codes
+    assert not np.array_equal(codec.decode(codes, seed=4).samples, codec.decode(codes, seed=3).samples)
+
+
+def test_a_voice_goes_on_from_what_is_before_it() -> None:
+    from anygpt_demo.models.soundstorm import ALONE, SPAN, SoundStorm
+
+    torch.manual_seed(0)
+    small = {"codebook_size": 32, "num_quantizers": 7, "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8}}
+    model = SoundStorm(small).eval()
+    semantic, prompt = torch.randint(0, 32, (1, SPAN)), torch.randint(0, 32, (1, 20, 8))
+    seen: list[torch.Tensor] = []
+    hidden = model.net.hidden
+    model.net.hidden = lambda codes, condition: (seen.append(codes.clone()), hidden(codes, condition))[1]  # type: ignore[method-assign]
+    made = model.generate_clean(semantic, prompt, 5, generator=torch.Generator().manual_seed(0))
+    assert len(seen) == 5 + ALONE + 1
+    assert all(torch.equal(codes[:, :20], prompt[..., 1:]) for codes in seen)
+    known = [int((codes[0, 20:, 0] != model.mask_id).sum()) for codes in seen]
+    assert known == [0, 10, 20, 30, 40, 50, 50, 50]
+    assert all((codes[0, 20 : 20 + n, 0] == made[0, :n, 1]).all() for n, codes in zip(known, seen, strict=True))  # onward, never changed
+    assert (seen[4][..., 1:][:, 20:] == model.mask_id).all() and (seen[-1][..., 3:][:, 20:] == model.mask_id).all()
+    assert torch.equal(made[..., 0], semantic) and int(made.max()) < model.mask_id
 
 
 def test_another_rate_is_refused(codec: SpeechCodec) -> None:

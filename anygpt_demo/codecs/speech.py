@@ -37,7 +37,7 @@ MODALITY = Modality(
 VOICES = Path(__file__).resolve().parents[2] / "assets" / "voices"
 DEFAULT_VOICE = "slt"
 FIRST, LATER = 25, 50  # codes that SoundStorm fills at first, for a quick beginning, and then
-CONTEXT = 100  # frames that were filled before and that the next window sees
+CONTEXT = 50  # frames that were filled before and that the next window sees
 PROMPT_FRAMES = 150  # 3 s of the voice prompt are used, as in the paper's demo of SoundStorm
 
 
@@ -110,8 +110,11 @@ class SpeechCodec:
         with torch.inference_mode():
             levels = torch.from_numpy(np.asarray(codes, np.int64).T.copy()).to(self.device)[:, None]
             if self.soundstorm is not None:
-                generator = torch.Generator(self.device).manual_seed(seed)
-                levels = self.fill(levels[0], self.prompt(voice or built_in_voice()), generator).permute(2, 0, 1)
+                filler = Filler(self, voice or built_in_voice(), seed)
+                whole = levels.shape[-1]
+                cuts = [0, *range(FIRST, whole, LATER), whole] if self.clean else [0, whole]
+                windows = [filler.fill(levels[0, :, a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+                levels = torch.cat(windows, 1).permute(2, 0, 1)
             samples = self.tokenizer.decode(levels)[0, 0].float().cpu().numpy()
         return Audio(np.clip(samples, -1.0, 1.0), self.tokenizer.sample_rate)
 
@@ -155,20 +158,44 @@ class SpeechCodec:
         yield from streamer.finish()
 
 
-class SpeechStream:
-    """Speech while its codes still arrive: SoundStorm fills windows of codes, the decoder runs on without a seam.
+class Filler:
+    """SoundStorm on one window of semantic codes after another, in one voice.
 
     A window is filled after the voice prompt and the last CONTEXT frames that were filled, which stay as they are; so the voice
-    goes on where it was, and the waveform is that of one line of codes. A whole sentence at once (decode()) gives other codes.
+    goes on where it was, and the waveform is that of one line of codes.
     """
 
     def __init__(self, codec: SpeechCodec, voice: Voice, seed: int) -> None:
         import torch
 
+        self.codec = codec
+        self.generator = torch.Generator(codec.device).manual_seed(seed)
+        with torch.inference_mode():
+            self.prompt = codec.prompt(voice)
+        self.recent = self.prompt[:, :0]
+
+    def fill(self, semantic: torch.Tensor) -> torch.Tensor:
+        """All levels of the next codes. int64 (1, n) -> (1, n, 8)."""
+        import torch
+
+        with torch.inference_mode():
+            filled = self.codec.fill(semantic, torch.cat([self.prompt, self.recent], 1), self.generator)
+            self.recent = torch.cat([self.recent, filled], 1)[:, -CONTEXT:]
+        return filled
+
+
+class SpeechStream:
+    """Speech while its codes still arrive: SoundStorm fills windows of codes, the decoder runs on without a seam.
+
+    The pieces joined are what decode() gives; only the published way of sampling fills a whole sentence at once there.
+    """
+
+    def __init__(self, codec: SpeechCodec, voice: Voice, seed: int) -> None:
+
         from anygpt_demo.codecs.wave import WaveStream
 
         self.codec = codec
-        self.generator = torch.Generator(codec.device).manual_seed(seed)
+        self.filler = None if codec.soundstorm is None else Filler(codec, voice, seed)
         self.waiting: list[np.ndarray] = []
         self.window = FIRST
         tokenizer = codec.tokenizer
@@ -176,15 +203,12 @@ class SpeechStream:
         def vectors(codes: torch.Tensor) -> torch.Tensor:
             return tokenizer.quantizer.decode(codes.T[:, None].to(codec.device))
 
-        with torch.inference_mode():
-            self.past = codec.prompt(voice) if codec.soundstorm is not None else None
-        self.prompt = 0 if self.past is None else self.past.shape[1]
         self.wave = WaveStream(vectors, list(tokenizer.decoder.model), tokenizer.hop, tokenizer.sample_rate, FIRST, FIRST)
 
     def feed(self, frame: np.ndarray) -> list[Audio]:
         """One more semantic code, int64 (1,); the sound that it completes."""
         self.waiting.append(np.asarray(frame, np.int64).reshape(-1))
-        if self.past is None:
+        if self.filler is None:
             return self.wave.feed(self.waiting.pop())
         return self._fill() if len(self.waiting) >= self.window else []
 
@@ -196,11 +220,7 @@ class SpeechStream:
         """Fill what waits and decode it."""
         import torch
 
-        assert self.past is not None
-        with torch.inference_mode():
-            semantic = torch.from_numpy(np.concatenate(self.waiting)).to(self.codec.device)[None]
-            filled = self.codec.fill(semantic, self.past, self.generator)
-            recent = torch.cat([self.past[:, self.prompt :], filled], 1)[:, -CONTEXT:]
-            self.past = torch.cat([self.past[:, : self.prompt], recent], 1)
+        assert self.filler is not None
+        filled = self.filler.fill(torch.from_numpy(np.concatenate(self.waiting)).to(self.codec.device)[None])
         self.waiting, self.window = [], LATER
         return [piece for frame in filled[0].cpu().numpy() for piece in self.wave.feed(frame)]

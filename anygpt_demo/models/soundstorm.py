@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Noise = Callable[[Tensor], Tensor]  # logits -> noise of the same shape
+SPAN = 50  # frames of level 0 that generate_clean() writes in `steps` passes
+ALONE = 2  # levels above level 0 that have a pass of their own there
 
 # where the un-forked repository keeps the convolution module -> where the checkpoint of AnyGPT has it
 UNFORKED = {"net.0.": "net1.0.", "net.2.": "net1.2.", "net.4.conv.": "ds_conv.conv.", "net.6.": "net2.1.", "net.7.": "net2.2."}
@@ -366,17 +368,18 @@ class SoundStorm(nn.Module):
         prompt: Tensor | None = None,
         steps: int = 8,
         *,
-        temperature: float = 0.8,
+        temperature: float = 0.5,
         generator: torch.Generator | None = None,
         vectors: Tensor | None = None,
     ) -> Tensor:
         """Generating as the network was trained: the prompt stays, higher levels stay masked until it is their turn.
 
-        Same shapes as generate(). Each pass over level 0 keeps the most certain positions of that level alone; the draw is
-        random below `temperature` and falls to the arg-max towards the last pass.
+        Same shapes as generate(). Level 0 is written onward from the prompt, in `steps` passes for every SPAN frames, each choice a
+        draw at `temperature`: the phase of a voice follows from what is before it, and frames chosen far apart would not fit
+        together. Then a pass for each of the next ALONE levels, and one for all above them; these take the likeliest code.
 
-        vectors: the codec's code vectors of the acoustic levels, (Q, V, d). With them each choice is the code nearest to the
-        expected vector instead: the least mean squared error, which suits a small network that is rarely sure of one code.
+        vectors: the codec's code vectors of the acoustic levels, (Q, V, d). With them each choice above level 0 is the code nearest to
+        the expected vector instead: the least mean squared error, which suits a small network that is rarely sure of one code.
         """
         batch, frames = semantic.shape
         codes = semantic.new_full((batch, frames, self.levels), self.mask_id)
@@ -386,25 +389,20 @@ class SoundStorm(nn.Module):
             codes = torch.cat([prompt[..., 1:], codes], 1)
         condition = self.semantic_token_emb(stream)
         noise = gumbel(generator)
-
-        def nearest(logits: Tensor, table: Tensor) -> Tensor:
-            expected = logits.softmax(-1) @ table
-            return (table.square().sum(-1) - 2 * expected @ table.T).argmin(-1)
-
-        counts = remask_counts(steps, frames)[1:]
-        for step, count in enumerate(counts, 1):
-            logits = self.net.level_logits(self.net.hidden(codes, condition), 0)[:, before:].float()
-            heat = temperature * (1 - step / steps)
-            if vectors is not None:
-                drawn = nearest(logits, vectors[0])
-            else:
-                drawn = (logits + heat * noise(logits)).argmax(-1) if heat > 0 else logits.argmax(-1)
-            waiting = codes[:, before:, 0] == self.mask_id
-            sure = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0].masked_fill(~waiting, math.inf)
-            ranks = sure.argsort(dim=-1).argsort(dim=-1)
-            now = torch.where(waiting, drawn, codes[:, before:, 0])
-            codes[:, before:, 0] = now.masked_fill(waiting & (ranks < count), self.mask_id)
+        stride = math.ceil(SPAN / steps)
+        for first in range(before, before + frames, stride):
+            now = slice(first, first + stride)
+            logits = self.net.level_logits(self.net.hidden(codes, condition)[:, now], 0).float()
+            codes[:, now, 0] = (logits + temperature * noise(logits)).argmax(-1) if temperature > 0 else logits.argmax(-1)
+        hidden = None
         for level in range(1, self.levels):
-            logits = self.net.level_logits(self.net.hidden(codes, condition), level)[:, before:]
-            codes[:, before:, level] = logits.argmax(-1) if vectors is None else nearest(logits.float(), vectors[level])
+            if hidden is None or level <= ALONE + 1:
+                hidden = self.net.hidden(codes, condition)[:, before:]
+            logits = self.net.level_logits(hidden, level).float()
+            if vectors is None:
+                chosen = logits.argmax(-1)
+            else:
+                table = vectors[level]
+                chosen = (table.square().sum(-1) - 2 * (logits.softmax(-1) @ table) @ table.T).argmin(-1)
+            codes[:, before:, level] = chosen
         return torch.cat([semantic[..., None], codes[:, before:]], -1)

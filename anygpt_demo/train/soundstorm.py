@@ -37,8 +37,8 @@ from anygpt_demo.train.team import Team
 CONFIG: dict[str, Any] = {
     "codebook_size": 1024,
     "num_quantizers": 7,
-    "clean": True,  # generate as it was trained, each choice the code nearest to the expected vector
-    "steps": 2,
+    "clean": True,  # generate as it was trained
+    "steps": 7,
     "conformer": {
         "dim": 256,
         "depth": 4,
