@@ -150,7 +150,7 @@ def answered_anew(
     """Go back to the message `index`, which may have been changed, and answer it again."""
     conversation = session.conversation
     session.view = view_of(chat, Conversation(conversation.turns[:index]), session.folder)
-    session.view.append({"role": "user", "content": human_content(human.parts, session.folder, None)})
+    session.view.append({"role": "user", "content": human_content(chat, human, session.folder, None)})
     options = _options(session, _wished(session, output))
 
     def start(seed: int) -> Iterator[dialogue.Update]:
@@ -176,7 +176,7 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
     """A button of a message: resend, lighter, retry, undo, branch, again, render or longer. Raises UserError."""
     if name in ("resend", "lighter") and session.last is not None:
         return session.last if name == "resend" else Job(session.last.lighter or session.last.start)
-    place, _, seconds = place.rpartition(".") if name == "longer" else (place, "", "")
+    place, _, more = place.rpartition(".") if place.count(".") == 2 else (place, "", "")  # seconds of music; pieces or frames to keep
     index, number, turn = lens.find(session.conversation, place)
     if turn.role != "mmgpt" or index == 0:
         raise BadText("This cannot be done here.", "It is not a reply.", "Use the buttons below a reply.")
@@ -186,12 +186,13 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         session.view = view_of(chat, session.conversation, session.folder)
         return None
     if name == "branch":
-        return answered_anew(chat, session, index - 1, human, keep=chat.opening(turn, number + 1))
+        keep = chat.opening(turn, number, int(more[:6])) if more.isdecimal() else chat.opening(turn, number + 1)
+        return answered_anew(chat, session, index - 1, human, keep=keep)
     part = turn.parts[number] if number < len(turn.parts) else None
     if name in ("again", "render", "longer") and isinstance(part, MediaPart) and part.modality != "image":
         session.view = view_of(chat, session.conversation, session.folder, (index, number))
     if name == "longer":
-        conversation, wanted, stop = session.conversation, float(seconds) if seconds.isdecimal() else 0.0, session.stop
+        conversation, wanted, stop = session.conversation, float(more) if more.isdecimal() else 0.0, session.stop
         return Job(lambda seed: longer.lengthen(chat, conversation, index, number, wanted, seed=seed, stop=stop), index)
     if name in ("again", "render") and isinstance(part, MediaPart):
         conversation, options = session.conversation, _options(session, session.settings)
@@ -302,7 +303,7 @@ class Answer:
             self.parts = list(update.turn.parts)
         if update.human is not None and update.turn is not None:
             index = len(self.session.conversation.turns) - 2
-            self.asked["content"] = human_content(update.human.parts, self.session.folder, update.turn.heard, index)
+            self.asked["content"] = human_content(self.chat, update.human, self.session.folder, update.turn.heard, index)
         ends = {"stop": "Stopped", "budget": "Cut at the length limit", "eos": "Done", "refused": "", "fault": "Ended early"}
         end = ends.get(update.reason, "Done")
         self.rough = None
@@ -337,7 +338,7 @@ class Answer:
         if self.rough is not None:
             content.append(self.rough)
         if self.turn is not None and index is not None:
-            content += reply_end(self.turn, index)
+            content += reply_end(self.chat, self.turn, index)
         self.message["content"] = [*content, *self.extra]
         return [*self.session.view, self.message] if self.message["content"] else self.session.view, self.status
 

@@ -43,6 +43,7 @@ class Actor:
         self.grammar: Any = None  # of the newest one
         self.forced: str | None = None
         self.tame = False  # does not explode
+        self.given = 0  # ids of the newest reply that stood before it began, or of its open block
 
     def generate(self, ids: Sequence[int], grammar: Any, *, seed: int, stop: threading.Event | None, max_new: int) -> Play:
         self.heard += 1
@@ -50,10 +51,12 @@ class Actor:
         if ids[-1] in self.vocabulary.starts:  # one block anew
             name = self.vocabulary.starts[ids[-1]]
             return Play(self.vocabulary, self._block(name, 32 if name == "image" else 60)[1:], grammar, stop)
+        self.given = list(ids)[::-1].index(self.vocabulary.mmgpt) - len(self.vocabulary.encode_text(":"))
         name = next((name for name, found in self.vocabulary.ranges.items() if found.first <= ids[-1] < found.stop), None)
         if name is not None:  # a block that goes on
             facts = self.vocabulary.ranges[name]
-            known = list(ids)[::-1].index(facts.start) // facts.modality.layers
+            self.given = list(ids)[::-1].index(facts.start) + 1
+            known = self.given // facts.modality.layers
             return Play(self.vocabulary, self._block(name, grammar.limits[name] - known)[1:], grammar, stop)
         newest = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
         return Play(self.vocabulary, self._lines(newest), grammar, stop)

@@ -87,7 +87,8 @@ def test_picture_and_music_come_in_order_with_progress(page: Page) -> None:
     )
     assert [kind for kind in kinds if kind in ("text", "Picture", "Music")] == ["text", "Picture", "Music"]
     expect(page.locator("#chat .bot .under").last).to_contain_text("AI-generated, 5.0 s, 1000 tokens")
-    assert page.locator("#chat .ribbon button").count() == 3
+    assert page.locator("#chat .bot .ribbon button").count() == 3
+    assert page.locator("#chat .user .ribbon button").count() == 1
 
 
 def test_nothing_jumps_while_parts_stream_in(page: Page) -> None:
