@@ -638,7 +638,8 @@ class _Reply:
         heard = "".join(self.heard) if self.heard is not None else None
         facts = {"seed": self.seed, "settings": self.settings.record(), "voice": self.voice.name if self.voice is not None else None}
         facts |= {"opening": len(self.opening.ids), "reason": self.reason, "model": self.chat.model}
-        if self.shares or any(share is not None for share in self.opening.shares):  # the ids that ended the reply are not kept; a mark that closed a block for it was not drawn
+        if self.shares or any(share is not None for share in self.opening.shares):
+            # the ids that ended the reply are not kept; a mark that closed a block for it was not drawn
             given = len(self.opening.ids)
             known = [*(self.opening.shares or [None] * given)[:given], *self.shares, None]
             facts["shares"] = [_rounded(share) for share in known[: len(parser.kept)]]
