@@ -152,6 +152,36 @@ class Props:
         yield self.decode(np.stack(list(codes)), **options)
 
 
+class Growing(Props):
+    """A codec whose pictures form from grey in four steps, and whose sounds come in pieces of half a second."""
+
+    def previews(self, codes: np.ndarray, seed: int = 0) -> Iterator[Picture]:
+        sharp = self.decode(codes).rgb.astype(float)
+        for step in range(4):
+            if step:
+                time.sleep(0.7)
+            yield Picture((128 + (sharp - 128) * (step + 1) / 4).astype(np.uint8))
+
+    def streamer(self, *, voice: Any = None, seed: int = 0) -> Pieces:
+        return Pieces(self)
+
+
+class Pieces:
+    """One sound of Growing."""
+
+    def __init__(self, codec: Growing) -> None:
+        self.codec, self.frames, self.told = codec, 0, 0
+
+    def feed(self, frame: np.ndarray) -> list[Audio]:
+        self.frames += 1
+        return self.finish() if self.frames % 25 == 0 else []
+
+    def finish(self) -> list[Audio]:
+        whole = self.codec.decode(np.zeros((self.frames, 1)))
+        fresh, self.told = whole.samples[self.told :], len(whole.samples)
+        return [Audio(fresh, whole.rate_hz)] if len(fresh) else []
+
+
 class Stage:
     """A served page; `url`, the actors, and how to close it."""
 
