@@ -19,7 +19,7 @@ LEVELS = 8  # of SpeechTokenizer
 AFTER = "Keep the reply up to here and continue it anew"
 AFTER_ROW = "Click the number of a row to continue the reply after it."
 AFTER_PIECE = "Click a piece to continue the reply after it."
-EMPTY = '<p class="smallprint">Click the coloured strip below a message, or "What the model sees" below a file of yours.</p>'
+EMPTY = '<p class="smallprint">Click the coloured strip below a reply, or "What the model sees" below a file of yours.</p>'
 
 
 def find(conversation: Conversation, place: str) -> tuple[int, int, Turn]:

@@ -176,7 +176,8 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
     """A button of a message: resend, lighter, retry, undo, branch, again, render or longer. Raises UserError."""
     if name in ("resend", "lighter") and session.last is not None:
         return session.last if name == "resend" else Job(session.last.lighter or session.last.start)
-    place, _, more = place.rpartition(".") if place.count(".") == 2 else (place, "", "")  # seconds of music; pieces or frames to keep
+    place, _, seconds = place.rpartition(".") if name == "longer" else (place, "", "")
+    place, _, within = place.rpartition(".") if name == "branch" and place.count(".") == 2 else (place, "", "")
     index, number, turn = lens.find(session.conversation, place)
     if turn.role != "mmgpt" or index == 0:
         raise BadText("This cannot be done here.", "It is not a reply.", "Use the buttons below a reply.")
@@ -186,13 +187,13 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         session.view = view_of(chat, session.conversation, session.folder)
         return None
     if name == "branch":
-        keep = chat.opening(turn, number, int(more[:6])) if more.isdecimal() else chat.opening(turn, number + 1)
+        keep = chat.opening(turn, number, int(within[:6])) if within.isdecimal() else chat.opening(turn, number + 1)
         return answered_anew(chat, session, index - 1, human, keep=keep)
     part = turn.parts[number] if number < len(turn.parts) else None
     if name in ("again", "render", "longer") and isinstance(part, MediaPart) and part.modality != "image":
         session.view = view_of(chat, session.conversation, session.folder, (index, number))
     if name == "longer":
-        conversation, wanted, stop = session.conversation, float(more) if more.isdecimal() else 0.0, session.stop
+        conversation, wanted, stop = session.conversation, float(seconds) if seconds.isdecimal() else 0.0, session.stop
         return Job(lambda seed: longer.lengthen(chat, conversation, index, number, wanted, seed=seed, stop=stop), index)
     if name in ("again", "render") and isinstance(part, MediaPart):
         conversation, options = session.conversation, _options(session, session.settings)
