@@ -32,6 +32,7 @@ from anygpt_demo.view import (
     remark,
     reply_content,
     reply_end,
+    ribbon,
     shown_media,
     status_line,
     under,
@@ -150,7 +151,7 @@ def answered_anew(
     """Go back to the message `index`, which may have been changed, and answer it again."""
     conversation = session.conversation
     session.view = view_of(chat, Conversation(conversation.turns[:index]), session.folder)
-    session.view.append({"role": "user", "content": human_content(chat, human, session.folder, None)})
+    session.view.append({"role": "user", "content": human_content(human.parts, session.folder, None)})
     options = _options(session, _wished(session, output))
 
     def start(seed: int) -> Iterator[dialogue.Update]:
@@ -304,7 +305,8 @@ class Answer:
             self.parts = list(update.turn.parts)
         if update.human is not None and update.turn is not None:
             index = len(self.session.conversation.turns) - 2
-            self.asked["content"] = human_content(self.chat, update.human, self.session.folder, update.turn.heard, index)
+            strip = ribbon(self.chat, update.human, index)
+            self.asked["content"] = human_content(update.human.parts, self.session.folder, update.turn.heard, index, strip)
         ends = {"stop": "Stopped", "budget": "Cut at the length limit", "eos": "Done", "refused": "", "fault": "Ended early"}
         end = ends.get(update.reason, "Done")
         self.rough = None

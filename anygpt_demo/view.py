@@ -193,10 +193,10 @@ def reply_end(chat: Chat, turn: Turn, index: int) -> list[Any]:
     return [*ended, *([strip] if strip else []), f'<div class="acts turn">{acts}</div>']
 
 
-def human_content(chat: Chat, turn: Turn, folder: Path, heard: str | None, index: int | None = None) -> list[Any]:
-    """A person's message: files, what was heard in them, words, and its tokens."""
+def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index: int | None = None, strip: str = "") -> list[Any]:
+    """A person's message: files, what was heard in them, words. strip: its tokens."""
     content: list[Any] = []
-    for number, part in enumerate(turn.parts):
+    for number, part in enumerate(parts):
         if isinstance(part, TextPart):
             content.append(words(part.text))
         elif part.file is not None:
@@ -205,7 +205,7 @@ def human_content(chat: Chat, turn: Turn, folder: Path, heard: str | None, index
             buttons = button("tokens", f"{index}.{number}", look) if index is not None else ""
             content.append(under(part.modality, f"heard: {heard}" if part.modality == "speech" and heard else "from you", buttons))
     if index is not None:
-        content.append(ribbon(chat, turn, index))
+        content += [strip] if strip else []
         content.append(f'<div class="acts turn">{button("edit", index, "Edit", "Change this message and answer it anew")}</div>')
     return content
 
@@ -220,7 +220,7 @@ def view_of(chat: Chat, conversation: Conversation, folder: Path, without: tuple
     for index, turn in enumerate(turns):
         if turn.role == "human":
             heard = turns[index + 1].heard if index + 1 < len(turns) else None
-            view.append({"role": "user", "content": human_content(chat, turn, folder, heard, index)})
+            view.append({"role": "user", "content": human_content(turn.parts, folder, heard, index, ribbon(chat, turn, index))})
         else:
             content = [*reply_content(chat, turn.parts, folder, index, without), *reply_end(chat, turn, index)]
             view.append({"role": "assistant", "content": content})

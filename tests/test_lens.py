@@ -108,7 +108,7 @@ def test_the_strip_below_a_turn_is_as_long_as_its_tokens(chat: Chat, tmp_path: P
     widths = re.findall(r'value="2\.(\w+)" class="r-(\w+)" style="flex-grow:(\d+)"', ribbon(chat, written, 2))
     assert widths == [("heard", "heard", str(len(heard))), ("0", "text", str(len(said))), ("1", "music", "36")]
     human = Turn("human", (MediaPart("image", np.zeros((32, 1), np.int64)), TextPart("What is it?")))
-    shown = human_content(chat, human, tmp_path, None, 5)
+    shown = human_content(human.parts, tmp_path, None, 5, ribbon(chat, human, 5))
     strip = next(item for item in shown if "ribbon" in item)
     assert 'class="r-image" style="flex-grow:32"' in strip
     assert f'value="5.1" class="r-text" style="flex-grow:{len(tokens.encode_text("What is it?"))}"' in strip
