@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from anygpt_demo import lens
+from anygpt_demo import archive, lens
 from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Preview, Settings, Update, write_file
 from anygpt_demo.checkpoints import MINI, Family
 from anygpt_demo.codecs.speech import built_in_voice
@@ -87,3 +88,24 @@ def test_a_part_is_taken_apart(chat: Chat, tmp_path_factory: pytest.TempPathFact
     assert (values[0] != values[1]).any() and (values[1] != values[2]).any()
     if name != "speech":  # whose layers are those of the sound, not of the codes
         assert np.allclose(values[2], np.asarray(whole.rgb if isinstance(whole, Picture) else whole.samples, np.float32), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["image", "music"])
+def test_a_block_goes_on_from_within_and_is_made_again(chat: Chat, tmp_path: Path, name: str) -> None:
+    """The codes before the cut stay, those after it are drawn anew, and a saved chat gives them again."""
+    conversation = Journal.create(tmp_path).conversation()
+    settings = Settings(output=name, limits={"music": 30}, max_new=250, lead=8)
+    list(chat.reply(conversation, Message("Make something."), seed=1, settings=settings))
+    human, turn = conversation.turns
+    number = next(place for place, part in enumerate(turn.parts) if isinstance(part, MediaPart))
+    part, kept = turn.parts[number], 12
+    assert isinstance(part, MediaPart) and len(part.codes) > kept
+    conversation.undo(2)
+    last = list(chat.reply(conversation, human, seed=2, settings=settings, opening=chat.opening(turn, number, kept)))[-1]
+    assert isinstance(last, Finished) and last.reason == "eos" and last.turn is not None
+    new = last.turn.parts[number]
+    assert isinstance(new, MediaPart) and new.file and (new.codes[:kept] == part.codes[:kept]).all()
+    assert new.codes[kept:].tolist() != part.codes[kept:].tolist()
+    assert len(last.turn.facts["shares"]) == len(last.turn.ids)
+    saved = archive.unpack(archive.pack(conversation, "x", "mini", chat.model), chat.vocabulary)
+    assert [(again.state, again.ids) for again in archive.replay(saved, chat)] == [("same", len(last.turn.ids))]
