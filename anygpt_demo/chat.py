@@ -85,10 +85,14 @@ PRESETS: Mapping[str, Settings] = {
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """What of an earlier reply a new one begins with. ids: up to the end of a block; media: the parts that they stand for."""
+    """What of an earlier reply a new one begins with. The last block of ids may be open.
+
+    media: the parts that the closed blocks stand for; shares: how likely the ids were, as far as that is known.
+    """
 
     ids: tuple[int, ...] = ()
     media: tuple[MediaPart, ...] = ()
+    shares: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -321,21 +325,34 @@ class Chat:
         """
         return _Reply(self, conversation, voice, seed, settings, stop or threading.Event(), opening).run(message)
 
-    def opening(self, turn: Turn, parts: int) -> Opening:
-        """The first `parts` parts of a reply, as the beginning of another one. Raises UserError if it cannot be cut there."""
-        media = [part for part in turn.parts[:parts] if isinstance(part, MediaPart)]
-        spans = self._spans(turn)
-        if parts < len(turn.parts) and isinstance(turn.parts[parts], MediaPart):
-            return Opening(turn.ids[: spans[len(media)][0]], tuple(media))
-        if parts >= len(turn.parts):
-            return Opening(turn.ids, tuple(media))
-        return Opening(turn.ids[: spans[len(media) - 1][1]] if media else (), tuple(media))
+    def opening(self, turn: Turn, parts: int, within: int = 0) -> Opening:
+        """The first `parts` parts of a reply, as the beginning of another one. Raises UserError if it cannot be cut there.
 
-    def _spans(self, turn: Turn) -> list[tuple[int, int]]:
-        spans = protocol.blocks(self.vocabulary, turn.ids)
-        if len(spans) != sum(isinstance(part, MediaPart) for part in turn.parts):
-            raise BadText("This reply cannot be cut.", "It was not written by this model.", "Send your message again.")
-        return spans
+        within: word pieces or whole frames of the part after them that are kept, too; its block stays open.
+        """
+        places = self._places(turn)
+        media = tuple(part for part in turn.parts[:parts] if isinstance(part, MediaPart))
+        following = turn.parts[parts] if parts < len(turn.parts) else None
+        if within:
+            first, last = places[parts] if following is not None else (0, 0)
+            layers = following.codes.shape[1] if isinstance(following, MediaPart) else 1
+            marks = 2 if isinstance(following, MediaPart) else 0
+            if not 0 < within * layers <= last - first - marks:
+                raise BadText("This part is gone.", "The chat has changed since.", "Look at the newest reply.")
+            end = first + marks // 2 + within * layers
+        elif following is None:
+            end = len(turn.ids)
+        elif isinstance(following, MediaPart):
+            end = places[parts][0]
+        else:
+            end = places[parts - 1][1] if parts else 0
+        return Opening(turn.ids[:end], media, tuple(known_shares(turn)[:end]))
+
+    def _places(self, turn: Turn) -> list[tuple[int, int]]:
+        try:
+            return protocol.places(self.vocabulary, turn)
+        except ValueError as error:
+            raise BadText("This reply cannot be cut.", "It was not written by this model.", "Send your message again.") from error
 
     def again(
         self,
@@ -363,6 +380,14 @@ class Chat:
     ) -> Iterator[Update]:
         """Decode the codes of one part once more: the same words in another voice, the same codes from other noise."""
         return _Reply(self, conversation, voice, seed, Settings(rendering=rendering), threading.Event()).render(index, number)
+
+
+def known_shares(turn: Turn) -> list[float | None]:
+    """How likely each id of a reply was; None where nobody noted it."""
+    shares = turn.facts.get("shares")
+    if not isinstance(shares, list) or len(shares) != len(turn.ids):
+        return [None] * len(turn.ids)
+    return [share if isinstance(share, int | float) else None for share in shares]
 
 
 def _keep(conversation: Conversation, label: str, media: Media, generated: bool = True) -> str | None:
@@ -473,23 +498,23 @@ class _Reply:
 
     def _open(self, parser: protocol.Parser) -> Iterator[Update]:
         """Take over what the reply begins with."""
-        media = iter(self.opening.media)
-        for number in self.opening.ids:
+        media, ids = iter(self.opening.media), self.opening.ids
+        closed = max((place for place, number in enumerate(ids) if number in self.chat.vocabulary.ends), default=-1)
+        for place, number in enumerate(ids):
             for event in parser.feed(number):
                 if isinstance(event, protocol.BlockClosed):
                     part = next(media)
                     self.parts.append(part)
                     yield Kept(part)
-                elif not isinstance(event, protocol.BlockProgress):
+                elif place > closed or not isinstance(event, protocol.BlockProgress):
                     yield from self._take(event)
 
     def again(self, index: int, number: int) -> Iterator[Update]:
         """One block written anew."""
         turn = self.conversation.turns[index]
-        media = sum(isinstance(part, MediaPart) for part in turn.parts[:number])
         self.one_block = True
         try:
-            first, last = self.chat._spans(turn)[media]
+            first, last = self.chat._places(turn)[number]
             prompt, _ = self._prompt(Conversation(self.conversation.turns[:index]))
         except UserError as error:
             yield Card(error)
@@ -507,8 +532,13 @@ class _Reply:
             return
         ids = (*turn.ids[:first], *self.chat.vocabulary.block(new.modality, new.codes), *turn.ids[last:])
         edits = [*turn.facts.get("edits", ()), {"part": number, "seed": self.seed, "settings": self.settings.record()}]
-        facts = {name: fact for name, fact in turn.facts.items() if name != "shares"}
-        yield self._exchanged(index, number, new, ids, {**facts, "edits": edits})
+        facts = {**turn.facts, "edits": edits}
+        if self.shares or "shares" in facts:  # those of the rest stay, though what follows was drawn after the old block
+            known, drawn = known_shares(turn), self.shares[: new.codes.size]
+            end = self.shares[new.codes.size : new.codes.size + 1] if self.reason == "eos" else []
+            fresh = [_rounded(share) for share in (*drawn, *[None] * (new.codes.size - len(drawn)), *(end or [None]))]
+            facts["shares"] = [*known[: first + 1], *fresh, *known[last:]]
+        yield self._exchanged(index, number, new, ids, facts)
 
     def render(self, index: int, number: int) -> Iterator[Update]:
         """One part decoded once more."""
@@ -535,7 +565,7 @@ class _Reply:
         """The ids of the prompt, and how many turns were left out."""
         tokens, history = self.chat.vocabulary, self.settings.history
         context = self.chat.engine.context
-        room = context - min(RESERVE, context // 2)
+        room = context - max(min(RESERVE, context // 2), SHORTEST_REPLY + len(self.opening.ids))
 
         def count(turns: Sequence[Turn]) -> int:
             return len(protocol.encode(tokens, turns, history=history))
@@ -577,6 +607,7 @@ class _Reply:
                         yield from self._take(event)
                         if self.one_block and isinstance(event, protocol.BlockClosed):
                             self.reason = "eos"
+                            self.shares = list(getattr(generation, "shares", []))
                             return
             self.reason = "stop" if self.stop.is_set() else str(generation.reason or "budget")
             self.shares = getattr(generation, "shares", [])
@@ -607,9 +638,11 @@ class _Reply:
         heard = "".join(self.heard) if self.heard is not None else None
         facts = {"seed": self.seed, "settings": self.settings.record(), "voice": self.voice.name if self.voice is not None else None}
         facts |= {"opening": len(self.opening.ids), "reason": self.reason, "model": self.chat.model}
-        if self.shares:  # the ids that ended the reply are not kept; a mark that closed a block for it was not drawn
-            known = [None] * len(self.opening.ids) + self.shares
-            facts["shares"] = [share if share is None else round(share, 3) for share in (*known, None)[: len(parser.kept)]]
+        if self.shares or any(share is not None for share in self.opening.shares):
+            # the ids that ended the reply are not kept; a mark that closed a block for it was not drawn
+            given = len(self.opening.ids)
+            known = [*(self.opening.shares or [None] * given)[:given], *self.shares, None]
+            facts["shares"] = [_rounded(share) for share in known[: len(parser.kept)]]
         turn = Turn("mmgpt", tuple(self.parts), heard, tuple(parser.kept), facts)
         self.conversation.add(turn)
         return turn
@@ -736,6 +769,10 @@ class _Reply:
         self.parts.append(MediaPart(name, event.codes))
         self.sound = None
         yield Card(failure, name)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 3)
 
 
 def fault(problem: str, error: Exception) -> ModelFault:

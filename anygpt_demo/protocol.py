@@ -448,6 +448,47 @@ def blocks(vocabulary: Vocabulary, ids: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
+def heard_ids(vocabulary: Vocabulary, ids: Sequence[int]) -> int:
+    """How many ids at the beginning of a reply are the transcript of what was spoken, its marks included."""
+    if vocabulary.ins not in ids:
+        return 0
+    return ids.index(vocabulary.res) + 1 if vocabulary.res in ids else len(ids)
+
+
+def places(vocabulary: Vocabulary, turn: Turn) -> list[tuple[int, int]]:
+    """Where the ids of each part of a reply lie: half-open; blocks with their marks, words with the spaces around them.
+
+    Raises ValueError if its ids are not those of its parts.
+    """
+    spans = blocks(vocabulary, turn.ids)
+    if (turn.parts and not turn.ids) or len(spans) != sum(isinstance(part, MediaPart) for part in turn.parts):
+        raise ValueError("these ids stand for other parts")
+    found: list[tuple[int, int]] = []
+    at = heard_ids(vocabulary, turn.ids)
+    for part, following in zip(turn.parts, (*turn.parts[1:], None), strict=True):
+        first, last = spans[0] if spans else (len(turn.ids), len(turn.ids))
+        if isinstance(part, MediaPart):
+            found.append(spans.pop(0))
+        elif isinstance(following, TextPart):  # a block between them was left out
+            last = at + _until(vocabulary, turn.ids[at:first], part.text)
+            found.append((at, last))
+        else:
+            last = first
+            found.append((at, last))
+        at = last
+    return found
+
+
+def _until(vocabulary: Vocabulary, ids: Sequence[int], text: str) -> int:
+    """How many of the ids write a text."""
+    stream, letters = TextStream(vocabulary), 0
+    for count, number in enumerate(ids, 1):
+        letters += len(stream.feed(number))
+        if letters >= len(text):
+            return count
+    return len(ids)
+
+
 def parse(vocabulary: Vocabulary, ids: Iterable[int], reason: Callable[[], str] = lambda: "budget") -> Iterable[Event]:
     """All events of a reply; `reason` is asked for the finish reason if the ids end without </s>."""
     parser = Parser(vocabulary)

@@ -138,8 +138,8 @@ def table(chat: Chat, done: list[Cell]) -> str:
                 row.append("<td>&#8230;</td>")
             else:
                 kind, word = ("good", "works") if item.ok else ("bad", "fails")
-                about = literal(f"{item.note}, {item.memory:.0f} MB")
-                row.append(f'<td class="{kind}" title="{about}">{word}<small>{item.seconds:.1f} s</small></td>')
+                told = f"<small>{item.seconds:.1f} s</small><small>{item.memory:.0f} MB</small>"
+                row.append(f'<td class="{kind}" title="{literal(item.note)}">{word}{told}</td>')
         rows.append(f'<tr><th scope="row" class="of-{source}">{LABELS.get(source, source)}</th>{"".join(row)}</tr>')
     works = sum(item.ok for item in done)
     told = "From the row to the column. Each cell is a real reply."

@@ -34,6 +34,7 @@ from anygpt_demo.view import (
     remark,
     reply_content,
     reply_end,
+    ribbon,
     shown_media,
     status_line,
     transcript,
@@ -234,6 +235,7 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
             session.view.pop()
         return session.last if name == "resend" else Job(session.last.lighter or session.last.start)
     place, _, seconds = place.rpartition(".") if name == "longer" else (place, "", "")
+    place, _, within = place.rpartition(".") if name == "branch" and place.count(".") == 2 else (place, "", "")
     index, number, turn = lens.find(session.conversation, place)
     if turn.role != "mmgpt" or index == 0:
         raise BadText("This cannot be done here.", "It is not a reply.", "Use the buttons below a reply.")
@@ -243,7 +245,8 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         session.view = view_of(chat, session.conversation, session.folder)
         return None
     if name == "branch":
-        return answered_anew(chat, session, index - 1, human, keep=chat.opening(turn, number + 1))
+        keep = chat.opening(turn, number, int(within[:6])) if within.isdecimal() else chat.opening(turn, number + 1)
+        return answered_anew(chat, session, index - 1, human, keep=keep)
     part = turn.parts[number] if number < len(turn.parts) else None
     if name in ("again", "render", "longer") and isinstance(part, MediaPart) and part.modality != "image":
         session.view = view_of(chat, session.conversation, session.folder, (index, number))
@@ -362,7 +365,8 @@ class Answer:
             self.parts = list(update.turn.parts)
         if update.human is not None and update.turn is not None:
             index = len(self.session.conversation.turns) - 2
-            self.asked["content"] = human_content(update.human.parts, self.session.folder, update.turn.heard, index)
+            strip = ribbon(self.chat, update.human, index)
+            self.asked["content"] = human_content(update.human.parts, self.session.folder, update.turn.heard, index, strip)
         ends = {"stop": "Stopped", "budget": "Cut at the length limit", "eos": "Done", "refused": "", "fault": "Ended early"}
         end = ends.get(update.reason, "Done")
         self.rough = None
@@ -412,7 +416,7 @@ class Answer:
         if self.rough is not None:
             content.append(self.rough)
         if self.turn is not None and index is not None:
-            content += reply_end(self.turn, index)
+            content += reply_end(self.chat, self.turn, index)
         self.message["content"] = [*content, *self.extra]
         return [*self.session.view, self.message] if self.message["content"] else self.session.view, self.status
 

@@ -11,19 +11,23 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from anygpt_demo import chat as dialogue
+from anygpt_demo import protocol
 from anygpt_demo.chat import Chat
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import UserError
+from anygpt_demo.vocabulary import Vocabulary
 
 NAMES = {"image": "Picture", "speech": "Speech", "music": "Music"}
 LENGTHS_S = (10, 20, 30)  # to which music can be continued
 DOING = {"image": "Drawing", "speech": "Speaking", "music": "Composing"}
 View = list[dict[str, Any]]  # messages as the Chatbot takes them
+SAVE = {"image": "Save this picture", "speech": "Save this speech", "music": "Save this music"}
 REMADE = '<div class="remade">Being made anew</div>'  # in the place of a sound
 OPENED: View = [{"role": "assistant", "content": ['<div class="remade">Opening</div>']}]  # between two chats, for the same reason
 
@@ -101,15 +105,29 @@ def status_line(text: str, name: str = "", done: int = 0, total: int | None = No
     return f'<div class="status"{facts}>{f"""<b class="of-{name}">{literal(text)}</b>{meter}""" if text else ""}</div>'
 
 
-def ribbon(turn: Turn, index: int) -> str:
-    """The tokens of a reply as a strip, coloured by modality, widths in proportion; a click opens a stretch."""
-    pieces = []
+def words_of(tokens: Vocabulary, turn: Turn, number: int) -> Sequence[int]:
+    """The ids of a part that is words: those that the model wrote, or reads."""
+    part = turn.parts[number]
+    assert isinstance(part, TextPart)
+    try:
+        return turn.ids[slice(*protocol.places(tokens, turn)[number])] if turn.ids else tokens.encode_text(part.text)
+    except ValueError:  # it was not written by this model
+        return tokens.encode_text(part.text)
+
+
+def ribbon(chat: Chat, turn: Turn, index: int) -> str:
+    """The tokens of a turn as a strip, coloured by modality, widths in proportion; a click opens a stretch."""
+    heard = protocol.heard_ids(chat.vocabulary, turn.ids)
+    stretches = [("heard", "heard", heard)] if heard else []
     for number, part in enumerate(turn.parts):
-        name, count = ("text", max(1, len(part.text) // 4)) if isinstance(part, TextPart) else (part.modality, part.codes.size)
-        about = f"{name}, about {count} tokens" if name == "text" else f"{name}, {count} tokens"
-        facts = f'name="tokens" value="{index}.{number}" class="r-{name}" style="flex-grow:{count}" title="{about}"'
-        pieces.append(f'<button type="button" {facts}></button>')
-    return f'<div class="ribbon">{"".join(pieces)}</div>'
+        count = len(words_of(chat.vocabulary, turn, number)) if isinstance(part, TextPart) else part.codes.size
+        stretches.append((str(number), "text" if isinstance(part, TextPart) else part.modality, count))
+    pieces = [
+        f'<button type="button" name="tokens" value="{index}.{number}" class="r-{name}" style="flex-grow:{count}" '
+        f'title="{name}, {count} tokens"></button>'
+        for number, name, count in stretches
+    ]
+    return f'<div class="ribbon">{"".join(pieces)}</div>' if pieces else ""
 
 
 # -------------------------------------------------------------------------------------------------- turns to messages
@@ -127,6 +145,11 @@ def shown_media(media: dialogue.Media, alt: str, *, generated: bool = True) -> d
         path = Path(folder) / f"sent{suffix}"
         path.write_bytes(data)
         return shown_file(path, alt)
+
+
+def address(shown: dict[str, str]) -> str:
+    """Where the page finds a shown file."""
+    return f"gradio_api/file={quote(shown['path'])}"
 
 
 def seconds_of(vocabulary: Any, part: MediaPart) -> str:
@@ -198,23 +221,28 @@ def reply_content(
             continue
         said = transcript(parts, number)
         hidden = without is not None and without == (index, number)
-        content.append(REMADE if hidden else shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality)))
+        shown = shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality))
+        content.append(REMADE if hidden else shown)
+        if index is not None and not hidden:
+            buttons += button("save", address(shown), "Save", SAVE.get(part.modality, "Save this file"))
         facts = f"AI-generated, {seconds_of(chat.vocabulary, part)}{part.codes.size} tokens"
         content.append(under(part.modality, facts, buttons, said if part.modality == "speech" else "", fold))
     return content
 
 
-def reply_end(turn: Turn, index: int) -> list[Any]:
+def reply_end(chat: Chat, turn: Turn, index: int) -> list[Any]:
     """What stands below a finished reply: its tokens, and what can be done with it."""
     acts = button("retry", index, "Retry", "Answer again with another seed") + button("undo", index, "Undo", "Take back this exchange")
+    acts += button("copy", index, "Copy", "Copy the words of this reply") if turn.text else ""
     if turn.facts.get("seed") is not None:
         acts += f'<span class="seed" title="Equal seeds give equal replies">seed {int(turn.facts["seed"])}</span>'
     ended = [] if turn.parts else [remark("Heard. There is nothing more to say.") if turn.heard else remark("The reply is empty.")]
-    return [*ended, *([ribbon(turn, index)] if turn.parts else []), f'<div class="acts turn">{acts}</div>']
+    strip = ribbon(chat, turn, index)
+    return [*ended, *([strip] if strip else []), f'<div class="acts turn">{acts}</div>']
 
 
-def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index: int | None = None) -> list[Any]:
-    """A person's message: files, what was heard in them, words."""
+def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index: int | None = None, strip: str = "") -> list[Any]:
+    """A person's message: files, what was heard in them, words. strip: its tokens."""
     content: list[Any] = []
     for number, part in enumerate(parts):
         if isinstance(part, TextPart):
@@ -226,6 +254,7 @@ def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index:
             told = ("heard:", heard) if part.modality == "speech" and heard else ("from you", "")
             content.append(under(part.modality, told[0], buttons, own=told[1]))
     if index is not None:
+        content += [strip] if strip else []
         content.append(f'<div class="acts turn">{button("edit", index, "Edit", "Change this message and answer it anew")}</div>')
     return content
 
@@ -240,8 +269,8 @@ def view_of(chat: Chat, conversation: Conversation, folder: Path, without: tuple
     for index, turn in enumerate(turns):
         if turn.role == "human":
             heard = turns[index + 1].heard if index + 1 < len(turns) else None
-            view.append({"role": "user", "content": human_content(turn.parts, folder, heard, index)})
+            view.append({"role": "user", "content": human_content(turn.parts, folder, heard, index, ribbon(chat, turn, index))})
         else:
-            content = [*reply_content(chat, turn.parts, folder, index, without, is_folded(turn)), *reply_end(turn, index)]
+            content = [*reply_content(chat, turn.parts, folder, index, without, is_folded(turn)), *reply_end(chat, turn, index)]
             view.append({"role": "assistant", "content": content})
     return view

@@ -1,6 +1,22 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
 const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
 
+async function copy(button) { // the words of a message, what was spoken among them
+  const words = [...button.closest('.message-row').querySelectorAll('.part, .said')].map((part) => part.textContent).join('\n');
+  try {
+    await navigator.clipboard.writeText(words);
+  } catch { // a page without HTTPS has no clipboard
+    const field = document.body.appendChild(document.createElement('textarea'));
+    field.value = words;
+    field.select();
+    document.execCommand('copy');
+    field.remove();
+    button.focus();
+  }
+  button.textContent = 'Copied';
+  setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+}
+
 function tell(button) {
   const { name, value } = button;
   if (name === 'edit') {
@@ -12,6 +28,13 @@ function tell(button) {
     root.api.stop();
   } else if (name === 'attach') {
     find(`[data-attach=${value}]`).click();
+  } else if (name === 'save') {
+    const link = document.createElement('a');
+    link.href = value;
+    link.download = decodeURIComponent(value.split('/').pop());
+    link.click();
+  } else if (name === 'copy') {
+    copy(button);
   } else if (name === 'check') {
     root.api.check();
   } else if (WORKING.includes(name)) {

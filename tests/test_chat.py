@@ -331,6 +331,76 @@ def test_a_reply_goes_on_from_any_of_its_parts(vocabulary, make):
     assert list(new.ids) == first[: first.index(image[-1]) + 1] + vocabulary.encode_text(" no music")
 
 
+@pytest.mark.parametrize(("number", "within", "name"), [(0, 2, "text"), (1, 11, "image"), (3, 2, "music")])
+def test_a_reply_goes_on_from_within_a_part(vocabulary, make, tmp_path, number, within, name):
+    image, music = block(vocabulary, "image"), block(vocabulary, "music")
+    words = vocabulary.encode_text(" look there ")
+    first = written(vocabulary, words, image, " listen ", music)
+    rest = {"image": [image[1]] * 21 + image[-1:], "music": music[1:5] * 2 + music[-1:], "text": vocabulary.encode_text(" here")}[name]
+    chat = make(first, [*rest, vocabulary.eos, vocabulary.stop])
+    conversation = Journal.create(tmp_path).conversation()
+    list(chat.reply(conversation, Message("go")))
+    human, turn = conversation.turns
+    start = {"text": 0, "image": first.index(image[0]) + 1, "music": first.index(music[0]) + 1}[name]
+    opening = chat.opening(turn, number, within)
+    given = first[: start + within * (4 if name == "music" else 1)]
+    assert list(opening.ids) == given and len(opening.media) == (number == 3)
+    conversation.undo(2)
+    updates = list(chat.reply(conversation, human, opening=opening))
+    new = updates[-1].turn
+    assert chat.engine.prompts[1][-len(given) :] == given and list(new.ids) == [*given, *rest] and updates[-1].reason == "eos"
+    assert new.facts["opening"] == len(given) and not [update for update in updates if isinstance(update, Card)]
+    assert len(new.parts) == number + 1
+    if name != "text":
+        assert len(new.parts[number].codes) == (32 if name == "image" else 4) and new.parts[number].file
+        assert [update.part.modality for update in updates if isinstance(update, Made)] == [name]
+    for past in (0, 1, 2, 3):
+        with pytest.raises(UserError):
+            chat.opening(turn, past, 33)
+    with pytest.raises(UserError):
+        chat.opening(turn, 4, 1)
+
+
+def test_a_sound_that_goes_on_is_heard_from_its_beginning(vocabulary):
+    music = block(vocabulary, "music", frames=6)
+    replies = written(vocabulary, " listen ", music), [*music[9:], vocabulary.eos, vocabulary.stop]
+    chat = Chat(vocabulary, Script(*replies), lambda name: Running(vocabulary.ranges[name].modality))
+    conversation = Conversation()
+    list(chat.reply(conversation, Message("play")))
+    human, turn = conversation.turns
+    conversation.undo(2)
+    updates = list(chat.reply(conversation, human, opening=chat.opening(turn, 1, 2)))
+    pieces = [update for update in updates if isinstance(update, Piece)]
+    assert [round(piece.start_s * 50) for piece in pieces] == [0, 1, 2] and updates[-1].turn.ids == turn.ids
+    assert len(next(update for update in updates if isinstance(update, Made)).media.samples) == 6 * 320
+
+
+def test_probabilities_stay_with_what_is_kept(vocabulary, make, monkeypatch):
+    """After one part anew those of the rest, after a branch those of its opening."""
+    image, other = block(vocabulary, "image"), block(vocabulary, "image", 9)
+    again = [*other[1:], *vocabulary.encode_text(" more")]
+    chat = make(written(vocabulary, " look ", image, " bye"), again, written(vocabulary, other[6:], " end"))
+    monkeypatch.setattr(
+        Reading, "shares", property(lambda self: [round(self.base + 0.001 * n, 3) for n in range(len(self.ids))]), raising=False
+    )
+    monkeypatch.setattr(Reading, "base", 0.1, raising=False)
+    conversation = Conversation()
+    list(chat.reply(conversation, Message("go")))
+    human, turn = conversation.turns
+    old = turn.facts["shares"]
+    start = turn.ids.index(image[0])
+    assert len(old) == len(turn.ids) and old[0] == 0.1
+    monkeypatch.setattr(Reading, "base", 0.5, raising=False)
+    list(chat.again(conversation, 1, 1, seed=3))
+    new = conversation.turns[1]
+    assert len(new.facts["shares"]) == len(new.ids)
+    assert new.facts["shares"][: start + 1] == old[: start + 1] and new.facts["shares"][start + 34 :] == old[start + 34 :]
+    assert new.facts["shares"][start + 1 : start + 34] == [round(0.5 + 0.001 * n, 3) for n in range(33)]
+    conversation.undo(2)
+    list(chat.reply(conversation, human, opening=chat.opening(new, 1, 5)))
+    assert conversation.turns[1].facts["shares"][: start + 6] == new.facts["shares"][: start + 6]
+
+
 def test_one_part_is_written_anew(vocabulary, make, tmp_path):
     image, music, other = block(vocabulary, "image"), block(vocabulary, "music"), block(vocabulary, "image", 9)
     chat = make(written(vocabulary, " look ", image, " listen ", music), other[1:] + vocabulary.encode_text(" more"))

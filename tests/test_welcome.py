@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +12,12 @@ import pytest
 from PIL import Image
 
 from anygpt_demo.chat import Chat
+from anygpt_demo.checkpoints import MINI, Family
 from anygpt_demo.errors import BadCheckpoint
 from anygpt_demo.media import Audio, Picture
-from anygpt_demo.selftest import Health
+from anygpt_demo.selftest import Cell, Health, memory_mb, table
 from anygpt_demo.vocabulary import Vocabulary
-from anygpt_demo.welcome import examples, header, own_examples, welcome
+from anygpt_demo.welcome import examples, header, model_facts, own_examples, welcome
 
 
 def test_our_own_examples_are_there_and_answer_in_every_modality() -> None:
@@ -57,3 +59,32 @@ def test_the_check_at_the_start_finds_what_does_not_work(vocabulary: Vocabulary)
     assert health.found == {"image": "", "speech": "gives what is not a number", "music": "The music codec is damaged."}
     assert health.state == "bad" and health.done.is_set() and "damaged" in header("mini", health)
     assert Health().state == "good" and Health().done.is_set()
+
+
+def test_the_panel_of_the_model_says_sizes_peak_and_fingerprint(vocabulary: Vocabulary) -> None:
+    """Bytes as they lie on disk, the most memory there was, the mark of the files, and which codecs are loaded."""
+    home = Family.open(MINI)
+    chat = Chat(vocabulary, None, lambda name: None, model=home.fingerprint)  # type: ignore[arg-type]
+    before = memory_mb()
+    shown = model_facts(chat, "mini", home, Health(["image"]))
+    sizes = dict(re.findall(r'<th scope="row">([^<]+)</th><td>([\d.]+) MB</td>', shown))
+    assert set(sizes) == {role.replace("_", " ").capitalize() for role in home.manifest["components"]}
+    for role in home.manifest["components"]:
+        lies = sum(path.stat().st_size for path in (MINI / role).iterdir() if path.name in home.component(role).files)
+        assert sizes[role.replace("_", " ").capitalize()] == f"{lies / 1e6:.1f}", role
+    assert home.fingerprint[:16] in shown and "In memory besides" not in shown and "is loading" in shown
+    (peak,) = re.findall(r"held at most (\d+) MB", shown)
+    assert round(before) <= int(peak) <= round(memory_mb())
+    chat.codec("music")
+    assert "<span>music</span>" in model_facts(chat, "mini", home, Health())
+    bare = model_facts(Chat(vocabulary, None, lambda name: None), "some", None, Health())  # type: ignore[arg-type]
+    assert "<table" not in bare and "Fingerprint" not in bare
+
+
+def test_the_self_test_says_time_and_memory_of_each_cell(vocabulary: Vocabulary) -> None:
+    chat = Chat(vocabulary, None, lambda name: None)  # type: ignore[arg-type]
+    done = [Cell("text", "image", True, 1.23, "40 tokens", 512.4), Cell("image", "text", False, 0.5, "nothing <was> made", 600.0)]
+    shown = table(chat, done)
+    cells = re.findall(r'<td class="(\w+)" title="[^"]*">(\w+)<small>([^<]+)</small><small>([^<]+)</small></td>', shown)
+    assert cells == [("good", "works", "1.2 s", "512 MB"), ("bad", "fails", "0.5 s", "600 MB")]
+    assert "1 of 2 work" in shown and "<was>" not in shown and shown.count("&#8230;") == 14

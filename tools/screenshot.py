@@ -57,10 +57,10 @@ def states(page: Page, browser: Browser, url: str) -> Iterator[str]:
     talk(page, "draw and speak and play")
     page.locator("#chat button[name=retry]").last.focus()  # shows what can be done
     yield "all four"
-    page.locator("#chat .ribbon button").nth(1).evaluate("(one) => one.click()")
+    page.locator("#chat .bot .ribbon button").nth(1).evaluate("(one) => one.click()")
     for state in ("bot", "user"):
         talk(page, f"draw {state}")
-    page.locator("#chat .ribbon button").nth(-1).evaluate("(one) => one.click()")
+    page.locator("#chat .bot .ribbon button").nth(-1).evaluate("(one) => one.click()")
     page.wait_for_selector("#tokens td")
     page.wait_for_timeout(700)
     yield "tokens"

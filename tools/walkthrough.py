@@ -103,7 +103,7 @@ def play(film: Film) -> None:
     film.write("Draw a dog on the beach.")
     film.until_idle()
     film.caption("The strip shows the tokens. Click one to look inside, and use only the first of the 32")
-    page.locator("#chat .ribbon .r-image").last.click()
+    page.locator("#chat .bot .ribbon .r-image").last.click()
     page.wait_for_selector("#tokens input[name=scrub]")
     film.hold(1500)
     for amount in ("2", "8", "16", "32"):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 CELLS = 8  # cells per side of the coarsest map
 SLOTS = 3
 GROUP = 8  # codes per slot: 0-7 tell the scene, 8-15, 16-23 and 24-31 one thing each
+LEAK = 0.1  # of the UNet's activations
 PATCH_MARGIN = 1.12  # a slot's patch is this much larger than its thing
 
 
@@ -98,10 +99,14 @@ def _norm_conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions around a skip; an embedding may be added in the middle."""
+    """Two 3x3 convolutions around a skip; an embedding may be added in the middle.
 
-    def __init__(self, inputs: int, outputs: int, embedding: int = 0) -> None:
+    leak: slope below zero. Where a last layer begins at zero, blocks without one may die before anything comes through.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int = 0, leak: float = 0.0) -> None:
         super().__init__()
+        self.leak = leak
         self.first = _norm_conv(inputs, outputs)
         self.second = _norm_conv(outputs, outputs)
         nn.init.zeros_(self.second[1].weight)  # starts as the identity
@@ -109,10 +114,10 @@ class Residual(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        hidden = F.relu(self.first(x))
+        hidden = F.leaky_relu(self.first(x), self.leak)
         if self.embedding is not None:
             hidden = hidden + self.embedding(embedding)[..., None, None]
-        return F.relu(self.skip(x) + self.second(hidden))
+        return F.leaky_relu(self.skip(x) + self.second(hidden), self.leak)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -279,13 +284,13 @@ class FlowUNet(nn.Module):
         self.bring = nn.ModuleList(nn.Conv2d(n, m, 1) for n, m in zip(config.widths, config.unet_widths, strict=True))
         self.time = nn.Sequential(nn.Linear(32, time), nn.GELU(), nn.Linear(time, time))
         self.enter = nn.Conv2d(2 * folded, a, 3, 1, 1)
-        self.down = nn.ModuleList([Residual(a, a, time), Residual(b, b, time), Residual(c, c, time)])
+        self.down = nn.ModuleList(Residual(width, width, time, LEAK) for width in (a, b, c))
         self.shrink = nn.ModuleList([nn.Conv2d(a, b, 2, 2), nn.Conv2d(b, c, 2, 2)])
         self.position = nn.Parameter(torch.randn(1, CELLS**2, c) * 0.3)
         self.attend = CrossBlock(c, 4)
-        self.bottom = Residual(c, c, time)
+        self.bottom = Residual(c, c, time, LEAK)
         self.grow = nn.ModuleList(nn.Sequential(nn.Conv2d(n, 4 * m, 1), nn.PixelShuffle(2)) for n, m in ((c, b), (b, a)))
-        self.up = nn.ModuleList([Residual(2 * b, b, time), Residual(2 * a, a, time)])
+        self.up = nn.ModuleList(Residual(2 * width, width, time, LEAK) for width in (b, a))
         self.leave = nn.Conv2d(a, folded, 3, 1, 1)
         nn.init.zeros_(self.leave.weight)  # starts with the coarse picture
         nn.init.zeros_(self.leave.bias)

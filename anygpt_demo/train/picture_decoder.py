@@ -6,7 +6,8 @@ full one. "codes": the heads of the finished tokenizer become the Reader, and Ca
 it finds in the codes of the stock of scenes; every third step still paints a crowd from the truth. Without a trained
 tokenizer in the family only the first phase runs, and the second one follows when the stage is run again.
 
-Options: truth=SHARE (of the budget for the first phase); from=DIR (a family whose exported decoder goes on, in the second phase only).
+Options: truth=SHARE (of the budget for the first phase); from=DIR (a family whose exported decoder goes on, in the second phase only),
+unet=new (with it: the UNet begins anew).
 """
 
 from __future__ import annotations
@@ -219,10 +220,13 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = int(state["steps"])
 
-    def begin_from(self, family: Path) -> None:
-        """Continue from an exported decoder, its Reader included."""
+    def begin_from(self, family: Path, new_unet: bool = False) -> None:
+        """Continue from an exported decoder, its Reader included; with a new UNet if asked for."""
         part = checkpoints.Family.open(family).component("image_decoder")
+        unet = {key: value.clone() for key, value in self.model.unet.state_dict().items()}
         checkpoints.load_strict(self.model, part.state(), part.role)
+        if new_unet:
+            self.model.unet.load_state_dict(unet)
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def take_reader(self, runs: Path) -> None:
@@ -305,7 +309,7 @@ def train(settings: Settings) -> None:
     if exported is not None:
         share, flow_from = 0.0, 0.0
         if not state:
-            trainer.begin_from(Path(exported))
+            trainer.begin_from(Path(exported), settings.options.get("unet") == "new")
     crowd, stock = Ring(settings.seed + trainer.steps, CROWDED_SHARE), None
     means: dict[str, float] = {}
     while run.going:

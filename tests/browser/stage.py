@@ -43,6 +43,7 @@ class Actor:
         self.grammar: Any = None  # of the newest one
         self.forced: str | None = None
         self.tame = False  # does not explode
+        self.given = 0  # ids of the newest reply that stood before it began, or of its open block
 
     def generate(self, ids: Sequence[int], grammar: Any, *, seed: int, stop: threading.Event | None, max_new: int) -> Play:
         self.heard += 1
@@ -50,10 +51,12 @@ class Actor:
         if ids[-1] in self.vocabulary.starts:  # one block anew
             name = self.vocabulary.starts[ids[-1]]
             return Play(self.vocabulary, self._block(name, 32 if name == "image" else 60)[1:], grammar, stop)
+        self.given = list(ids)[::-1].index(self.vocabulary.mmgpt) - len(self.vocabulary.encode_text(":"))
         name = next((name for name, found in self.vocabulary.ranges.items() if found.first <= ids[-1] < found.stop), None)
         if name is not None:  # a block that goes on
             facts = self.vocabulary.ranges[name]
-            known = list(ids)[::-1].index(facts.start) // facts.modality.layers
+            self.given = list(ids)[::-1].index(facts.start) + 1
+            known = self.given // facts.modality.layers
             return Play(self.vocabulary, self._block(name, grammar.limits[name] - known)[1:], grammar, stop)
         if self.forced in self.vocabulary.ranges and grammar.force_after == 0:  # words that stand already are said
             ends = [self.vocabulary.eos, self.vocabulary.stop]
@@ -150,6 +153,36 @@ class Props:
 
     def stream(self, codes: Iterable[np.ndarray], **options: Any) -> Iterator[Any]:
         yield self.decode(np.stack(list(codes)), **options)
+
+
+class Growing(Props):
+    """A codec whose pictures form from grey in four steps, and whose sounds come in pieces of half a second."""
+
+    def previews(self, codes: np.ndarray, seed: int = 0) -> Iterator[Picture]:
+        sharp = self.decode(codes).rgb.astype(float)
+        for step in range(4):
+            if step:
+                time.sleep(0.7)
+            yield Picture((128 + (sharp - 128) * (step + 1) / 4).astype(np.uint8))
+
+    def streamer(self, *, voice: Any = None, seed: int = 0) -> Pieces:
+        return Pieces(self)
+
+
+class Pieces:
+    """One sound of Growing."""
+
+    def __init__(self, codec: Growing) -> None:
+        self.codec, self.frames, self.told = codec, 0, 0
+
+    def feed(self, frame: np.ndarray) -> list[Audio]:
+        self.frames += 1
+        return self.finish() if self.frames % 25 == 0 else []
+
+    def finish(self) -> list[Audio]:
+        whole = self.codec.decode(np.zeros((self.frames, 1)))
+        fresh, self.told = whole.samples[self.told :], len(whole.samples)
+        return [Audio(fresh, whole.rate_hz)] if len(fresh) else []
 
 
 class Stage:

@@ -44,7 +44,7 @@ def test_axe_finds_nothing(page: Page, stage: Stage, theme: str) -> None:
     page.focus("#chat button[name=retry]")
     page.wait_for_timeout(500)
     found["conversation"] = faults(page)
-    page.locator("#chat .ribbon button").nth(1).click()
+    page.locator("#chat .bot .ribbon button").nth(1).click()
     page.wait_for_selector("#tokens td")
     page.wait_for_timeout(700)
     found["tokens"] = faults(page)
@@ -97,7 +97,7 @@ def test_the_interface_in_chinese(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text("完成，用时")
     expect(page.locator(".composer textarea")).to_have_attribute("placeholder", "输入文字，或按住按钮说话")
     expect(page.locator("#chat .user .part")).to_have_text("Draw")
-    page.locator("#chat .ribbon button").nth(1).click()
+    page.locator("#chat .bot .ribbon button").nth(1).click()
     page.wait_for_selector("#tokens td")
     for tab in ("设置", "模型", "对话", "新对话"):
         page.get_by_role("button", name=tab, exact=True).click(force=True)

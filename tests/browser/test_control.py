@@ -134,7 +134,7 @@ def test_tokens_are_shown(page: Page) -> None:
     attach(page, "image", "orange.png", png())
     say(page, "draw")
     finished(page)
-    page.locator("#chat .user button[name=tokens]").click(force=True)
+    page.get_by_role("button", name="What the model sees").click(force=True)
     expect(page.locator("#tokens figcaption")).to_have_text(["as you sent it", "what the model sees"])
     expect(page.locator("#tokens td")).to_have_count(32)
     page.locator("#tokens input[name=scrub]").fill("5")
@@ -177,3 +177,58 @@ def test_another_chat_has_its_own_sounds(page: Page) -> None:
     page.locator("#rail .chat-title", has_text="one").click()
     expect(page.locator("#chat .user .part")).to_have_text("one")
     expect(page.locator("#chat .bot .timestamp")).to_have_text("0:01")
+
+
+def test_a_reply_goes_on_from_within_a_part(page: Page, stage: Stage) -> None:
+    say(page, "draw and play")
+    finished(page)
+    before = page.locator("#chat .bot .part").inner_text()
+    page.locator("#chat .bot .ribbon .r-music").evaluate("(one) => one.click()")
+    expect(page.locator("#tokens h2")).to_have_text("Music: 1000 tokens")
+    page.locator('#tokens button[name=branch][value="1.2.40"]').click()
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .bot .tag")).to_have_text(["Picture", "Music"])
+    assert stage.actor.given == 161, "the start mark and forty frames of four codes"
+    page.locator("#chat .bot .ribbon .r-text").evaluate("(one) => one.click()")
+    expect(page.locator("#tokens h2")).to_have_text(re.compile("Text: "))
+    page.locator("#tokens button.piece").nth(3).click()
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    after = page.locator("#chat .bot .part").inner_text()
+    assert after != before and after.startswith(before[:3]) and stage.actor.given == 4
+
+
+def test_saving_one_part_and_copying_words(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    say(page, "draw, speak")
+    finished(page)
+    for label, suffix in (("Save this picture", ".png"), ("Save this speech", ".wav")):
+        with page.expect_download() as parcel:
+            page.get_by_title(label).click(force=True)
+        assert parcel.value.suggested_filename.endswith(suffix)
+        data = Path(parcel.value.path()).read_bytes()
+        assert b"ai_generated" in data and data[:4] in (b"\x89PNG", b"RIFF")
+    page.get_by_title("Copy the words of this reply").click(force=True)
+    expect(page.locator("#chat button[name=copy]")).to_have_text("Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith("You said: draw, speak") and copied.endswith("The boat goes over the lake, slowly.")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
+    expect(page.locator("#chat button[name=copy]")).to_have_text("Copy")
+    page.evaluate(
+        "document.body.addEventListener('copy', () => { window.taken = getSelection().toString() || document.activeElement.value; })"
+    )
+    page.get_by_title("Copy the words of this reply").click(force=True)
+    page.wait_for_function("(words) => window.taken === words", arg=copied)
+
+
+def test_tokens_below_what_one_says(page: Page) -> None:
+    attach(page, "image", "orange.png", png())
+    say(page, "what is this")
+    finished(page)
+    strip = page.locator("#chat .user .ribbon button")
+    assert [one.get_attribute("class") for one in strip.all()] == ["r-image", "r-text"]
+    expect(strip.first).to_have_attribute("title", "image, 32 tokens")
+    strip.last.evaluate("(one) => one.click()")
+    expect(page.locator("#tokens h2")).to_have_text(re.compile(r"Text: \d+ tokens"))
+    assert page.locator("#tokens .piece small").count() > 2 and page.locator("#tokens button.piece").count() == 0

@@ -6,6 +6,7 @@ import io
 import re
 import time
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from anygpt_demo.media import Audio
-from tests.browser.stage import Stage
+from anygpt_demo.selftest import EXAMPLES
+from tests.browser.stage import Growing, Stage
 
 pytestmark = pytest.mark.browser
 WAIT_MS = 120_000
@@ -87,7 +89,37 @@ def test_picture_and_music_come_in_order_with_progress(page: Page) -> None:
     )
     assert [kind for kind in kinds if kind in ("text", "Picture", "Music")] == ["text", "Picture", "Music"]
     expect(page.locator("#chat .bot .under").last).to_contain_text("AI-generated, 5.0 s, 1000 tokens")
-    assert page.locator("#chat .ribbon button").count() == 3
+    assert page.locator("#chat .bot .ribbon button").count() == 3
+    assert page.locator("#chat .user .ribbon button").count() == 1
+
+
+@pytest.fixture
+def growing(stage: Stage) -> Iterator[None]:
+    """Codecs that show what they have before they are done."""
+    before = dict(stage.props)
+    stage.props.update({name: Growing(props.modality) for name, props in before.items()})
+    stage.chat._codecs.clear()
+    yield
+    stage.props.update(before)
+    stage.chat._codecs.clear()
+
+
+@pytest.mark.usefixtures("growing")
+def test_a_rough_picture_and_a_first_piece_of_sound_come_before_the_end(page: Page) -> None:
+    say(page, "draw and play")
+    picture = page.locator("#chat .bot img")
+    seen, played, tagged = [], [], page.locator("#chat .bot .tag-music")
+    while page.locator(".composer").get_attribute("data-state") == "busy":
+        if picture.count():
+            address = picture.first.get_attribute("src")
+            seen += [address] if address not in seen else []
+        if not tagged.count():
+            played.append(page.evaluate("document.querySelector('.composer').api.played"))
+        time.sleep(0.05)
+    assert len(seen) >= 3 and picture.count() == 1, seen
+    assert played[-1] >= 1, "nothing was heard before the music was whole"
+    assert picture.evaluate("image => image.naturalWidth") == 256
+    expect(page.locator("#chat .bot .timestamp")).to_have_text("0:05")
 
 
 def test_nothing_jumps_while_parts_stream_in(page: Page) -> None:
@@ -111,6 +143,26 @@ def test_an_uploaded_picture_is_seen(page: Page, stage: Stage) -> None:
     expect(page.locator("#chat .user img")).to_be_visible()
     seen = stage.props["image"].encoded[before:]
     assert len(seen) == 1 and seen[0].rgb.shape == (48, 64, 3)
+
+
+def test_a_picture_a_recording_and_music_in_one_message(page: Page, stage: Stage) -> None:
+    before = {name: len(props.encoded) for name, props in stage.props.items()}
+    attach(page, "image", "orange.png", png())
+    attach(page, "speech", "request.wav", (EXAMPLES / "request.wav").read_bytes())
+    attach(page, "music", "tune.wav", tune(2))
+    expect(page.locator(".chip")).to_have_text(["Picture: orange.png×", "Speech: request.wav×", "Music: tune.wav×"])
+    say(page, "What are these?")
+    finished(page)
+    expect(page.locator("#chat .user .tag")).to_have_text(["Picture", "Speech", "Music"])
+    expect(page.locator("#chat .user img")).to_have_count(1)
+    expect(page.locator("#chat .user .timestamp")).to_have_count(2)
+    expect(page.locator("#chat .user .part")).to_have_text("What are these?")
+    classes = [one.get_attribute("class") for one in page.locator("#chat .user .ribbon button").all()]
+    assert classes == ["r-image", "r-speech", "r-music", "r-text"]
+    new = {name: props.encoded[before[name] :] for name, props in stage.props.items()}
+    assert [len(found) for found in new.values()] == [1, 1, 1]
+    assert new["image"][0].rgb.shape == (48, 64, 3) and new["speech"][0].rate_hz == 16_000 and new["music"][0].rate_hz == 32_000
+    expect(page.locator("#chat .user .under").nth(1)).to_contain_text("heard: draw a boat and sing")
 
 
 def test_long_music_is_cut_and_says_so(page: Page, stage: Stage) -> None:
