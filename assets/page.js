@@ -54,10 +54,10 @@ function drops(button) { // whether messages that follow would go
   return every('button[name=retry]').some((other) => Number(other.value) > parseInt(button.value)); // a button of the drawer
 }
 function arm(button) { // deleting takes two clicks
-  const label = button.textContent;
+  const label = button.innerHTML;
   button.dataset.armed = 'yes';
   button.textContent = button.name === 'delete' ? 'Really delete' : 'Really? What follows is deleted';
-  setTimeout(() => { delete button.dataset.armed; button.textContent = label; }, ARMED_MS);
+  setTimeout(() => { delete button.dataset.armed; button.innerHTML = label; }, ARMED_MS);
 }
 root.api.list = () => { // an open list of chats follows the conversation
   if (!document.querySelector('#rail.open') || document.activeElement?.closest('#rail')) return;
