@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -219,24 +219,18 @@ class Ticket:
         self.error, self.satisfied = error, True
 
 
-@contextlib.contextmanager
-def apart(place: int, places: int) -> Iterator[None]:
-    """Keep this thread to its share of the processors, so that those at other places have theirs; does nothing where that is not possible.
-
-    Linux likes to let a thread run where it was woken, behind another one that computes, for milliseconds, while a processor idles.
-    """
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    kept = False
-    if 1 < places <= len(there):
-        with contextlib.suppress(OSError):  # what is allowed may have changed
-            os.sched_setaffinity(0, there[place::places])
-            kept = True
+def processors(thread: int) -> set[int]:
+    """Those on which a thread of this process may run; none where nobody can say. thread: its native id."""
     try:
-        yield
-    finally:
-        if kept:
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, there)
+        return os.sched_getaffinity(thread)
+    except (AttributeError, OSError):  # not on this system
+        return set()
+
+
+def confine(thread: int, share: Iterable[int]) -> None:
+    """Keep a thread to some processors."""
+    with contextlib.suppress(OSError):  # what is allowed may have changed
+        os.sched_setaffinity(thread, share)
 
 
 class Desk:
@@ -257,6 +251,8 @@ class Desk:
         self._jobs: list[Ticket] = []
         self._writers: list[LocalGeneration] = []
         self._served: dict[int, list[Client]] = {}  # now, by place
+        self._threads: dict[int, int] = {}  # who serves there, by native id
+        self._confined: dict[int, set[int]] = {}  # and the processors of those who are kept to a share of them
         self._read = 0  # blocks of prompts in a row that were served before ids, just now
         self._pace = CALL_S  # seconds of computing that a step of the last call took
 
@@ -288,17 +284,27 @@ class Desk:
                 if client.satisfied:
                     return
                 place = next((place for place in range(self.places) if place not in self._served), None)
-                company = bool(self._served)
                 batch = self._next(client) if place is not None else []
                 if place is not None and batch:
-                    self._served[place] = batch
+                    self._served[place], self._threads[place] = batch, threading.get_native_id()
+                    self._spread()
                 client.waiting = not batch
             if place is not None and batch:
-                with apart(place, self.places) if company else contextlib.nullcontext():
-                    self._serve(place, batch)
+                self._serve(place, batch)
             else:
                 with contextlib.suppress(queue.Empty):
                     client.bell.get(timeout=PATIENCE_S)
+
+    def _spread(self) -> None:
+        """Keep threads that compute at the same time to their shares of the processors, until each is done.
+
+        Linux likes to let a thread run where it was woken, behind another one that computes, for milliseconds, while a processor idles.
+        """
+        for place, thread in self._threads.items() if len(self._threads) > 1 else ():
+            there = processors(thread) if place not in self._confined else set()
+            if len(there) >= self.places:
+                self._confined[place] = there
+                confine(thread, sorted(there)[place :: self.places])
 
     def _serves(self, client: Client) -> bool:
         """Whether somebody computes for a client."""
@@ -334,7 +340,9 @@ class Desk:
                 client.fail(error)
         with self._door:
             self.calls += 1
-            del self._served[place]
+            del self._served[place], self._threads[place]
+            if place in self._confined:
+                confine(threading.get_native_id(), self._confined.pop(place))
             everybody: list[Client] = [*batch, *self._writers, *self._jobs]
             for client in everybody:  # who has nothing, and for whom nobody computes, may find a free place
                 if client.waiting and (client.urgent or not (client.satisfied or self._serves(client))):

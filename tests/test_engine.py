@@ -423,16 +423,30 @@ def test_prompts_that_come_together_are_read_before_ids_one_for_each_place():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say where a thread runs")
 def test_threads_at_two_places_have_different_processors_and_get_theirs_back():
-    there = os.sched_getaffinity(0)
-    found = []
-    for place in range(2):
-        with engine_module.apart(place, 2):
+    there, found = os.sched_getaffinity(0), []
+    both, told = threading.Barrier(2), threading.Barrier(2)
+
+    class Slow(Counting):
+        def run(self, pieces):
+            both.wait(10)  # now both compute
             found.append(os.sched_getaffinity(0))
-        assert os.sched_getaffinity(0) == there
+            told.wait(10)
+            return super().run(pieces)
+
+    desk = Desk(Slow())
+    desk.places = 2
+
+    def work(_):
+        desk.run([([1, 2, 3], None)])
+        return os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, range(2))) == [there] * 2
     if len(there) > 1:
         assert not found[0] & found[1] and found[0] | found[1] == there
-    with engine_module.apart(0, 1):
-        assert os.sched_getaffinity(0) == there
+    both, told = threading.Barrier(1), threading.Barrier(1)
+    assert work(0) == there == found[2]
+    assert not desk._confined and not desk._threads
 
 
 def test_int8_is_refused_where_it_is_wrong_or_does_not_run(vocabulary, monkeypatch):
