@@ -229,6 +229,21 @@ def test_in_8_bit_a_kept_cache_gives_the_very_same_numbers(small, vocabulary):
         assert cache.ids == cold.ids and torch.equal(cache.keys[..., :n, :], cold.keys[..., :n, :])
 
 
+def test_whoever_reads_a_prompt_begins_to_write_and_a_stop_ends_that(small, vocabulary, monkeypatch):
+    found, stop, read = [], threading.Event(), engine_module.LocalGeneration._read_prompt
+
+    def stopped(self):
+        row = read(self)
+        found.append(len(self.ready))
+        stop.set()
+        return row
+
+    monkeypatch.setattr(engine_module.LocalGeneration, "_read_prompt", stopped)
+    reply = small.generate([vocabulary.bos, 7, 8], Grammar(vocabulary, budget=20), seed=1, stop=stop, max_new=20)
+    assert list(reply) == [] and reply.reason == "stop"
+    assert found == [isinstance(small.runner, Compiled)] and not small.desk._writers
+
+
 def test_replies_written_together_equal_those_written_alone(small, vocabulary):
     prompts = [[vocabulary.bos, *range(9, 9 + 40 * number)] for number in (1, 2, 5, 7)]
     alone = [write(small, vocabulary, prompt, seed) for seed, prompt in enumerate(prompts)]
