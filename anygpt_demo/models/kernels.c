@@ -93,16 +93,28 @@ INLINE float total(floats v) {
 #endif
 }
 
+INLINE floats larger(floats a, floats b) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
 /* The highest of n numbers times `sign`. */
 INLINE float highest(const float *x, int64_t n, float sign) {
-    float tops[LANES], top;
-    int64_t j = LANES;
-    for (int i = 0; i < LANES; i++) tops[i] = sign * x[i < n ? i : 0];
-    for (; j + LANES <= n; j += LANES)
-        for (int i = 0; i < LANES; i++) tops[i] = sign * x[j + i] > tops[i] ? sign * x[j + i] : tops[i];
-    for (top = tops[0]; j < n; j++) top = sign * x[j] > top ? sign * x[j] : top;
-    for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
-    return top;
+    floats tops = all(sign * x[0]);
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) tops = larger(sign * load(x + j), tops);
+    float part[LANES];
+    store(part, tops);
+#if defined(__AVX512F__)
+    part[0] = _mm512_reduce_max_ps((__m512)tops);
+#else
+    for (int i = 1; i < LANES; i++) part[0] = part[i] > part[0] ? part[i] : part[0];
+#endif
+    for (; j < n; j++) part[0] = sign * x[j] > part[0] ? sign * x[j] : part[0];
+    return part[0];
 }
 
 /* Two vectors as one of bfloat16: low and high halves of words. */
