@@ -20,8 +20,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -195,10 +196,10 @@ class Client(Protocol):
 
 
 class Ticket:
-    """Work handed in once, and its result."""
+    """Work handed in once, and its result. then: called with the rows by whoever computed them, before the result is handed out."""
 
-    def __init__(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> None:
-        self.pieces = pieces
+    def __init__(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None) -> None:
+        self.pieces, self.then = pieces, then
         self.reading = len(pieces[0][0]) > 1  # a block of a prompt
         self.waiting = self.satisfied = False
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -212,31 +213,28 @@ class Ticket:
 
     def receive(self, rows: Any) -> None:
         """It is done."""
-        self.rows, self.satisfied = rows, True
+        self.rows = rows
+        if self.then is not None:
+            self.then(rows)
+        self.satisfied = True
 
     def fail(self, error: Exception) -> None:
         """It has failed."""
         self.error, self.satisfied = error, True
 
 
-@contextlib.contextmanager
-def apart(place: int, places: int) -> Iterator[None]:
-    """Keep this thread to its share of the processors, so that those at other places have theirs; does nothing where that is not possible.
-
-    Linux likes to let a thread run where it was woken, behind another one that computes, for milliseconds, while a processor idles.
-    """
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    kept = False
-    if 1 < places <= len(there):
-        with contextlib.suppress(OSError):  # what is allowed may have changed
-            os.sched_setaffinity(0, there[place::places])
-            kept = True
+def processors(thread: int) -> set[int]:
+    """Those on which a thread of this process may run; none where nobody can say. thread: its native id."""
     try:
-        yield
-    finally:
-        if kept:
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, there)
+        return os.sched_getaffinity(thread)
+    except (AttributeError, OSError):  # not on this system
+        return set()
+
+
+def confine(thread: int, share: Iterable[int]) -> None:
+    """Keep a thread to some processors."""
+    with contextlib.suppress(OSError):  # what is allowed may have changed
+        os.sched_setaffinity(thread, share)
 
 
 class Desk:
@@ -257,6 +255,8 @@ class Desk:
         self._jobs: list[Ticket] = []
         self._writers: list[LocalGeneration] = []
         self._served: dict[int, list[Client]] = {}  # now, by place
+        self._threads: dict[int, int] = {}  # who serves there, by native id
+        self._confined: dict[int, set[int]] = {}  # and the processors of those who are kept to a share of them
         self._read = 0  # blocks of prompts in a row that were served before ids, just now
         self._pace = CALL_S  # seconds of computing that a step of the last call took
 
@@ -271,9 +271,9 @@ class Desk:
             self._writers = [other for other in self._writers if other is not writer]
             self._door.wait_for(lambda: not self._serves(writer))
 
-    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> Any:
-        """Rows of the pieces. Raises what the runner raises."""
-        ticket = Ticket(pieces)
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None) -> Any:
+        """Rows of the pieces. then: what whoever computes them does with them at once. Raises what the runner raises."""
+        ticket = Ticket(pieces, then)
         with self._door:
             self._jobs.append(ticket)
         self.satisfy(ticket)
@@ -288,17 +288,27 @@ class Desk:
                 if client.satisfied:
                     return
                 place = next((place for place in range(self.places) if place not in self._served), None)
-                company = bool(self._served)
                 batch = self._next(client) if place is not None else []
                 if place is not None and batch:
-                    self._served[place] = batch
+                    self._served[place], self._threads[place] = batch, threading.get_native_id()
+                    self._spread()
                 client.waiting = not batch
             if place is not None and batch:
-                with apart(place, self.places) if company else contextlib.nullcontext():
-                    self._serve(place, batch)
+                self._serve(place, batch)
             else:
                 with contextlib.suppress(queue.Empty):
                     client.bell.get(timeout=PATIENCE_S)
+
+    def _spread(self) -> None:
+        """Keep threads that compute at the same time to their shares of the processors, until each is done.
+
+        Linux likes to let a thread run where it was woken, behind another one that computes, for milliseconds, while a processor idles.
+        """
+        for place, thread in self._threads.items() if len(self._threads) > 1 else ():
+            there = processors(thread) if place not in self._confined else set()
+            if len(there) >= self.places:
+                self._confined[place] = there
+                confine(thread, sorted(there)[place :: self.places])
 
     def _serves(self, client: Client) -> bool:
         """Whether somebody computes for a client."""
@@ -334,7 +344,9 @@ class Desk:
                 client.fail(error)
         with self._door:
             self.calls += 1
-            del self._served[place]
+            del self._served[place], self._threads[place]
+            if place in self._confined:
+                confine(threading.get_native_id(), self._confined.pop(place))
             everybody: list[Client] = [*batch, *self._writers, *self._jobs]
             for client in everybody:  # who has nothing, and for whom nobody computes, may find a free place
                 if client.waiting and (client.urgent or not (client.satisfied or self._serves(client))):
@@ -564,6 +576,7 @@ class LocalGeneration:
         self.pieces: list[tuple[list[Any], Cache]] = []
         self.row: Any = None  # after all ids drawn so far, where it is known
         self.beside: Cache | None = None  # the open block after a request for just anything, where guidance leads away from that
+        self._begun = False  # whoever read the last of the prompt has begun to write
         self._later: Later | None = None  # drawn on the device, not yet known here
         self._unasked: Any = None  # the row beside, after what was read there when the block began
         self._marks: Any = None  # ids drawn since the block began, on the device
@@ -576,6 +589,7 @@ class LocalGeneration:
         try:
             yield from self._write()
         finally:
+            self.engine.desk.leave(self)
             self.cache.busy = False
 
     @property
@@ -590,7 +604,7 @@ class LocalGeneration:
     def _write(self) -> Iterator[int]:
         row = self._read_prompt()
         while row is not None and not self._stopped:
-            if self._searching:
+            if not self._begun and self._searching:
                 fresh = []
                 for token in self._search(row, self.grammar.allowed().sampling.beams, self.budget):
                     self.grammar.advance(token)
@@ -609,12 +623,12 @@ class LocalGeneration:
 
     def _sample(self, row: Any) -> Iterator[int]:
         """Draw ids, one after the other, until the reply ends or beams come next."""
-        self.over, self.row = False, None
         runner = self.engine.runner
-        if isinstance(runner, Graphs):
-            runner.sit(self.cache)
-        self._take([row], self.engine.desk.run)
-        self.engine.desk.join(self)
+        if not self._begun:
+            if isinstance(runner, Graphs):
+                runner.sit(self.cache)
+            self._begin([row], self.engine.desk.run)
+        self._begun = False
         try:
             while not self._stopped:
                 if self.ready:
@@ -631,6 +645,20 @@ class LocalGeneration:
                 runner.stand(self.cache)
         if self._error is not None:
             raise self._error
+
+    def _begin(self, rows: Sequence[Any], run: Run) -> None:
+        """Draw the first id after a row, and write on from now."""
+        self.over, self.row = False, None
+        self._take(rows, run)
+        self.engine.desk.join(self)
+
+    def _begin_at_once(self, rows: Sequence[Any]) -> None:
+        """The same by whoever has computed the row: the reply is written on before its own thread is awake. Raises nothing."""
+        self._begun = True
+        try:
+            self._begin(rows, self.engine.runner.run)
+        except Exception as error:  # it belongs to this reply alone
+            self.fail(error)
 
     @property
     def satisfied(self) -> bool:
@@ -779,19 +807,22 @@ class LocalGeneration:
     def _read_prompt(self) -> Any:
         """The row after the prompt; None if stopped meanwhile."""
         row = self._read(self.ids[self.cache.cut(self.ids, self.engine.runner.unit) :])
-        self.cache.read = len(self.cache.ids)
+        self.cache.read = min(len(self.cache.ids), len(self.ids))  # ids may have been written since
         return row
 
     def _read(self, fresh: Sequence[int]) -> Any:
         """Run the model over new ids, block by block; the last row, or None if stopped meanwhile."""
-        return self._read_into(self.cache, fresh, self.engine.desk.run)
+        then = self._begin_at_once if isinstance(self.engine.runner, Compiled) and not self._searching else None
+        return self._read_into(self.cache, fresh, self.engine.desk.run, then)
 
-    def _read_into(self, cache: Cache, fresh: Sequence[int], run: Run) -> Any:
+    def _read_into(self, cache: Cache, fresh: Sequence[int], run: Run, then: Callable[[Any], None] | None = None) -> Any:
         row, block, start = None, self.engine.runner.block, 0
         while start < len(fresh):
             if self._stopped:
                 return None
             size = block - len(cache.ids) % block  # up to the next multiple
+            if then is not None and start + size >= len(fresh):
+                run = partial(self.engine.desk.run, then=then)
             with torch.inference_mode():
                 row = run([(list(fresh[start : start + size]), cache)])[0]
             start += size

@@ -24,6 +24,7 @@ from anygpt_demo.models import compiled, fast
 from anygpt_demo.models.compiled import FLAGS, STEPS, Compiled, Tiles, Way, Wish, build, library
 from anygpt_demo.models.fast import Fast, Int8, Work, turned, unturned
 from anygpt_demo.models.llama import Llama, LlamaConfig
+from tests.tiles import kept
 
 WAYS = {"as this processor likes it": (), "without AVX-512": ("-mno-avx512f",), "without AVX": ("-mno-avx",)}
 CONFIGS = {
@@ -81,16 +82,15 @@ def test_a_row_has_the_same_bits_in_any_company(kernels, name):
     packed = Compiled(random_model(CONFIGS[name]), kernels)
     ids = np.random.default_rng(0).integers(0, 300, 333).tolist()
 
-    def read(step: int) -> tuple[np.ndarray, torch.Tensor]:
+    def read(step: int) -> tuple[np.ndarray, ...]:
         cache = packed.cache(400)
         for start in range(0, len(ids), step):
             row = packed.run([(ids[start : start + step], cache)])[0]
-        return row, cache.both[..., : len(ids), :]
+        return row, *kept(cache, len(ids))
 
-    row, both = read(333)
+    at_once = read(333)
     for step in (1, 5, 128):
-        other = read(step)
-        assert np.array_equal(row, other[0]) and torch.equal(both, other[1])
+        assert all(np.array_equal(one, other) for one, other in zip(at_once, read(step), strict=True))
     starts = (1, 17, 60, 200, 332)
     alone, caches = [], []
     for start in starts:
@@ -264,6 +264,24 @@ def test_what_has_no_place_is_refused_and_a_cache_grows(native):
     assert np.array_equal(packed.run([(ids, small)]), row)
 
 
+@pytest.mark.parametrize("begun", [0, 31, 32, 33, 50])
+def test_a_cache_takes_what_another_has_read_since_any_position(native, begun):
+    packed, ids = Compiled(random_model(CONFIGS["usual heads, shared keys"]), native), list(range(100, 190))
+    own, whole = packed.cache(45), packed.cache(700)
+    assert own.capacity == 64
+    wanted = packed.run([(ids, whole)])
+    if begun:
+        packed.run([(ids[:begun], own)])
+    other = own.copy(70)
+    packed.run([(ids[begun:80], other)])
+    packed.run([(list(range(10)), own)])  # positions that are taken back
+    own.cut([*ids[:begun], 1])
+    own.take(other, begun)
+    for cache in (own, other):
+        assert np.array_equal(packed.run([(ids[80:], cache)]), wanted)
+        assert all(np.array_equal(one, two) for one, two in zip(kept(cache, 90), kept(whole, 90), strict=True))
+
+
 def test_any_thread_may_draw_at_any_time(native):
     packed = Compiled(random_model(CONFIGS["small heads"]), native)
     head, rows = packed.head(((0, 512),)), np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
@@ -314,8 +332,7 @@ class Crowd:
         found = []
         for cache, _, _, ids, shares in self.members:
             end = len(cache.ids) - len(ids) + 1 + upto
-            both = cache.both[..., :end, :].contiguous().view(torch.uint8).numpy().tobytes()
-            found.append((ids[: upto + 1], shares[: upto + 1], both))
+            found.append((ids[: upto + 1], shares[: upto + 1], b"".join(part.tobytes() for part in kept(cache, end))))
         return found
 
 

@@ -27,6 +27,7 @@ from anygpt_demo.models.compiled import Compiled, library
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from anygpt_demo.protocol import Parser
 from anygpt_demo.vocabulary import Vocabulary
+from tests.tiles import kept
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +227,23 @@ def test_in_8_bit_a_kept_cache_gives_the_very_same_numbers(small, vocabulary):
         cold = small.cache()
         assert write(small, vocabulary, prompt, 5, cache=cache) == write(small, vocabulary, prompt, 5, cache=cold)
         n = len(cold.ids)
-        assert cache.ids == cold.ids and torch.equal(cache.keys[..., :n, :], cold.keys[..., :n, :])
+        assert cache.ids == cold.ids
+        assert all(np.array_equal(one, other) for one, other in zip(kept(cache, n), kept(cold, n), strict=True))
+
+
+def test_whoever_reads_a_prompt_begins_to_write_and_a_stop_ends_that(small, vocabulary, monkeypatch):
+    found, stop, read = [], threading.Event(), engine_module.LocalGeneration._read_prompt
+
+    def stopped(self):
+        row = read(self)
+        found.append(len(self.ready))
+        stop.set()
+        return row
+
+    monkeypatch.setattr(engine_module.LocalGeneration, "_read_prompt", stopped)
+    reply = small.generate([vocabulary.bos, 7, 8], Grammar(vocabulary, budget=20), seed=1, stop=stop, max_new=20)
+    assert list(reply) == [] and reply.reason == "stop"
+    assert found == [isinstance(small.runner, Compiled)] and not small.desk._writers
 
 
 def test_replies_written_together_equal_those_written_alone(small, vocabulary):
@@ -423,16 +440,30 @@ def test_prompts_that_come_together_are_read_before_ids_one_for_each_place():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say where a thread runs")
 def test_threads_at_two_places_have_different_processors_and_get_theirs_back():
-    there = os.sched_getaffinity(0)
-    found = []
-    for place in range(2):
-        with engine_module.apart(place, 2):
+    there, found = os.sched_getaffinity(0), []
+    both, told = threading.Barrier(2), threading.Barrier(2)
+
+    class Slow(Counting):
+        def run(self, pieces):
+            both.wait(10)  # now both compute
             found.append(os.sched_getaffinity(0))
-        assert os.sched_getaffinity(0) == there
+            told.wait(10)
+            return super().run(pieces)
+
+    desk = Desk(Slow())
+    desk.places = 2
+
+    def work(_):
+        desk.run([([1, 2, 3], None)])
+        return os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, range(2))) == [there] * 2
     if len(there) > 1:
         assert not found[0] & found[1] and found[0] | found[1] == there
-    with engine_module.apart(0, 1):
-        assert os.sched_getaffinity(0) == there
+    both, told = threading.Barrier(1), threading.Barrier(1)
+    assert work(0) == there == found[2]
+    assert not desk._confined and not desk._threads
 
 
 def test_int8_is_refused_where_it_is_wrong_or_does_not_run(vocabulary, monkeypatch):

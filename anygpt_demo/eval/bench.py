@@ -607,7 +607,7 @@ def compiled_steps(fast: Compiled, item: CodeRange, words: Slice) -> dict[str, f
         for count in (2, 4):
             caches = [fast.cache(2 * PROMPT) for _ in range(count)]
             for cache in caches:
-                cache.both[:] = 0.1
+                fast.run([([300] * positions, cache)])
 
             def write(caches: list[Cache] = caches, positions: int = positions) -> None:
                 for cache in caches:
@@ -642,7 +642,7 @@ def kernels(family: Family, threads: int | None = None) -> dict[str, float]:
         found["grammar"] = best(state) / STEPS
         for positions in (1, 64, PROMPT):
             cache = fast.cache(2 * PROMPT)
-            cache.both[:] = 0.1
+            fast.run([([300] * positions, cache)])
 
             def write(cache: Cache = cache, positions: int = positions) -> None:
                 cache.ids = [300] * positions

@@ -37,6 +37,7 @@ SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-funroll-loops")
 BLOCK = 128  # rows of one call, as in kernels.c
 OUTS, STEP, TOGETHER = 32, 8, 4  # as in kernels.c: outputs of a tile, inputs of a step, sessions that draw at once
+SCALE = 4  # bytes of a key's or a value's scale
 STEPS = 32  # as in kernels.c: most ids that one call writes for a session
 LINE = 128  # bytes that two processors do not share well
 PATIENCE_S = 120  # for the compiler
@@ -151,14 +152,15 @@ class Space:
     def __init__(self, config: LlamaConfig) -> None:
         inner, given, hidden = config.num_attention_heads * config.head_dim, config.hidden_size, config.intermediate_size
         both = inner + 2 * config.num_key_value_heads * config.head_dim
+        longest = config.max_position_embeddings + 64
         self.arrays: list[NDArray[Any]] = [  # in the order of SpaceFacts; memory is taken when it is first written
             room((BLOCK, given), np.float32),
             room((BLOCK, max(both, 2 * hidden)), np.float32),
             room((BLOCK, inner), np.float32),
             room((BLOCK, hidden), np.float32),
-            room((TOGETHER, config.max_position_embeddings + 64), np.float32),
+            room((TOGETHER, longest), np.float32),
             room((9 * config.vocab_size + TOGETHER * given,), np.float32),
-            room((BLOCK * (max(inner, given, hidden) + STEP),), np.int8),
+            room((max(BLOCK * (max(inner, given, hidden) + STEP), 2 * TOGETHER * longest),), np.int8),
         ]
         self.facts = SpaceFacts(*(array.ctypes.data for array in self.arrays))
         self.address = ctypes.addressof(self.facts)
@@ -319,7 +321,7 @@ class Compiled:
 
     def cache(self, capacity: int) -> Cache:
         """An empty cache. It grows when it has to: of memory that a reply never uses every page would be touched, and so cleared."""
-        return Cache(self.config, min(capacity, ROOM), torch.bfloat16, "cpu")
+        return Cache(self.config, min(capacity, ROOM), torch.uint8, "cpu", OUTS, SCALE)
 
     def clear(self) -> None:
         """Forget the heads made so far."""

@@ -6,7 +6,7 @@
    A row is rounded to 8 bits by itself and multiplied in whole numbers; sums of floats are taken in an order that depends on
    the row's own position only. So a row's result has the same bits whatever else is computed with it. Weights are kept as
    unsigned bytes (value + 128), in tiles of 32 outputs: for every four inputs 128 bytes, four per output; they are read in order
-   and multiplied while they are read. Keys and values are bfloat16.
+   and multiplied while they are read. Keys and values are kept in 8 bit in tiles of the same kind, see keep().
 
    `luck` is a number in [0, 1) from the caller: equal numbers give equal ids. Plain C with vectors of GCC and Clang; the product
    has a way of its own for AVX-512 VNNI and AVX2. Nothing is kept between calls: any number of threads may be in here at once, each
@@ -26,12 +26,12 @@ enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-enum { OUTS = 32, STEP = 8, BLOCK = 128, TOGETHER = 4, BUCKETS = 256, STEPS = 32 };
+enum { OUTS = 32, STEP = 8, BLOCK = 128, TOGETHER = 4, BUCKETS = 256, STEPS = 32, FINE = 128 * 127 + 127 };
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef int8_t bytes __attribute__((vector_size(LANES)));
 
 typedef struct { /* y = x W', or rms_norm(x) W' where eps >= 0 */
     int64_t width, outs;
@@ -54,7 +54,7 @@ typedef struct { /* what one thread computes in; room for BLOCK rows, and for dr
     int8_t *codes;
 } Space;
 
-typedef struct { int64_t id, position, capacity, wanted; uint16_t *cache; } Row; /* cache: (2, layers, groups, capacity, width), see join() */
+typedef struct { int64_t id, position, capacity, wanted; uint8_t *cache; } Row; /* cache: (2, layers, groups, capacity, width + 4), see keep() */
 
 typedef struct { /* one way to draw an id: a state of the grammar, and settings */
     const Matrix *head;
@@ -73,7 +73,7 @@ typedef struct { /* what one session draws, at most STEPS ids in a row; tokens a
     int64_t wanted, drawn;
     double guidance;              /* other than 1: it has a second row, which was not asked for anything, and is led away from that */
     int64_t position, capacity;   /* of the second row's id, which is that of the first */
-    uint16_t *cache;
+    uint8_t *cache;
 } Wish;
 
 INLINE floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
@@ -93,58 +93,47 @@ INLINE float total(floats v) {
 #endif
 }
 
+INLINE floats larger(floats a, floats b) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
 /* The highest of n numbers times `sign`. */
 INLINE float highest(const float *x, int64_t n, float sign) {
-    float tops[LANES], top;
-    int64_t j = LANES;
-    for (int i = 0; i < LANES; i++) tops[i] = sign * x[i < n ? i : 0];
-    for (; j + LANES <= n; j += LANES)
-        for (int i = 0; i < LANES; i++) tops[i] = sign * x[j + i] > tops[i] ? sign * x[j + i] : tops[i];
-    for (top = tops[0]; j < n; j++) top = sign * x[j] > top ? sign * x[j] : top;
-    for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
-    return top;
-}
-
-/* Two vectors as one of bfloat16: low and high halves of words. */
-INLINE void part(const uint16_t *p, floats *low, floats *high) {
-    words v;
-    memcpy(&v, p, sizeof v);
+    floats tops = all(sign * x[0]);
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) tops = larger(sign * load(x + j), tops);
+    float part[LANES];
+    store(part, tops);
 #if defined(__AVX512F__)
-    __asm__("" : "+v"(v)); /* read once, not once for each half */
-#endif
-    *low = (floats)(v << 16);
-    *high = (floats)(v & 0xffff0000);
-}
-
-INLINE void join(uint16_t *p, floats low, floats high) {
-    words a = (words)low, b = (words)high;
-    a = (a + 0x7fff + (a >> 16 & 1)) >> 16;
-    b = (b + 0x7fff + (b >> 16 & 1)) & 0xffff0000;
-    a |= b;
-    memcpy(p, &a, sizeof a);
-}
-
-/* The sums of LANES vectors. Each is taken in the same order. */
-INLINE floats totals(const floats *v) {
-    floats result;
-#if defined(__AVX512F__)
-    __m512 a[8], b[4], c[2];
-    for (int i = 0; i < 8; i++) {
-        __m512 x = (__m512)v[2 * i], y = (__m512)v[2 * i + 1];
-        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
-    }
-    for (int i = 0; i < 4; i++) {
-        __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
-        b[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
-    } /* each 128 bits: one part of four sums */
-    for (int i = 0; i < 2; i++) c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88), _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd));
-    result = (floats)_mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
+    part[0] = _mm512_reduce_max_ps((__m512)tops);
 #else
-    float found[LANES];
-    for (int i = 0; i < LANES; i++) found[i] = total(v[i]);
-    result = load(found);
+    for (int i = 1; i < LANES; i++) part[0] = part[i] > part[0] ? part[i] : part[0];
 #endif
-    return result;
+    for (; j < n; j++) part[0] = sign * x[j] > part[0] ? sign * x[j] : part[0];
+    return part[0];
+}
+
+/* Numbers from `seen` to before `whole`, a multiple of LANES, become `other`. */
+INLINE void hide(float *x, int64_t seen, int64_t whole, float other) {
+    for (int64_t j = seen / LANES * LANES; j < whole; j += LANES) {
+        ints place;
+        for (int i = 0; i < LANES; i++) place[i] = i;
+        store(x + j, choose(place < (int32_t)(seen - j), load(x + j), all(other)));
+    }
+}
+
+INLINE int32_t count(ints v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+#endif
 }
 
 /* e to the x, to the last bit or two; below -87 about 1e-38 */
@@ -213,48 +202,66 @@ INLINE lane plus(lane a, lane b) { return _mm256_add_epi32(a, b); }
 INLINE int32_t begin(int32_t sum) { return 0 * sum; }
 #endif
 
-/* Sums of R rows and 32 outputs. w: the tile; codes: rows `padded` apart; sums: of each row's codes; result: (R, 32). */
-INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t padded, const int32_t *sums, int32_t *result) {
+#if !defined(__AVX2__)
+enum { ROWS = 1, PARTS = OUTS };
+typedef int32_t lane;
+INLINE lane fill(int32_t value) { return value; }
+INLINE int32_t begin(int32_t sum) { return -128 * sum; }
+INLINE lane plus(lane a, lane b) { return a + b; }
+#endif
+
+typedef struct { lane at[2][ROWS][PARTS]; } Sums; /* of rows and 32 outputs, in one or two parts */
+
+/* sums: of the codes of each of R rows. */
+INLINE void start(const int R, Sums *found, const int32_t *sums) {
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < PARTS; p++) found->at[0][r][p] = fill(begin(sums[r])), found->at[1][r][p] = fill(0);
+}
+
+/* `inputs` more, a multiple of STEP. w: the tile; codes: rows `apart` apart. */
+INLINE void gather(const int R, Sums *found, const uint8_t *w, const int8_t *codes, int64_t apart, int64_t inputs) {
 #if defined(__AVX2__)
     const int chains = R <= 2 ? 2 : 1; /* with one, sums wait for each other; with two, many rows need more registers than there are */
-    lane found[2][ROWS][PARTS];
-    for (int r = 0; r < R; r++)
-        for (int p = 0; p < PARTS; p++) found[0][r][p] = fill(begin(sums[r])), found[1][r][p] = fill(0);
-    for (int64_t k = 0; k < padded; k += STEP, w += STEP * OUTS) {
+    for (int64_t k = 0; k < inputs; k += STEP, w += STEP * OUTS) {
         for (int half = 0; half < 2; half++) {
             lane part[PARTS];
             for (int p = 0; p < PARTS; p++) part[p] = weights(w + half * 4 * OUTS + p * sizeof(lane));
             for (int r = 0; r < R; r++) {
                 int32_t four;
-                memcpy(&four, codes + r * padded + k + 4 * half, sizeof four);
+                memcpy(&four, codes + r * apart + k + 4 * half, sizeof four);
                 lane c = fill(four);
-                lane *into = found[chains == 2 ? half : 0][r];
+                lane *into = found->at[chains == 2 ? half : 0][r];
                 for (int p = 0; p < PARTS; p++) into[p] = multiply(into[p], part[p], c);
             }
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int p = 0; p < PARTS; p++) {
-            lane both = chains == 2 ? plus(found[0][r][p], found[1][r][p]) : found[0][r][p];
-            memcpy((char *)(result + r * OUTS) + p * sizeof(lane), &both, sizeof both);
-        }
 #else
-    for (int r = 0; r < R; r++) {
-        int32_t *into = result + r * OUTS;
-        for (int o = 0; o < OUTS; o++) into[o] = -128 * sums[r];
-        for (int64_t k = 0; k < padded; k += 4) {
-            const int8_t *c = codes + r * padded + k;
+    for (int r = 0; r < R; r++)
+        for (int64_t k = 0; k < inputs; k += 4) {
+            const int8_t *c = codes + r * apart + k;
             const uint8_t *part = w + k * OUTS;
             for (int o = 0; o < OUTS; o++)
-                into[o] += part[4 * o] * c[0] + part[4 * o + 1] * c[1] + part[4 * o + 2] * c[2] + part[4 * o + 3] * c[3];
+                found->at[0][r][o] += part[4 * o] * c[0] + part[4 * o + 1] * c[1] + part[4 * o + 2] * c[2] + part[4 * o + 3] * c[3];
         }
-    }
 #endif
 }
 
-#if !defined(__AVX2__)
-enum { ROWS = 1 };
-#endif
+/* result: (R, 32) */
+INLINE void finish(const int R, const Sums *found, int32_t *result) {
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < PARTS; p++) {
+            lane both = R <= 2 ? plus(found->at[0][r][p], found->at[1][r][p]) : found->at[0][r][p];
+            memcpy((char *)(result + r * OUTS) + p * sizeof(lane), &both, sizeof both);
+        }
+}
+
+/* Sums of R rows and 32 outputs. w: the tile; codes: rows `padded` apart; sums: of each row's codes; result: (R, 32). */
+INLINE void tile(const int R, const uint8_t *w, const int8_t *codes, int64_t padded, const int32_t *sums, int32_t *result) {
+    Sums found;
+    start(R, &found, sums);
+    gather(R, &found, w, codes, padded, padded);
+    finish(R, &found, result);
+}
 
 /* y: (rows, outs), or added to it, from x: (rows, width), at most BLOCK rows. codes: work space. */
 static void product(const Matrix *m, const float *x, int64_t rows, float *y, int add, int8_t *codes) {
@@ -297,102 +304,117 @@ static void product(const Matrix *m, const float *x, int64_t rows, float *y, int
 
 /* --------------------------------------------------------------------------------------------------------- attention */
 
-/* Of R rows: `pairs` times two vectors of the mean of the values. */
-INLINE void mix(const int R, const int pairs, const int64_t width, int64_t most, const uint16_t *values, const float *looks, int64_t longest,
-                const float *parts, float *result, int64_t wide) {
-    floats mixed[TOGETHER][4];
-    for (int r = 0; r < R; r++)
-        for (int p = 0; p < 2 * pairs; p++) mixed[r][p] = all(0.0f);
-    for (int64_t j = 0; j < most; j++)
-        for (int p = 0; p < pairs; p++) {
-            floats low, high;
-            part(values + j * width + p * 2 * LANES, &low, &high);
-            for (int r = 0; r < R; r++) {
-                mixed[r][2 * p] += looks[r * longest + j] * low;
-                mixed[r][2 * p + 1] += looks[r * longest + j] * high;
-            }
-        }
-    for (int r = 0; r < R; r++)
-        for (int p = 0; p < 2 * pairs; p++) store(result + r * wide + p * LANES, mixed[r][p] * parts[r]);
-}
-
 /* R consecutive positions of one session and one head; the first sees `first` + 1 keys, each a key more than the one before.
-   query, result: rows `apart` and `wide` floats apart; keys, values: bfloat16 (n, width), see join(); looks: (R, longest). */
-INLINE void attend(const int R, const int64_t width, int64_t first, const float *query, int64_t apart, const uint16_t *keys,
-                   const uint16_t *values, float *looks, int64_t longest, float *result, int64_t wide) {
-    int64_t most = first + R;
-    float parts[TOGETHER];
-#if defined(__AVX512BF16__)
-    uint16_t asked[R * width];
-    for (int r = 0; r < R; r++)
-        for (int64_t e = 0; e < width; e += 2 * LANES) join(asked + r * width + e, load(query + r * apart + e), load(query + r * apart + e + LANES));
-#endif
-    for (int64_t j = 0; j < most; j += LANES) {
-        floats sums[TOGETHER][LANES];
-        for (int i = 0; i < LANES; i++) {
-            const uint16_t *key = keys + (j + i < most ? j + i : j) * width;
-            for (int r = 0; r < R; r++) sums[r][i] = all(0.0f);
-            for (int64_t e = 0; e < width; e += 2 * LANES) {
-#if defined(__AVX512BF16__)
-                __m512bh k = (__m512bh)_mm512_loadu_si512(key + e);
-                for (int r = 0; r < R; r++) sums[r][i] = (floats)_mm512_dpbf16_ps((__m512)sums[r][i], k, (__m512bh)_mm512_loadu_si512(asked + r * width + e));
-#else
-                floats low, high;
-                part(key + e, &low, &high);
-                for (int r = 0; r < R; r++) {
-                    const float *q = query + r * apart + e;
-                    sums[r][i] += load(q) * low;
-                    sums[r][i] += load(q + LANES) * high;
-                }
-#endif
-            }
-        }
-        for (int r = 0; r < R; r++) store(looks + r * longest + j, totals(sums[r]));
+   query, result: rows `apart` and `wide` floats apart; keys, values: tiles, see keep(); looks: (R, longest); codes: work space.
+   The shares of the softmax, times the scales of the values, become whole numbers of 14 bits, which are multiplied as two of 7. */
+INLINE void attend(const int R, const int64_t width, int64_t first, const float *query, int64_t apart, const uint8_t *keys,
+                   const uint8_t *values, float *looks, int64_t longest, int8_t *codes, float *result, int64_t wide) {
+    const int many = R < ROWS ? R : ROWS, halves = 2 * R < ROWS ? 2 * R : ROWS;
+    int64_t most = first + R, padded = (most + OUTS - 1) / OUTS * OUTS, inputs = (most + STEP - 1) / STEP * STEP;
+    int8_t asked[R * width];
+    int32_t sums[2 * TOGETHER], found[2 * TOGETHER * OUTS];
+    float factors[TOGETHER];
+    const floats magic = all(12582912.0f); /* as in power() */
+    for (int r = 0; r < R; r++) factors[r] = quantize(query + r * apart, width, width, -1, asked + r * width, sums + r);
+    for (int64_t j = 0; j < most; j += OUTS) {
+        const uint8_t *block = keys + j * (width + 4);
+        const float *scales = (const float *)(block + OUTS * width);
+        for (int r = 0; r < R; r += many) tile(many, block, asked + r * width, width, sums + r, found + r * OUTS);
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < OUTS; n++) looks[r * longest + j + n] = (float)found[r * OUTS + n] * scales[n] * factors[r];
     }
     for (int r = 0; r < R; r++) {
         float *look = looks + r * longest, top;
-        int64_t seen = first + r + 1, whole = (seen + LANES - 1) / LANES * LANES;
-        for (int64_t j = seen; j < whole; j++) look[j] = -INFINITY;
+        int64_t seen = first + r + 1, whole = (seen + OUTS - 1) / OUTS * OUTS;
+        hide(look, seen, whole, -INFINITY);
         top = highest(look, whole, 1);
         floats sum = all(0.0f);
-        for (int64_t j = 0; j < whole; j += LANES) {
-            floats share = power(load(look + j) - top);
-            sum += share;
-            store(look + j, share);
+        for (int64_t j = 0; j < whole; j += OUTS) {
+            const float *scales = (const float *)(values + j * (width + 4) + OUTS * width);
+            for (int n = 0; n < OUTS; n += LANES) {
+                floats share = power(load(look + j + n) - top);
+                sum += share;
+                store(look + j + n, share * load(scales + n));
+            }
         }
-        parts[r] = 1.0f / total(sum);
-        for (int64_t j = seen; j < most; j++) look[j] = 0.0f;
+        hide(look, seen, padded, 0.0f);
+        top = highest(look, whole, 1);
+        int8_t *coarse = codes + 2 * r * padded, *fine = coarse + padded;
+        float scale = (float)FINE / top;
+        ints plain[2] = {{0}};
+        for (int64_t j = 0; j < padded; j += LANES) {
+            ints code = (ints)(load(look + j) * scale + magic) - (ints)magic, upper = code >> 7, lower = code & 127;
+            bytes some = __builtin_convertvector(upper, bytes), rest = __builtin_convertvector(lower, bytes);
+            memcpy(coarse + j, &some, sizeof some);
+            memcpy(fine + j, &rest, sizeof rest);
+            plain[0] += upper;
+            plain[1] += lower;
+        }
+        sums[2 * r] = count(plain[0]);
+        sums[2 * r + 1] = count(plain[1]);
+        factors[r] = top / ((float)FINE * total(sum));
     }
-    int64_t e = 0;
-    for (; e + 4 * LANES <= width; e += 4 * LANES) mix(R, 2, width, most, values + e, looks, longest, parts, result + e, wide);
-    for (; e < width; e += 2 * LANES) mix(R, 1, width, most, values + e, looks, longest, parts, result + e, wide);
+    for (int64_t e = 0; e < width; e += OUTS) {
+        for (int r = 0; r < 2 * R; r += halves) {
+            Sums mixed;
+            start(halves, &mixed, sums + r);
+            for (int64_t j = 0; j < inputs; j += OUTS)
+                gather(halves, &mixed, values + j * (width + 4) + e * OUTS, codes + r * padded + j, padded, inputs - j < OUTS ? inputs - j : OUTS);
+            finish(halves, &mixed, found + r * OUTS);
+        }
+        for (int r = 0; r < R; r++) {
+            const int32_t *coarse = found + 2 * r * OUTS, *fine = coarse + OUTS;
+            for (int n = 0; n < OUTS; n++) result[r * wide + e + n] = ((float)coarse[n] * 128.0f + (float)fine[n]) * factors[r];
+        }
+    }
 }
 
 /* The same for any number of rows up to TOGETHER; with the usual width known, everything stays in registers. */
-static void look(const Model *m, const Space *s, int64_t count, int64_t first, const float *query, const uint16_t *keys, const uint16_t *values, float *result) {
+static void look(const Model *m, const Space *s, int64_t count, int64_t first, const float *query, const uint8_t *keys, const uint8_t *values, float *result) {
     int64_t apart = (m->heads + 2 * m->groups) * m->width, wide = m->heads * m->width;
-#define LOOK(R, E) attend(R, E, first, query, apart, keys, values, s->looks, m->longest, result, wide)
+#define LOOK(R, E) attend(R, E, first, query, apart, keys, values, s->looks, m->longest, s->codes, result, wide)
     if (count == TOGETHER && m->width == 64) LOOK(TOGETHER, 64);
     else if (count == 1 && m->width == 64) LOOK(1, 64);
     else for (int64_t r = 0; r < count; r++, first++, query += apart, result += wide) LOOK(1, m->width);
 }
 
-/* Rotary positions of one row's queries and keys, in place; its key and value into the cache. */
-static void keep(const Model *m, const Row *row, float *y, uint16_t *keys, uint16_t *values) {
+/* Rotary positions of one row's queries and keys, in place; its key and value into the cache, in 8 bit, each with a scale. Of every 32
+   positions first the tile, of the keys with positions as its outputs, of the values (32 each) with positions as its inputs; then the scales. */
+static void keep(const Model *m, const Row *row, float *y, uint8_t *keys, uint8_t *values) {
     const float *turns = m->turns + row->position * m->width;
+    int64_t width = m->width, at = row->position % OUTS;
+    uint8_t which[4] = {0};
+    uint32_t four, one;
+    which[at % 4] = 1;
+    memcpy(&one, which, sizeof one);
     for (int64_t h = 0; h < m->heads + m->groups; h++)
-        for (int64_t e = 0; e < m->width; e += 2) {
-            float *pair = y + h * m->width + e, a = pair[0], b = pair[1];
+        for (int64_t e = 0; e < width; e += 2) {
+            float *pair = y + h * width + e, a = pair[0], b = pair[1];
             pair[0] = a * turns[e] - b * turns[e + 1];
             pair[1] = b * turns[e] + a * turns[e + 1];
         }
     for (int64_t g = 0; g < m->groups; g++) {
-        const float *key = y + (m->heads + g) * m->width, *value = y + (m->heads + m->groups + g) * m->width;
-        int64_t at = (g * row->capacity + row->position) * m->width;
-        for (int64_t e = 0; e < m->width; e += 2 * LANES) {
-            join(keys + at + e, load(key + e), load(key + e + LANES));
-            join(values + at + e, load(value + e), load(value + e + LANES));
+        int64_t block = (g * row->capacity + row->position - at) * (width + 4);
+        int8_t codes[width];
+        int32_t sum;
+        float scale = quantize(y + (m->heads + g) * width, width, width, -1, codes, &sum);
+        uint8_t *into = keys + block;
+        memcpy(into + OUTS * width + 4 * at, &scale, sizeof scale);
+        for (int64_t e = 0; e < width; e += 4) {
+            memcpy(&four, codes + e, sizeof four);
+            four ^= 0x80808080;
+            memcpy(into + e * OUTS + 4 * at, &four, sizeof four);
         }
+        scale = quantize(y + (m->heads + m->groups + g) * width, width, width, -1, codes, &sum);
+        into = values + block;
+        memcpy(into + OUTS * width + 4 * at, &scale, sizeof scale);
+        for (int64_t e = 0; e < width; e += OUTS)
+            for (int n = 0; n < OUTS; n++) { /* one byte of each four */
+                uint8_t *place = into + e * OUTS + at / 4 * 4 * OUTS + 4 * n;
+                memcpy(&four, place, sizeof four);
+                four = (four & ~(255 * one)) | (uint8_t)(codes[e + n] ^ 128) * one;
+                memcpy(place, &four, sizeof four);
+            }
     }
 }
 
@@ -407,18 +429,18 @@ static void pass(const Model *m, const Space *s, const Row *rows, int64_t count)
         int last = number == m->layers - 1;
         product(&layer->qkv, s->x, count, s->y, 0, s->codes);
         for (int64_t r = 0; r < count; r++) {
-            int64_t plane = m->groups * rows[r].capacity * m->width;
-            uint16_t *keys = rows[r].cache + number * plane;
+            int64_t plane = m->groups * rows[r].capacity * (m->width + 4);
+            uint8_t *keys = rows[r].cache + number * plane;
             keep(m, rows + r, s->y + r * apart, keys, keys + m->layers * plane);
         }
         int64_t kept = 0;
         for (int64_t r = 0, many; r < count; r += many) {
             for (many = 1; !last && many < TOGETHER && r + many < count && rows[r + many].cache == rows[r].cache;) many++;
             if (last && !rows[r].wanted) continue;
-            int64_t plane = m->groups * rows[r].capacity * m->width, into = last ? kept : r;
-            const uint16_t *keys = rows[r].cache + number * plane, *values = keys + m->layers * plane;
+            int64_t plane = m->groups * rows[r].capacity * (m->width + 4), into = last ? kept : r;
+            const uint8_t *keys = rows[r].cache + number * plane, *values = keys + m->layers * plane;
             for (int64_t h = 0; h < m->heads; h++) {
-                int64_t at = h / shared * rows[r].capacity * m->width;
+                int64_t at = h / shared * rows[r].capacity * (m->width + 4);
                 look(m, s, many, rows[r].position, s->y + r * apart + h * m->width, keys + at, values + at, s->mixed + into * inner + h * m->width);
             }
             if (into < r) memcpy(s->x + into * D, s->x + r * D, line);

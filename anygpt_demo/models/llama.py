@@ -91,13 +91,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Cache:
     """Keys and values of the positions read so far, with the ids they stand for.
 
-    keys, values: (layers, 1, G, capacity, E), allocated on first use. cut(ids) keeps the common prefix, so a later turn of the
+    keys, values: (layers, 1, G, capacity, E), allocated on first use. tile: positions whose keys lie together, and so are copied together;
+    extra: what every position has besides its E numbers (models/compiled.py). cut(ids) keeps the common prefix, so a later turn of the
     same conversation reads only what is new, and an edited or undone turn stays correct. read: how many of the first
     positions were read as a prompt; those after them were written one at a time.
     """
 
-    def __init__(self, config: LlamaConfig, capacity: int, dtype: torch.dtype, device: str) -> None:
-        self.shape = (config.num_hidden_layers, 1, config.num_key_value_heads, capacity, config.head_dim)
+    def __init__(self, config: LlamaConfig, capacity: int, dtype: torch.dtype, device: str, tile: int = 1, extra: int = 0) -> None:
+        self.tile = tile
+        self.shape = (config.num_hidden_layers, 1, config.num_key_value_heads, self._tiles(capacity), config.head_dim + extra)
         self.dtype, self.device = dtype, device
         self.ids: list[int] = []
         self.read = 0
@@ -105,6 +107,10 @@ class Cache:
         self._both: Tensor | None = None  # (2, layers, 1, G, capacity, E)
         self._views: list[tuple[Any, Any, Any, Tensor]] | None = None
         self._address = 0
+
+    def _tiles(self, count: int) -> int:
+        """Positions of the tiles in which the first `count` are."""
+        return -(-count // self.tile) * self.tile
 
     @property
     def both(self) -> Tensor:
@@ -152,7 +158,7 @@ class Cache:
         """Have room for `count` positions, in steps of ROOM: on a card memory that is not used yet is taken all the same."""
         if count <= self.capacity:
             return
-        old, last = self._both, len(self.ids)
+        old, last = self._both, self._tiles(len(self.ids))
         self.shape = (*self.shape[:3], -(-count // ROOM) * ROOM, self.shape[4])
         self._both, self._views, self._address = None, None, 0
         if old is not None:
@@ -165,7 +171,7 @@ class Cache:
     def copy(self, capacity: int) -> Cache:
         """An independent cache of another capacity with the same contents."""
         other = object.__new__(Cache)
-        shape = (*self.shape[:3], capacity, self.shape[4])
+        shape = (*self.shape[:3], self._tiles(capacity), self.shape[4])
         other.__dict__.update(self.__dict__, ids=list(self.ids), shape=shape, _both=None, _views=None, _address=0)
         other.take(self, 0)
         return other
@@ -173,9 +179,9 @@ class Cache:
     @torch.inference_mode()
     def take(self, other: Cache, first: int) -> None:
         """Become equal to another cache, which agrees with this one before position `first`."""
-        last = len(other.ids)
-        self.reserve(last)
+        self.reserve(len(other.ids))
         self.ids = list(other.ids)
+        first, last = first // self.tile * self.tile, self._tiles(len(other.ids))
         self.both[:, :, :, :, first:last] = other.both[:, :, :, :, first:last]
 
     def cut(self, ids: Sequence[int], unit: int = 1) -> int:
