@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import asyncio
 import inspect
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -172,6 +173,7 @@ def test_an_mcp_client_finds_and_calls_the_tools(tmp_path: Path, files: dict[str
             assert refused.isError and "no modality smell" in refused.content[0].text
 
     try:
-        asyncio.run(talk())
+        with ThreadPoolExecutor(1) as thread:  # a browser test may have left a loop running in this one
+            thread.submit(asyncio.run, talk()).result()
     finally:
         stage.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 
 from anygpt_demo.grammar import section_of
 from anygpt_demo.synth import music
+from anygpt_demo.synth.dialogues import Words
 from anygpt_demo.train import llm, llm_data, music_codes, music_data, word_spans
-from anygpt_demo.train.llm_data import FAR, LONGEST_CLIP, SOUNDS, Library, Stream, View, until_next, without_repeats, words_of
+from anygpt_demo.train.llm_data import FAR, KNOWN, LONGEST_CLIP, SOUNDS, Library, Stream, View, until_next, without_repeats, words_of
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.speech_data import SpeechSet
 from anygpt_demo.train.text_tokenizer import added_tokens, mini_modalities, train_pieces, write_settings
@@ -303,13 +305,20 @@ def test_words_that_are_copied_are_looked_for_in_the_request(home: Path) -> None
     assert float(llm.speaking_loss(looks, batch, 5) or 9.0) > 8  # the other head looks elsewhere
 
 
-def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:
+@pytest.fixture(scope="module")
+def tuned(home: Path) -> tuple[list[music.Piece], np.ndarray]:
+    """Pieces and their codes, in home / "tuned"."""
     folder = home / "tuned" / "data" / "codes" / "music"
     folder.mkdir(parents=True)
     rng = random.Random(2)
     pieces = [music.sample_piece(rng) for _ in range(30)]
     codes = np.random.default_rng(3).integers(0, 2048, (30, 125, 4)).astype("<u2")
     music_codes._write(folder, "", codes, pieces)
+    return pieces, codes
+
+
+def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
+    pieces, codes = tuned
     trainer = llm.Trainer(settings(home, 1, "tuned"))
     library = Library(home / "tuned")
     assert library.music is not None and library.music.bits is not None
@@ -358,6 +367,46 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path) -> None:
     silent = [item for item in (source.next(View()) for _ in range(60)) if not len(item.played)]
     assert llm.playing_loss(head, hidden, llm.collate(silent)) is None
     assert llm.facts_loss(looks, llm.collate(silent), 5) is None
+
+
+def test_pieces_that_texts_hardly_hold_are_copied_too(home: Path) -> None:
+    trainer = llm.Trainer(settings(home, 1))
+    source = stream(home, trainer)
+    words = (part.text for _ in range(4000) for turn in source._copy().turns for part in turn.parts if isinstance(part, Words))
+    seen = {trainer.vocabulary.spell(number).decode("latin-1") for number in trainer.vocabulary.encode_text(" ".join(words))}
+    assert len(source.pieces) > 100 and np.mean([piece in seen for piece in source.pieces]) > 0.9
+
+
+def test_the_facts_of_a_piece_are_asked_for_while_it_is_heard(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
+    trainer = llm.Trainer(settings(home, 1, "tuned"))
+    source = Stream(trainer.vocabulary, Library(home / "tuned"), None, 0)
+    documents = [item for item in (source.next(View()) for _ in range(300)) if len(item.known)]
+    assert documents
+    item = trainer.vocabulary.ranges["music"]
+    low, high = item.layer(3)
+    rows = [(codes[:, 3].tolist(), piece) for piece, codes in zip(*tuned, strict=True)]
+    for document in documents:
+        place, *classes = document.known[0].tolist()
+        assert low <= document.ids[place] < high  # the last code of a frame
+        start = int(np.flatnonzero(document.ids[:place] == item.start)[-1])
+        end = start + int(np.flatnonzero(document.ids[start:] == item.end)[0])
+        heard = (document.ids[start + 4 : end : 4] - low).tolist()
+        piece = next(piece for codes, piece in rows if any(codes[at : at + len(heard)] == heard for at in range(len(codes))))
+        assert classes == [values.index(getattr(piece, name)) for name, values in KNOWN.items()]
+    batch = llm.collate(documents[:2])
+    head = torch.nn.Linear(64, sum(map(len, KNOWN.values())))
+    hidden = torch.randn(*batch.ids.shape, 64)
+    chance = llm.knowing_loss(head, hidden, batch)
+    assert chance is not None and float(chance) > 1
+    with torch.no_grad():  # a head that knows the first piece
+        head.weight.zero_()
+        head.bias.zero_()
+        starts = np.cumsum([0, *map(len, KNOWN.values())])[:-1]
+        head.bias[batch.known[0, 2:] + torch.from_numpy(starts)] = 20.0
+    known = llm.knowing_loss(head, hidden, dataclasses.replace(batch, known=batch.known[:1]))
+    assert known is not None and float(known) < 0.01
+    silent = [document for document in (source.next(View()) for _ in range(60)) if not len(document.known)]
+    assert llm.knowing_loss(head, hidden, llm.collate(silent)) is None
 
 
 def test_the_time_to_the_next_sound_is_known_until_the_cut() -> None:

@@ -42,8 +42,13 @@ READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.1}  # of t
 SOUNDS = 5  # of a score: any onset, melody, kick, snare, cymbals (music_data.Labels)
 FAR = 31  # frames: a sound that begins later than that counts as this far
 FACTS = ("tempo", "drums", "genre", "lead", "beat")  # what a frame of music looks at: words before the piece, and the frame one beat ago
+KNOWN: dict[str, tuple[object, ...]] = {  # what somebody who listens to a piece can tell: fields of music.Piece and their classes
+    "tempo": tuple(music.TEMPOS), "drums": (False, True), "genre": music.GENRES, "family": tuple(music.FAMILIES),
+    "lead": tuple(music.PROGRAMS), "mode": tuple(music.MODES),
+}  # fmt: skip
+TOLD_FROM, TOLD_EVERY = 15, 5  # frames of a piece after which the facts are asked for, and how often from then on
 PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
-LAYER_WEIGHTS = {"music": (5.0, 0.5, 0.1, 0.05)}  # of codebooks: with true codes of the first a judge hears what was asked
+LAYER_WEIGHTS = {"music": (5.0, 1.0, 0.3, 0.1)}  # of codebooks: rhythm is in the first, and most of what else can be told in the second
 
 
 def read_scene(row: Mapping[str, object]) -> scenes.Scene:
@@ -343,7 +348,8 @@ class Document:
     and the end position of the same word in the request; played: int64 (m, PLAYED), for the playing
     aids: a position from which the first code of a frame of music is predicted; in how many frames each of the SOUNDS of the score begins
     (-1 unknown); and the first and the end position of each of the FACTS: in the words before the piece, and of the frame one beat
-    earlier (-1 if they are not there).
+    earlier (-1 if they are not there); known: int64 (m, 1 + len(KNOWN)), for the knowing aid: a position in music that a person sent,
+    and the class of each fact of the piece.
     """
 
     ids: np.ndarray
@@ -353,6 +359,7 @@ class Document:
     said: np.ndarray
     copied: np.ndarray
     played: np.ndarray
+    known: np.ndarray
     pattern: str
 
 
@@ -387,6 +394,7 @@ class Writer:
         repeats = rng.random() < view.repeats
         turns, truncated, letters, spoken = [], False, [], []
         played: list[tuple[music.Piece, np.ndarray | None]] = []
+        sent: list[music.Piece] = []
         for turn in dialogue.turns:
             parts: list[Part] = []
             for part in turn.parts:
@@ -399,6 +407,8 @@ class Writer:
                     spoken.append((len(part.item.text.split()), frames))
                 elif isinstance(part, MusicPart) and turn.role != "human":
                     played.append((part.piece, frames))
+                elif isinstance(part, MusicPart):
+                    sent.append(part.piece)
                 if made is None:
                     truncated = True
                     made = self._unencoded(part)
@@ -416,11 +426,11 @@ class Writer:
             ids, weights, mask = ids[:cut], weights[:cut], mask[:cut]
         ids = ids.astype(np.int64)
         spans = self._heard(ids, mask, letters)
-        said, music = self._said(ids, mask, spoken), self._played(ids, mask, played)
+        said, music, known = self._said(ids, mask, spoken), self._played(ids, mask, played), self._known(ids, mask, sent)
         self._damage(ids, spans, rng, view)
         weights[ids == self.vocabulary.unk] = 0.0
         shown = self._stick(ids, weights, music, rng)
-        return Document(ids, shown, weights, spans, said, self._copied(ids), music, dialogue.pattern)
+        return Document(ids, shown, weights, spans, said, self._copied(ids), music, known, dialogue.pattern)
 
     def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
         """A part as codes, None if they are not there, and of a reply what each frame holds, None if that is not known.
@@ -507,6 +517,17 @@ class Writer:
                 found.append(np.column_stack([query, until, facts, ago, np.where(ago < 0, -1, ago + 4)]))
         return np.concatenate(found)
 
+    def _known(self, ids: np.ndarray, mask: np.ndarray, sent: list[music.Piece]) -> np.ndarray:
+        """Document.known; sent: the pieces in a person's messages."""
+        item, found = self.vocabulary.ranges["music"], [np.zeros((0, 1 + len(KNOWN)), np.int64)]
+        starts = [int(at) for at in np.flatnonzero(ids == item.start) if not mask[at]]
+        ends = [int(at) for at in np.flatnonzero(ids == item.end) if not mask[at]]
+        for start, end, piece in zip(starts, ends, sent, strict=False):
+            places = np.arange(start + 4 * TOLD_FROM, end, 4 * TOLD_EVERY)  # last codes of frames
+            classes = [values.index(getattr(piece, name)) for name, values in KNOWN.items()]
+            found.append(np.column_stack([places, np.tile(classes, (len(places), 1))]))
+        return np.concatenate(found)
+
     def _stick(self, ids: np.ndarray, weights: np.ndarray, played: np.ndarray, rng: random.Random) -> np.ndarray:
         """The ids as they are read: in stretches of the music of half of the chats, a frame seems to be held.
 
@@ -584,10 +605,9 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 1.6, "t-m": 2.0, "m-t": 0.8, "m-t questions": 0.5, "m-m": 0.5, "p-m": 0.8,
-    "m-p": 2.0, "t-t poem": 2.5, "t-t": 3.0, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5,
-    "s-m": 0.6, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "m-s": 0.5, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
-    "t-m then t": 0.4,
+    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 1.6, "m-t questions": 1.0, "m-m": 0.5, "p-m": 0.8,
+    "m-p": 2.0, "t-t poem": 2.5, "t-t": 3.0, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5, "s-p": 2.0,
+    "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3, "t-m then t": 0.4,
 }  # fmt: skip
 
 JOINED = 0.35  # chance that a chat goes on with another one
@@ -617,7 +637,9 @@ class Stream:
             self.sentences = sorted({plain(text) for text in public_sentences(data)} | library.clips.by_text.keys())
             self.lexicon = sorted({word for text in self.sentences for word in text.split()})
             self.names.append("copy")
-            self.weights.append(14.0)
+            self.weights.append(40.0)
+        spelled = (vocabulary.spell(number).decode("latin-1") for number in range(vocabulary.text_size))
+        self.pieces = [piece for piece in spelled if piece.strip().isascii() and piece.strip().isalpha()]
 
     def _possible(self, name: str, needs: str) -> bool:
         """Whether a pattern can be written: its inputs are encoded; an output that is not yet is cut off."""
@@ -657,16 +679,26 @@ class Stream:
         return Dialogue("public", (chats.human(question), chats.mini(answer)))
 
     def _copy(self) -> Dialogue:
-        """A request to say any words, answered up to where the speech would begin: the words have to be copied, not guessed."""
+        """A request to say any words, answered up to where the speech would begin: the words have to be copied, not guessed.
+
+        Half of the strange ones are made of word pieces, all equally often: what is hardly ever read is not copied either.
+        """
         words = self.rng.choice(self.sentences).split()
         changed = self.rng.choice((0.0, 0.1, 0.3, 1.0))
-        quote = " ".join(self.rng.choice(self.lexicon) if self.rng.random() < changed else word for word in words)
+        quote = " ".join(self._strange() if self.rng.random() < changed else word for word in words)
         if quote in self.writer.library.unseen:
             raise NotFound
         typed = self.rng.choice((quote, quote, chats.capital(quote)))
         request = self.rng.choice(chats.asked(phrasings.ASK_SAY)).format(quote=typed)
         reply = chats.mini(typed + ".", SpeechPart(chats.SpokenItem(quote, "words", {}, quote), NO_CLIP))
         return Dialogue("copy", (chats.human(chats.capital(request)), reply))
+
+    def _strange(self) -> str:
+        """A word of the lexicon, or a piece of the vocabulary behind another word or alone."""
+        if self.rng.random() < 0.5:
+            return self.rng.choice(self.lexicon)
+        piece = self.rng.choice(self.pieces)
+        return piece.strip() if piece.startswith(" ") else self.rng.choice(self.lexicon) + piece
 
     def batches(self, view: View, tokens: int, pool: int = 160) -> Iterator[list[Document]]:
         """Documents of similar length, at most `tokens` padded ids a batch, in random order; one pool of documents."""
