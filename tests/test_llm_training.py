@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from anygpt_demo.grammar import section_of
-from anygpt_demo.synth import music
+from anygpt_demo.synth import dialogues, music, phrasings
 from anygpt_demo.synth.dialogues import Words
 from anygpt_demo.train import llm, llm_data, music_codes, music_data, word_spans
 from anygpt_demo.train.llm_data import FAR, KNOWN, LONGEST_CLIP, SOUNDS, Library, Stream, View, until_next, without_repeats, words_of
@@ -375,6 +375,21 @@ def test_pieces_that_texts_hardly_hold_are_copied_too(home: Path) -> None:
     words = (part.text for _ in range(4000) for turn in source._copy().turns for part in turn.parts if isinstance(part, Words))
     seen = {trainer.vocabulary.spell(number).decode("latin-1") for number in trainer.vocabulary.encode_text(" ".join(words))}
     assert len(source.pieces) > 100 and np.mean([piece in seen for piece in source.pieces]) > 0.9
+
+
+def test_captions_are_told_aloud_in_words_that_no_clip_says(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
+    trainer = llm.Trainer(settings(home, 1, "tuned"))
+    source = Stream(trainer.vocabulary, Library(home / "tuned"), None, 0)
+    item = trainer.vocabulary.ranges
+    for _ in range(20):
+        dialogue = source._aloud("m-s")
+        request, reply = dialogue.turns
+        piece = next(part.piece for part in request.parts if not isinstance(part, Words))
+        assert reply.parts[0] == Words(f"I hear {dialogues.piece_words(piece)}.")
+        assert any(isinstance(part, Words) and part.text in phrasings.ASK_SPOKEN_MUSIC_CAPTION for part in request.parts)
+        document = source.writer.document(dialogue, random.Random(0), View())
+        assert document is not None and document.ids[-1] == item["speech"].start and document.weights[-1] > 0
+        assert item["music"].end in document.ids
 
 
 def test_the_facts_of_a_piece_are_asked_for_while_it_is_heard(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:

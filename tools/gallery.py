@@ -19,7 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 GALLERY = ROOT / "assets" / "gallery"
-PICTURE, REQUEST = "assets/examples/picture.png", "assets/examples/request.wav"
+INPUTS = "assets/examples/"
+PICTURE, TUNE, REQUEST = f"{INPUTS}picture.png", f"{INPUTS}tune.wav", f"{INPUTS}request.wav"
 SEED = 1
 ENTRIES: dict[str, dict[str, str]] = {  # name -> message; the page shows the first four at once
     "picture": {"text": "Draw a dog on the beach."},
@@ -29,9 +30,17 @@ ENTRIES: dict[str, dict[str, str]] = {  # name -> message; the page shows the fi
     "speech": {"text": "Say: the dog is on the beach."},
     "picture-two": {"text": "Please paint a cat and a tree in the park at night."},
     "transcript": {"text": "Write down what I say.", "speech": REQUEST},
+    "spoken-poem": {"text": "", "speech": f"{INPUTS}poem.wav"},
+    "picture-and-speech-to-music": {"text": "", "image": PICTURE, "speech": f"{INPUTS}fits.wav"},
+    "music-and-speech-to-picture": {"text": "", "music": TUNE, "speech": f"{INPUTS}scene.wav"},
     "picture-to-music": {"text": "Make music that fits this picture.", "image": PICTURE},
-    "picture-and-speech": {"text": "Answer aloud.", "image": PICTURE, "speech": REQUEST},
+    "music-to-picture": {"text": "Draw a picture that fits this music.", "music": TUNE},
+    "music-to-music": {"text": "Play more music like this.", "music": TUNE},
 }
+FIGURES = {  # demonstrations of the paper (arXiv 2402.12226) that an entry repeats in the small world of mini
+    "spoken-poem": "8", "picture-and-speech-to-music": "9 and 11", "music-and-speech-to-picture": "10", "picture-to-music": "13 and 14",
+    "music-to-picture": "15", "music-to-music": "16",
+}  # fmt: skip
 
 
 def make(name: str, message: dict[str, str]) -> tuple[str, dict[str, Any]]:
@@ -43,7 +52,8 @@ def make(name: str, message: dict[str, str]) -> tuple[str, dict[str, Any]]:
         whole = [sys.executable, "-m", "anygpt_demo", *command, "--out", folder, "--json"]
         subprocess.run(whole, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         reply = json.loads((Path(folder) / "reply.json").read_text(encoding="utf-8"))
-        lines = [f"## {name}", "", "```", f"python -m anygpt_demo {shlex.join(command)} --out out --json", "```", ""]
+        paper = [f"As in Figure {FIGURES[name]} of the paper.", ""] if name in FIGURES else []
+        lines = [f"## {name}", "", *paper, "```", f"python -m anygpt_demo {shlex.join(command)} --out out --json", "```", ""]
         for number, part in enumerate(reply["parts"]):
             target = None
             if part.get("file"):

@@ -336,6 +336,11 @@ def words_of(dialogue: Dialogue) -> set[str]:
     return {plain(part.text) for turn in dialogue.turns for part in turn.parts if isinstance(part, Words)}
 
 
+def unspoken(dialogue: Dialogue) -> bool:
+    """Whether there is speech in a chat that nobody has spoken yet."""
+    return any(isinstance(part, SpeechPart) and part.number == NO_CLIP for turn in dialogue.turns for part in turn.parts)
+
+
 @dataclass(frozen=True)
 class Document:
     """One chat as ids, without the system sentence that all share.
@@ -607,9 +612,12 @@ class Writer:
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
     "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 1.6, "m-t questions": 1.0, "m-m": 0.5, "p-m": 0.8,
     "m-p": 2.0, "t-t poem": 2.5, "t-t": 3.0, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5, "s-p": 2.0,
-    "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3, "t-m then t": 0.4,
+    "p-s": 2.0, "m-s": 2.5, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
+    "t-m then t": 0.4,
 }  # fmt: skip
 
+ALOUD = {"p-s": ("p-t", phrasings.ASK_SPOKEN_CAPTION), "m-s": ("m-t", phrasings.ASK_SPOKEN_MUSIC_CAPTION)}  # written as which, how asked
+UNSPOKEN = 0.6  # share of them whose words nobody has spoken yet
 JOINED = 0.35  # chance that a chat goes on with another one
 LONGEST = 1400  # ids of a document: a long chat of few media
 
@@ -655,8 +663,10 @@ class Stream:
         while True:
             dialogue = self._dialogue()
             while self.rng.random() < JOINED:
-                more = self._dialogue()
-                dialogue = Dialogue(f"{dialogue.pattern}, {more.pattern}", dialogue.turns + more.turns)
+                first, then = dialogue, self._dialogue()
+                if unspoken(first):  # it is cut where the speech would begin, so it comes last
+                    first, then = then, first
+                dialogue = Dialogue(f"{first.pattern}, {then.pattern}", first.turns + then.turns)
             document = self.writer.document(dialogue, self.rng, view)
             if document is not None and len(document.ids) <= LONGEST:
                 return document
@@ -666,7 +676,7 @@ class Stream:
         while True:
             name = self.rng.choices(self.names, self.weights)[0]
             try:
-                dialogue = self._other(name) if name in ("public", "copy") else chats.write(name, self.rng, self.writer.library, tries=4)
+                dialogue = self._other(name)
             except NotFound:
                 continue
             if not self.writer.library.unseen & words_of(dialogue):
@@ -675,8 +685,24 @@ class Stream:
     def _other(self, name: str) -> Dialogue:
         if name == "copy":
             return self._copy()
-        question, answer = self.rng.choice(self.public)
-        return Dialogue("public", (chats.human(question), chats.mini(answer)))
+        if name == "public":
+            question, answer = self.rng.choice(self.public)
+            return Dialogue("public", (chats.human(question), chats.mini(answer)))
+        if name in ALOUD and self.rng.random() < UNSPOKEN:
+            return self._aloud(name)
+        return chats.write(name, self.rng, self.writer.library, tries=4)
+
+    def _aloud(self, name: str) -> Dialogue:
+        """A picture or a piece that is to be told aloud, answered up to where the speech would begin.
+
+        There are few clips of such sentences: with those alone their words are learnt by heart, and nothing is looked at.
+        """
+        like, asks = ALOUD[name]
+        request, reply = chats.write(like, self.rng, self.writer.library, tries=4).turns
+        text = " ".join(part.text for part in reply.parts if isinstance(part, Words))
+        speech = SpeechPart(chats.SpokenItem(plain(text), "reply", {}, text), NO_CLIP)
+        media = (part for part in request.parts if not isinstance(part, Words))
+        return Dialogue(name, (chats.human(*media, self.rng.choice(chats.asked(asks))), chats.mini(text, speech)))
 
     def _copy(self) -> Dialogue:
         """A request to say any words, answered up to where the speech would begin: the words have to be copied, not guessed.
@@ -684,7 +710,7 @@ class Stream:
         Half of the strange ones are made of word pieces, all equally often: what is hardly ever read is not copied either.
         """
         words = self.rng.choice(self.sentences).split()
-        changed = self.rng.choice((0.0, 0.1, 0.3, 1.0))
+        changed = self.rng.choice((0.0, 0.2, 0.5, 1.0))
         quote = " ".join(self._strange() if self.rng.random() < changed else word for word in words)
         if quote in self.writer.library.unseen:
             raise NotFound
