@@ -196,10 +196,15 @@ class Client(Protocol):
 
 
 class Ticket:
-    """Work handed in once, and its result. then: called with the rows by whoever computed them, before the result is handed out."""
+    """Work handed in once, and its result. then: called with the rows by whoever computed them, before the result is handed out.
 
-    def __init__(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None) -> None:
-        self.pieces, self.then = pieces, then
+    begins: it is the first block of a prompt.
+    """
+
+    def __init__(
+        self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None, begins: bool = False
+    ) -> None:
+        self.pieces, self.then, self.begins = pieces, then, begins
         self.reading = len(pieces[0][0]) > 1  # a block of a prompt
         self.waiting = self.satisfied = False
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -229,6 +234,12 @@ def processors(thread: int) -> set[int]:
         return os.sched_getaffinity(thread)
     except (AttributeError, OSError):  # not on this system
         return set()
+
+
+def give_way() -> None:
+    """Let threads run that Linux has put behind this one."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
 
 
 def confine(thread: int, share: Iterable[int]) -> None:
@@ -271,9 +282,9 @@ class Desk:
             self._writers = [other for other in self._writers if other is not writer]
             self._door.wait_for(lambda: not self._serves(writer))
 
-    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None) -> Any:
-        """Rows of the pieces. then: what whoever computes them does with them at once. Raises what the runner raises."""
-        ticket = Ticket(pieces, then)
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None, begins: bool = False) -> Any:
+        """Rows of the pieces; then, begins: as of a ticket. Raises what the runner raises."""
+        ticket = Ticket(pieces, then, begins)
         with self._door:
             self._jobs.append(ticket)
         self.satisfy(ticket)
@@ -293,7 +304,10 @@ class Desk:
                     self._served[place], self._threads[place] = batch, threading.get_native_id()
                     self._spread()
                 client.waiting = not batch
+                first = len(self._served) == 1
             if place is not None and batch:
+                if first and self.places > 1 and isinstance(batch[0], Ticket) and batch[0].begins:
+                    give_way()  # who began at the same moment was woken here, and would wait while another processor idles
                 self._serve(place, batch)
             else:
                 with contextlib.suppress(queue.Empty):
@@ -821,8 +835,8 @@ class LocalGeneration:
             if self._stopped:
                 return None
             size = block - len(cache.ids) % block  # up to the next multiple
-            if then is not None and start + size >= len(fresh):
-                run = partial(self.engine.desk.run, then=then)
+            if then is not None:
+                run = partial(self.engine.desk.run, then=then if start + size >= len(fresh) else None, begins=start == 0)
             with torch.inference_mode():
                 row = run([(list(fresh[start : start + size]), cache)])[0]
             start += size
