@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Reason = Literal["eos", "stop", "budget"]
 NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
-AHEAD = 40  # ids that wait for their reader, from which on no more are written for it
+AHEAD = 100  # ids that wait for their reader, from which on no more are written for it
 HANDFUL = 8  # ids for which a reader is woken at once
-CALL_S = 0.003  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
+CALL_S = 0.004  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
 FEW = 4  # ids of a call while a prompt waits
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
