@@ -49,6 +49,7 @@ AHEAD = 100  # ids that wait for their reader, from which on no more are written
 HANDFUL = 8  # ids for which a reader is woken at once
 CALL_S = 0.004  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
 FEW = 4  # ids of a call while a prompt waits
+LUCK = 128  # numbers that are drawn at once: asking for them costs more than they do
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
 WORST_ERROR = 0.1  # of the scores in fewer bits, relative: the shipped weights have .04 to .06, a broken kernel 1
@@ -754,15 +755,17 @@ class LocalGeneration:
                 self.block, self.wish.count = slices[0].block, 0
                 self._look_beside(slices[0], self.engine.runner.run)
             self.wish.guide(slices[0].sampling.guidance, self.beside)
-            if slices != self._slices:  # often the same again
+            count = len(slices)
+            if slices != self._slices[:count]:  # often the same again, or fewer of them
                 self._slices, ways = slices, [self._way(legal) for legal in slices]
                 self._lucky = [way.lucky for way in ways]
                 self.wish.plan(ways)
-            lucky = sum(self._lucky)
+            chances = self._lucky[:count]
+            lucky = sum(chances)
             if lucky > len(self._luck):
-                self._luck += self.random.random(lucky - len(self._luck)).tolist()
+                self._luck += self.random.random(max(LUCK, lucky - len(self._luck))).tolist()
             luck = iter(self._luck)
-            self.wish.try_luck(self._luck[:lucky] if lucky == len(slices) else [next(luck) if way else 0.0 for way in self._lucky])
+            self.wish.try_luck(self._luck[:lucky] if lucky == count else [next(luck) if way else 0.0 for way in chances])
         except Exception as error:  # it belongs to this reply alone
             self.fail(error)
             return False
