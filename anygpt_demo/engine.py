@@ -45,10 +45,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Reason = Literal["eos", "stop", "budget"]
 NUCLEUS = 64  # best scores that are sorted at first; they nearly always hold the nucleus
-AHEAD = 40  # ids that wait for their reader, from which on no more are written for it
+AHEAD = 100  # ids that wait for their reader, from which on no more are written for it
 HANDFUL = 8  # ids for which a reader is woken at once
-CALL_S = 0.003  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
+CALL_S = 0.004  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
 FEW = 4  # ids of a call while a prompt waits
+LUCK = 128  # numbers that are drawn at once: asking for them costs more than they do
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
 WORST_ERROR = 0.1  # of the scores in fewer bits, relative: the shipped weights have .04 to .06, a broken kernel 1
@@ -196,10 +197,15 @@ class Client(Protocol):
 
 
 class Ticket:
-    """Work handed in once, and its result. then: called with the rows by whoever computed them, before the result is handed out."""
+    """Work handed in once, and its result. then: called with the rows by whoever computed them, before the result is handed out.
 
-    def __init__(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None) -> None:
-        self.pieces, self.then = pieces, then
+    begins: it is the first block of a prompt.
+    """
+
+    def __init__(
+        self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None, begins: bool = False
+    ) -> None:
+        self.pieces, self.then, self.begins = pieces, then, begins
         self.reading = len(pieces[0][0]) > 1  # a block of a prompt
         self.waiting = self.satisfied = False
         self.bell: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -229,6 +235,12 @@ def processors(thread: int) -> set[int]:
         return os.sched_getaffinity(thread)
     except (AttributeError, OSError):  # not on this system
         return set()
+
+
+def give_way() -> None:
+    """Let threads run that Linux has put behind this one."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
 
 
 def confine(thread: int, share: Iterable[int]) -> None:
@@ -271,9 +283,9 @@ class Desk:
             self._writers = [other for other in self._writers if other is not writer]
             self._door.wait_for(lambda: not self._serves(writer))
 
-    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None) -> Any:
-        """Rows of the pieces. then: what whoever computes them does with them at once. Raises what the runner raises."""
-        ticket = Ticket(pieces, then)
+    def run(self, pieces: Sequence[tuple[Sequence[int], Cache]], then: Callable[[Any], None] | None = None, begins: bool = False) -> Any:
+        """Rows of the pieces; then, begins: as of a ticket. Raises what the runner raises."""
+        ticket = Ticket(pieces, then, begins)
         with self._door:
             self._jobs.append(ticket)
         self.satisfy(ticket)
@@ -293,7 +305,10 @@ class Desk:
                     self._served[place], self._threads[place] = batch, threading.get_native_id()
                     self._spread()
                 client.waiting = not batch
+                first = len(self._served) == 1
             if place is not None and batch:
+                if first and self.places > 1 and isinstance(batch[0], Ticket) and batch[0].begins:
+                    give_way()  # who began at the same moment was woken here, and would wait while another processor idles
                 self._serve(place, batch)
             else:
                 with contextlib.suppress(queue.Empty):
@@ -740,15 +755,17 @@ class LocalGeneration:
                 self.block, self.wish.count = slices[0].block, 0
                 self._look_beside(slices[0], self.engine.runner.run)
             self.wish.guide(slices[0].sampling.guidance, self.beside)
-            if slices != self._slices:  # often the same again
+            count = len(slices)
+            if slices != self._slices[:count]:  # often the same again, or fewer of them
                 self._slices, ways = slices, [self._way(legal) for legal in slices]
                 self._lucky = [way.lucky for way in ways]
                 self.wish.plan(ways)
-            lucky = sum(self._lucky)
+            chances = self._lucky[:count]
+            lucky = sum(chances)
             if lucky > len(self._luck):
-                self._luck += self.random.random(lucky - len(self._luck)).tolist()
+                self._luck += self.random.random(max(LUCK, lucky - len(self._luck))).tolist()
             luck = iter(self._luck)
-            self.wish.try_luck(self._luck[:lucky] if lucky == len(slices) else [next(luck) if way else 0.0 for way in self._lucky])
+            self.wish.try_luck(self._luck[:lucky] if lucky == count else [next(luck) if way else 0.0 for way in chances])
         except Exception as error:  # it belongs to this reply alone
             self.fail(error)
             return False
@@ -821,8 +838,8 @@ class LocalGeneration:
             if self._stopped:
                 return None
             size = block - len(cache.ids) % block  # up to the next multiple
-            if then is not None and start + size >= len(fresh):
-                run = partial(self.engine.desk.run, then=then)
+            if then is not None:
+                run = partial(self.engine.desk.run, then=then if start + size >= len(fresh) else None, begins=start == 0)
             with torch.inference_mode():
                 row = run([(list(fresh[start : start + size]), cache)])[0]
             start += size

@@ -466,6 +466,24 @@ def test_threads_at_two_places_have_different_processors_and_get_theirs_back():
     assert not desk._confined and not desk._threads
 
 
+def test_who_begins_a_prompt_lets_those_run_who_were_woken_behind_it(monkeypatch):
+    """Once per prompt, not for its other blocks or for ids, not beside somebody who computes, and not where there is one place."""
+    ways: list[int] = []
+    monkeypatch.setattr(engine_module, "give_way", lambda: ways.append(1))
+    desk, writer = Desk(Counting()), Writer(0)
+    desk.run([([1, 2, 3], None)], begins=True)
+    desk.places = 2
+    assert not ways
+    desk.run([([1, 2, 3], None)], begins=True)
+    assert len(ways) == 1
+    desk.run([([1, 2, 3], None)])
+    desk.join(writer)
+    desk.satisfy(writer)
+    desk._served, desk._threads = {0: [Writer(1)]}, {0: 0}
+    desk.run([([1, 2, 3], None)], begins=True)
+    assert len(ways) == 1
+
+
 def test_int8_is_refused_where_it_is_wrong_or_does_not_run(vocabulary, monkeypatch):
     torch.manual_seed(0)
     model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=128, tie_word_embeddings=True))
