@@ -303,15 +303,21 @@ class Endpoints:
             return {"text": "", "file": record(*dialogue.write_file(media))}
 
     def status(self) -> dict:
-        """Say what is loaded, what it can read and write, and how many wait for it."""
+        """Say what is loaded and whether it is read, what it can read and write, and how many wait for it."""
         return {
             "family": self._family,
             "model": self._chat.model,
             "version": __version__,
             "modalities": ["text", *self._chat.modalities],
             "waiting": len(self._line),
+            "ready": self._ready(),
             "public": self._public,
         }
+
+    def _ready(self) -> bool:
+        """Whether the language model can answer."""
+        with _plainly():
+            return self._line.ready()
 
     def _known(self, kind: str) -> None:
         if kind not in self._chat.modalities:

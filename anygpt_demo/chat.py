@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from anygpt_demo import codecs as registry
 from anygpt_demo import protocol
@@ -210,20 +211,41 @@ def write_file(media: Media, generated: bool = True) -> tuple[bytes, str]:
     return write_wav(embed(media) if generated else media, ai_generated=generated), ".wav"
 
 
+class Unread:
+    """In the place of a language model that is not read yet."""
+
+    @property
+    def context(self) -> int:
+        """Raises ModelFault."""
+        raise ModelFault("The model is not there yet.", "Its files are being read.", "Try again in a minute.")
+
+    def generate(self, ids: Sequence[int], grammar: Grammar, *, seed: int, stop: threading.Event | None, max_new: int) -> NoReturn:
+        """Raises ModelFault."""
+        raise AssertionError(self.context)
+
+
+def _load(home: Family, device: str, quantize: str, threads: int | None, tick: Callable[[int, int], None] | None) -> Engine:
+    from anygpt_demo.engine import LocalEngine
+
+    return LocalEngine.load(home, device, quantize, tick, threads)
+
+
 class Chat:
     """A loaded family. Codecs are loaded on first use, and kept, or put on a shelf with a budget of bytes."""
 
     def __init__(
-        self, vocabulary: Vocabulary, engine: Engine, load: Callable[[str], Codec], shelf: Shelf | None = None, model: str = ""
+        self, vocabulary: Vocabulary, engine: Engine | Unread, load: Callable[[str], Codec], shelf: Shelf | None = None, model: str = ""
     ) -> None:
         self.vocabulary = vocabulary
         self.engine = engine
         self._load = load
         self.model = model  # fingerprint of the family's files
         self.clones = True  # speech can be rendered in a given voice
+        self.quantize = "none"  # bits of the language model, as asked for
         self._shelf = shelf
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
+        self._model: Callable[[Callable[[int, int], None] | None], Engine] | None = None  # how to read it
 
     @classmethod
     def open(
@@ -241,9 +263,22 @@ class Chat:
         vram: a preset of memory.PRESETS; None: the card's own. tick(done, total): is told the bytes read of a large language model.
         threads: most for replies that are written together on a CPU; None: two.
         """
+        chat = cls.unread(family, device, quantize, vram, threads)
+        chat.read(tick)
+        return chat
+
+    @classmethod
+    def unread(
+        cls,
+        family: Family | Path | str | None = None,
+        device: str = "cpu",
+        quantize: str | None = None,
+        vram: int | None = None,
+        threads: int | None = None,
+    ) -> Chat:
+        """The same without the language model: read() must follow before it can answer. Raises UserError, BadCheckpoint."""
         from anygpt_demo import memory
         from anygpt_demo.checkpoints import MINI, Family
-        from anygpt_demo.engine import LocalEngine
 
         home = family if isinstance(family, Family) else Family.open(family or MINI)
         vocabulary = Vocabulary.of(home)
@@ -261,10 +296,17 @@ class Chat:
             )
         if large:
             memory.require(home, quantize, device)
-        engine = LocalEngine.load(home, device, quantize, tick, threads)
-        chat = cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
+        chat = cls(vocabulary, Unread(), lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
         chat.clones = home.has("soundstorm")
+        chat.quantize = quantize
+        chat._model = partial(_load, home, device, quantize, threads)
         return chat
+
+    def read(self, tick: Callable[[int, int], None] | None = None) -> None:
+        """Read the language model, if that is not done yet. tick: as for open(). Raises UserError, BadCheckpoint."""
+        if self._model is not None:
+            self.engine = self._model(tick)
+            self._model = None
 
     @property
     def modalities(self) -> tuple[str, ...]:

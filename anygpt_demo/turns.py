@@ -31,6 +31,7 @@ from anygpt_demo.view import (
     closer,
     human_content,
     in_line,
+    not_there,
     remark,
     reply_content,
     reply_end,
@@ -435,8 +436,10 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
         ticket = line.enter(session.key)
         while not line.wait(ticket, 0.5) and not session.stop.is_set():
             ahead = line.ahead(ticket)
-            card_of_line = [{"role": "assistant", "content": [in_line(ahead)]}] if ahead else []
-            yield [*session.view, *card_of_line], status_line(f"Waiting for the model: {ahead} before you"), []
+            told = in_line(ahead) if ahead else "" if line.ready() else not_there()
+            card_of_line = [{"role": "assistant", "content": [told]}] if told else []
+            waits = f"Waiting for the model: {ahead} before you" if ahead else "Waiting for the model"
+            yield [*session.view, *card_of_line], status_line(waits), []
         if session.stop.is_set():
             page.status = status_line("Stopped")
             if job.back:  # nothing was taken back yet

@@ -1,5 +1,5 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
-const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
+const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete', 'read'];
 
 async function copy(button) { // the words of a message, what was spoken among them
   const words = [...button.closest('.message-row').querySelectorAll('.part, .said')].map((part) => part.textContent).join('\n');
@@ -64,9 +64,11 @@ root.api.list = () => { // an open list of chats follows the conversation
   trigger('edit', { name: 'search', value: document.querySelector('#rail input[name=search]')?.value || '' });
 };
 
+document.querySelector('#told')?.setAttribute('aria-live', 'polite'); // how far the models are, once a file
+
 page.addEventListener('click', (event) => {
   const button = event.target.closest('button[name][value]');
-  if (!button || !button.closest('#chat, #rail, #drawer')) return;
+  if (!button || !button.closest('#chat, #rail, #drawer, #loading')) return;
   if ((button.classList.contains('sure') || drops(button)) && !button.dataset.armed) return arm(button);
   tell(button);
 });

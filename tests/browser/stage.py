@@ -23,6 +23,7 @@ import numpy as np
 from anygpt_demo import codecs, ui
 from anygpt_demo.chat import Chat
 from anygpt_demo.errors import ModelFault
+from anygpt_demo.loading import Loading
 from anygpt_demo.media import Audio, Picture
 from anygpt_demo.modality import Modality
 from anygpt_demo.vocabulary import Vocabulary
@@ -188,13 +189,15 @@ class Pieces:
 class Stage:
     """A served page; `url`, the actors, and how to close it."""
 
-    def __init__(self, folder: Path, port: int | None = None, public: bool = False, mcp: bool = False) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, public: bool = False, mcp: bool = False, loading: Loading | None = None
+    ) -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
         vocabulary = Vocabulary(write_tokenizer(folder / "tokenizer", codecs.modalities()))
         self.props = {facts.name: Props(facts) for facts in codecs.modalities()}
         self.actor = Actor(vocabulary)
         self.chat = Chat(vocabulary, self.actor, self.props.__getitem__)
-        self.page = ui.build(self.chat, "mini", root=folder / "sessions", public=public)
+        self.page = ui.build(self.chat, "mini", root=folder / "sessions", public=public, loading=loading)
         self.page.queue(max_size=ui.QUEUE)
         options = ui.launch_options(public, mcp)
         _, self.url, _ = self.page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **options)
