@@ -44,12 +44,43 @@ OUT_OF_MEMORY = "Close other programs, choose the preset fast, or start with --q
 log = logging.getLogger(__name__)
 
 
+def numbered(count: int) -> list[str]:
+    """How the places of so many files are marked in a text: "[1]", "[2]" and so on."""
+    return [f"[{number}]" for number in range(1, count + 1)]
+
+
+def order_of(text: str, marks: Sequence[str]) -> tuple[str | int, ...]:
+    """A text with marks to words and numbers of marks (from 0), in order; nothing if there is no mark in it.
+
+    A mark counts once; files whose marks are absent come first. Words lose the white space at either end; empty ones are left out.
+    """
+    found = sorted((at, number) for number, mark in enumerate(marks) if (at := text.find(mark)) >= 0)
+    if not found:
+        return ()
+    order: list[str | int] = [number for number in range(len(marks)) if all(number != other for _, other in found)]
+    begin = 0
+    for at, number in found:
+        order += [text[begin:at], number]
+        begin = at + len(marks[number])
+    cut = (part.strip() if isinstance(part, str) else part for part in (*order, text[begin:]))
+    return tuple(part for part in cut if part != "")
+
+
 @dataclass(frozen=True)
 class Message:
-    """What a person sends: words and clean media, each with its modality's name."""
+    """What a person sends: words and clean media, each with its modality's name.
+
+    order: where the media stand among the words, as words and numbers of media; empty: no matter, they come first.
+    """
 
     text: str = ""
     media: tuple[tuple[str, Media], ...] = ()
+    order: tuple[str | int, ...] = ()
+
+    @classmethod
+    def written(cls, text: str, media: Sequence[tuple[str, Media]], marks: Sequence[str] = ()) -> Message:
+        """A message whose text says where its media stand. marks: of each medium, else "[1]", "[2]" and so on."""
+        return cls(text, tuple(media), order_of(text, marks or numbered(len(media))))
 
 
 @dataclass(frozen=True)
@@ -343,11 +374,11 @@ class Chat:
             raise BadText(f"This message has {len(text):,} characters.", f"The limit is {TEXT_LIMIT:,}.", "Send it in parts.")
         if not text and not message.media:
             raise BadText("This message is empty.", "It has neither words nor a file.", "Write, say or attach something.")
-        parts: list[Part] = []
+        parts: list[MediaPart] = []
         for name, media in message.media:
             codes = self.codec(name, "encode").encode(media)[: self.vocabulary.ranges[name].modality.frames.stop - 1]
             parts.append(MediaPart(name, codes, _keep(conversation, name, media, generated=False)))
-        return Turn("human", (*parts, TextPart(text)) if text else tuple(parts))
+        return arranged(parts, text, message.order)
 
     def reply(
         self,
@@ -422,6 +453,14 @@ class Chat:
     ) -> Iterator[Update]:
         """Decode the codes of one part once more: the same words in another voice, the same codes from other noise."""
         return _Reply(self, conversation, voice, seed, Settings(rendering=rendering), threading.Event()).render(index, number)
+
+
+def arranged(files: Sequence[MediaPart], text: str, order: Sequence[str | int] = ()) -> Turn:
+    """A person's turn: its files and words, in an order as in Message, else files first."""
+    if order:
+        parts = tuple(TextPart(part) if isinstance(part, str) else files[part] for part in order)
+        return Turn("human", parts, placed=True)
+    return Turn("human", (*files, TextPart(text)) if text else tuple(files))
 
 
 def known_shares(turn: Turn) -> list[float | None]:

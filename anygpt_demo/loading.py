@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anygpt_demo.chat import fault
+from anygpt_demo.chat import OUT_OF_MEMORY, fault
 from anygpt_demo.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ class Loading:
             self._fail(error)
         except Exception as error:  # the border to the models: the page must stay up and say so
             log.exception("the language model cannot be read")
-            self._fail(fault("The language model could not be read.", error))
+            failure = fault("The language model could not be read.", error)
+            remedy = OUT_OF_MEMORY if failure.remedy == OUT_OF_MEMORY else "Read them again; the terminal says more."
+            self._fail(UserError(failure.problem, failure.cause, remedy))
         else:
             self.there.set()
             parts()

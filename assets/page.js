@@ -17,10 +17,17 @@ async function copy(button) { // the words of a message, what was spoken among t
   setTimeout(() => { button.textContent = 'Copy'; }, 1500);
 }
 
+function written(row) { // the words of a message, with marks where its files stand among them
+  const pieces = [...row.querySelectorAll('.part, .under')], first = pieces.findIndex((piece) => piece.matches('.part'));
+  const placed = first >= 0 && pieces.slice(first).some((piece) => piece.matches('.under'));
+  let number = 0;
+  return pieces.map((piece) => piece.matches('.part') ? piece.textContent : placed ? '[' + (number += 1) + ']' : '').filter(Boolean).join(' ');
+}
+
 function tell(button) {
   const { name, value } = button;
   if (name === 'edit') {
-    const words = [...button.closest('.message-row').querySelectorAll('.part')].map((part) => part.textContent).join(' ');
+    const words = written(button.closest('.message-row'));
     value ? root.api.change(value, words) : root.api.back(words); // one that nothing answered was not kept
   } else if (name === 'zip') {
     document.querySelector('#rail input[type=file]').click();

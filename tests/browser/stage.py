@@ -43,6 +43,7 @@ class Actor:
         self.heard = 0  # prompts so far
         self.grammar: Any = None  # of the newest one
         self.forced: str | None = None
+        self.message: list[int] = []  # the newest one of a person
         self.tame = False  # does not explode
         self.given = 0  # ids of the newest reply that stood before it began, or of its open block
 
@@ -62,7 +63,7 @@ class Actor:
         if self.forced in self.vocabulary.ranges and grammar.force_after == 0:  # words that stand already are said
             ends = [self.vocabulary.eos, self.vocabulary.stop]
             return Play(self.vocabulary, [*self._block(str(self.forced), 25), *ends], grammar, stop)
-        newest = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
+        newest = self.message = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
         return Play(self.vocabulary, self._lines(newest), grammar, stop)
 
     def _lines(self, message: list[int]) -> list[int]:

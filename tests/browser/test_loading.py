@@ -51,6 +51,8 @@ def test_files_are_told_and_messages_are_answered_afterwards(browser: Browser, r
     expect(page.locator("#told")).to_have_text("Checking file 1 of 2")
     expect(page.locator("#told")).to_have_attribute("aria-live", "polite")
     expect(page.locator("#top .dot")).to_have_attribute("aria-label", "Parts are loading")
+    heights = [page.locator(name).bounding_box() for name in ("#loading .loading", "#status .status")]
+    assert heights[0] and heights[1] and abs(heights[0]["y"] - heights[1]["y"]) < 1
     say(page, "are you there?")
     expect(page.locator("#chat .refusal.waiting")).to_contain_text("Your message is kept.")
     for number in (1, 2):
