@@ -22,7 +22,7 @@ from anygpt_demo.ahead import Ahead, Halt
 from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadText, ModelFault, UserError
-from anygpt_demo.grammar import Grammar
+from anygpt_demo.grammar import BOUNDS, Grammar
 from anygpt_demo.media import Audio, Picture, Voice, read_audio, read_picture, write_png, write_wav
 from anygpt_demo.vocabulary import Vocabulary
 from anygpt_demo.watermark import embed
@@ -85,7 +85,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to reply. output: a modality to force, "text" for words only, "heard" for a transcript, None for the model's own choice."""
+    """How to reply. output: a modality to force, "text" for words only, "heard" for a transcript, None for the model's own choice.
+
+    sampling: numbers in the place of those of the preset and of the modalities, by "text" or modality: fields of Sampling.
+    Raises UserError for one out of grammar.BOUNDS.
+    """
 
     preset: str = "chat"
     output: str | None = None
@@ -95,10 +99,19 @@ class Settings:
     history: protocol.History = "clean"
     lead: int = 48  # most words before a forced modality begins
     rendering: Rendering = Rendering()
+    sampling: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in ((name, value) for numbers in self.sampling.values() for name, value in numbers.items()):
+            low, high = BOUNDS.get(name, (0, 0))
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                words = name.replace("_", "-")
+                raise BadText(f"The {words} cannot be {value}.", f"It must be from {low:g} to {high:g}.", "Choose another number.")
 
     def record(self) -> dict[str, Any]:
         """These settings as plain JSON values."""
-        return {**asdict(self), "forbid": list(self.forbid), "limits": dict(self.limits)}
+        own = {name: dict(numbers) for name, numbers in self.sampling.items()}
+        return {**asdict(self), "forbid": list(self.forbid), "limits": dict(self.limits), "sampling": own}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Settings:
@@ -667,6 +680,7 @@ class _Reply:
             force=None if self.one_block else wish.output,
             force_after=wish.lead,
             forbid=() if self.one_block else wish.forbid,
+            sampling=wish.sampling,
         )
         grammar.begin(given)
         options: dict[str, Any] = {}

@@ -266,3 +266,42 @@ def test_files_stand_where_they_were_put_among_the_words(page: Page, stage: Stag
     page.reload()
     page.wait_for_selector("#chat .bot .part")
     assert page.evaluate(order) == ["Now", "Music", "and", "Picture"]
+
+
+def test_numbers_of_ones_own_reach_the_model(page: Page, stage: Stage) -> None:
+    page.get_by_role("button", name="Settings", exact=True).click()
+    drawer = page.locator("#drawer")
+    drawer.get_by_role("button", name="Sampling per modality").click()
+    heat, share = drawer.get_by_label("Words: temperature"), drawer.get_by_label("Music: top-p")
+    expect(heat).to_have_value("0.7")
+    heat.fill("9")
+    heat.press("Enter")
+    expect(drawer.locator(".refusal")).to_contain_text("The temperature cannot be 9. It must be from 0 to 2.")
+    assert not faults(page)
+    drawer.get_by_role("button", name="Back to the preset").first.click()
+    expect(heat).to_have_value("0.7")
+    expect(drawer.locator(".refusal")).to_have_count(0)
+    for field, value in ((heat, "1.2"), (share, "0.5")):
+        field.fill(value)
+        field.press("Enter")
+    page.wait_for_timeout(1500)
+    say(page, "go")
+    finished(page)
+    drawn = stage.actor.grammar.drawn
+    assert (
+        drawn["text"].temperature == 1.2
+        and drawn["music"].top_p == 0.5
+        and drawn["image"] == stage.actor.vocabulary.ranges["image"].modality.sampling
+    )
+    drawer.get_by_label("best").check()
+    expect(heat).to_have_value("0")
+    expect(share).to_have_value("1")
+    heat.fill("0.4")
+    heat.press("Enter")
+    page.wait_for_timeout(1500)
+    page.reload()
+    page.wait_for_selector(".composer[data-state=idle]")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    drawer.get_by_role("button", name="Sampling per modality").click()
+    expect(heat).to_have_value("0.4")
+    expect(drawer.get_by_label("best")).to_be_checked()
