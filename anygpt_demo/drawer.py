@@ -27,6 +27,7 @@ VOICE_LIMIT_S = 600.0  # of a voice prompt are read
 QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 FETCH = "() => { setTimeout(() => document.querySelector('#zip a, a#zip, #zip')?.click(), 300); }"
 DEAF = "This family has no voice model yet: all replies sound in the one voice of its codec. Choices here wait for a family that has one."
+OPEN_VOICE, CONSENT, USE_VOICE = "voice-open", "voice-consent", "voice-use"  # what the buttons of cards press
 FIELDS = ("temperature", "top_p", "top_k", "guidance")  # of Sampling that can be chosen
 RESET = "sampling-reset"  # the button that takes the numbers of the preset
 SAMPLING = (
@@ -63,20 +64,23 @@ def hear_voice(path: str | None, start_s: float | None = None) -> tuple[media.Au
     return prompt_at(audio, start), start / audio.rate_hz, max(0.0, audio.seconds - PROMPT_S)
 
 
+def voice_card(error: UserError) -> str:
+    """What is wrong with a recording, and another one instead."""
+    return card(error, button("press", OPEN_VOICE, "Choose another file"))
+
+
 def record_voice(session: Session, path: str | None, consent: bool, start_s: float | None = None, name: str = "") -> str:
     """Speak with a recorded voice from now on. Returns what to tell the person."""
+    if not consent:
+        remedy = "Tick it if the voice is yours or its owner agrees."
+        refusal = BadText("This voice is not used yet.", "The box about permission is not ticked.", remedy)
+        return card(refusal, button("press", f"{CONSENT} {USE_VOICE}", "It is mine, or I may use it", "Tick the box and use this voice"))
     try:
-        if not consent:
-            raise BadText(
-                "This voice is not used yet.",
-                "The box about permission is not ticked.",
-                "Tick it if the voice is yours or its owner agrees.",
-            )
         audio, _, _ = hear_voice(path, start_s)
-        label = " ".join(name.split())[:40] or f"my voice {len(session.voices) + 1}"
-        session.voice = session.voices[label] = media.Voice(label, audio)
     except UserError as error:
-        return card(error)
+        return voice_card(error)
+    label = " ".join(name.split())[:40] or f"my voice {len(session.voices) + 1}"
+    session.voice = session.voices[label] = media.Voice(label, audio)
     return remark(f"Replies now speak with {label} ({session.voice.audio.seconds:.1f} s of it). It stays in this session only.")
 
 
@@ -107,12 +111,12 @@ def voice_tab(chat: Chat, session: gr.State, *, own: bool = True) -> Restoring:
     begin = gr.Slider(0, 30, 0, step=0.1, label="The 3 s that are used begin at (s)", visible=False)
     heard = gr.Audio(label="What is used", interactive=False, visible=False)
     name = gr.Textbox(label="Its name", max_length=40, visible=own)
-    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.", visible=own)
-    use = gr.Button("Use this voice", variant="primary", visible=own)
+    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.", visible=own, elem_id=CONSENT)
+    use = gr.Button("Use this voice", variant="primary", visible=own, elem_id=USE_VOICE)
     said = gr.HTML(apply_default_css=False)
     with gr.Row():
         keep = gr.Button("Save as .voice", elem_classes="quiet", visible=own)
-        give = gr.UploadButton("Open a .voice", file_types=[".voice", ".wav"], elem_classes="quiet", visible=own)
+        give = gr.UploadButton("Open a .voice", file_types=[".voice", "audio"], elem_classes="quiet", visible=own, elem_id=OPEN_VOICE)
         parcel = gr.DownloadButton("voice", elem_id="voicefile", visible="hidden")
     told = "The recording stays in the memory of this session. Speech made with it is AI-generated: say so where you use it."
     gr.HTML(f'<p class="smallprint">{told}</p>', apply_default_css=False, visible=own)
@@ -132,7 +136,7 @@ def voice_tab(chat: Chat, session: gr.State, *, own: bool = True) -> Restoring:
         try:
             audio, start, most = hear_voice(path, start_s)
         except UserError as error:
-            return gr.Slider(visible=False), gr.Audio(visible=False), card(error)
+            return gr.Slider(visible=False), gr.Audio(visible=False), voice_card(error)
         sound = shown_media(audio, "", generated=False)["path"]
         return gr.Slider(maximum=max(most, 0.1), value=start, visible=most > 0), gr.Audio(sound, visible=True), ""
 

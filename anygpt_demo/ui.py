@@ -26,7 +26,7 @@ from gradio.utils import get_upload_folder
 
 from anygpt_demo import archive, lens, selftest
 from anygpt_demo.api import Endpoints
-from anygpt_demo.chat import Chat
+from anygpt_demo.chat import Chat, fault
 from anygpt_demo.drawer import FETCH, QUICK, Restoring, settings_tab, voice_tab
 from anygpt_demo.errors import BadText, MissingProgram, UserError
 from anygpt_demo.loading import Loading
@@ -46,6 +46,7 @@ QUEUE = 32  # people who may wait for the model
 LOOK_S = 0.25  # after which the page looks again how far the models are
 PUBLIC_PACE = 6  # messages a minute of one person on a public page
 AGAIN = ("example", "retry", "branch", "again", "render", "longer", "resend", "lighter", "undo")  # buttons that a refusal offers once more
+SELF_TEST = "self-test"  # what the button of its card presses
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 IDLE = "() => { document.querySelector('.composer').api.idle(); }"
@@ -174,8 +175,19 @@ def build(
             with line.turn(session.key):
                 made = lens.panel(chat, session.conversation, session.folder, place, int(amount) if str(amount).isdecimal() else None)
         except UserError as error:
-            made = card(error)
+            made = card(error, again(session, place, error))
+        except Exception as error:  # the border to the codecs
+            log.exception("a part cannot be looked at")
+            failure = fault("This could not be shown.", error)
+            made = card(failure, again(session, place, failure))
         return made, *opened("tokens")
+
+    def again(session: Session, place: str, error: UserError) -> str:
+        turns = session.conversation.turns
+        newest = next((index for index in reversed(range(len(turns))) if turns[index].role == "mmgpt"), None)
+        if isinstance(error, BadText):
+            return button("tokens", f"{newest}.0", "Show the newest reply") if newest is not None else ""
+        return button("tokens", place, "Try again") if re.fullmatch(r"[0-9.]{1,40}(heard)?", place) else ""
 
     def chats(session: Session, event: gr.EventData) -> Any:
         name, value = event._data.get("name"), str(event._data.get("value", ""))
@@ -237,7 +249,7 @@ def build(
                     done.append(selftest.cell(chat, source, target))
                 yield selftest.table(chat, done)
         except UserError as error:
-            yield card(error) + selftest.table(chat, done)
+            yield card(error, button("press", SELF_TEST, "Run it again")) + selftest.table(chat, done)
 
     with gr.Blocks(title="AnyGPT demo", fill_height=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         session = gr.State(time_to_live=24 * 3600, delete_callback=lambda gone: visitors.leave(gone, erase=public))
@@ -291,7 +303,7 @@ def build(
             with gr.Tab("Model", id="model"):
                 facts = gr.HTML(model_facts(chat, family, home, health, here), apply_default_css=False)
                 gr.HTML("<h2>Any to any</h2>", apply_default_css=False)
-                test_button = gr.Button("Run the self-test", elem_classes="quiet")
+                test_button = gr.Button("Run the self-test", elem_classes="quiet", elem_id=SELF_TEST)
                 grid = gr.HTML(selftest.table(chat, []), apply_default_css=False)
         whole = [session, key, messages, status, listing]
         arrived = page.load(arrive, [key], whole, **QUICK)

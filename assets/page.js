@@ -1,5 +1,6 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
 const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete', 'read'];
+const PRESS_MS = 150; // a box that is ticked has to reach the page's state
 
 async function copy(button) { // the words of a message, what was spoken among them
   const words = [...button.closest('.message-row').querySelectorAll('.part, .said')].map((part) => part.textContent).join('\n');
@@ -31,8 +32,11 @@ function tell(button) {
     value ? root.api.change(value, words) : root.api.back(words); // one that nothing answered was not kept
   } else if (name === 'zip') {
     document.querySelector('#rail input[type=file]').click();
-  } else if (name === 'press') { // a card of a drawer: the button there that does what it says
-    document.getElementById(value)?.click();
+  } else if (name === 'press') { // a card of a drawer: the boxes and buttons there that do what it says, one after the other
+    value.split(' ').forEach((id, number) => setTimeout(() => {
+      const found = document.getElementById(id);
+      (found?.querySelector('input[type=checkbox]') || found)?.click();
+    }, PRESS_MS * number));
   } else if (name === 'leave') {
     root.api.stop();
   } else if (name === 'attach') {
