@@ -437,6 +437,7 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
         return
     page = Answer(chat, session, job)
     ticket: object | None = None
+    begun = False
     try:
         ticket = line.enter(session.key)
         while not line.wait(ticket, 0.5) and not session.stop.is_set():
@@ -447,12 +448,14 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
             yield [*session.view, *card_of_line], status_line(waits), []
         if session.stop.is_set():
             page.status = status_line("Stopped")
-            if job.back:  # nothing was taken back yet
-                session.view = view_of(chat, session.conversation, session.folder)
-            elif job.index is None:
-                page.empty()
+            _unserved(page, job)
         else:
+            begun = True
             yield from _follow(page, job)
+    except GeneratorExit:  # the visitor has closed the page
+        if not begun:
+            _unserved(page, job)
+        raise
     except UserError as error:
         page.status = status_line("")
         page.extra.append(card(error, page.way_out(error)))
@@ -468,6 +471,14 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
             session.view.append(page.message)
         session.turn.release()
     yield session.view, page.status, page.sounds
+
+
+def _unserved(page: Answer, job: Job) -> None:
+    """The line was left before the model began: a message can be sent again, or changed; what it goes back to stays."""
+    if job.back:  # nothing was taken back yet
+        page.session.view = view_of(page.chat, page.session.conversation, page.session.folder)
+    elif job.index is None:
+        page.empty()
 
 
 def _follow(page: Answer, job: Job) -> Iterator[tuple[View, str, list[dict[str, Any]]]]:

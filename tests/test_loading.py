@@ -18,6 +18,7 @@ from anygpt_demo.errors import UserError
 from anygpt_demo.loading import Loading, Moment
 from anygpt_demo.view import loading_strip
 from anygpt_demo.visitors import Line
+from anygpt_demo.vocabulary import Vocabulary
 
 
 def family(folder: Path) -> Family:
@@ -112,3 +113,19 @@ def test_a_chat_that_is_not_read_says_so() -> None:
 
     with pytest.raises(UserError, match="not there yet"):
         _ = Unread().context
+
+
+def test_a_message_of_somebody_who_closed_the_page_can_be_sent_again(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    from anygpt_demo.chat import Chat, Unread
+    from anygpt_demo.turns import answer, claim, new_message
+    from anygpt_demo.visitors import Visitors
+
+    chat, session = Chat(vocabulary, Unread(), lambda name: None), Visitors(tmp_path).find(None)  # type: ignore[arg-type, return-value]
+    claim(session, lambda: new_message(chat, session, "hello", []))
+    line = Line(ready=Loading().ready)
+    waiting = answer(chat, session, line)
+    view, status, _ = next(waiting)
+    assert "Your message is kept" in str(view[-1]) and "Waiting for the model" in status
+    waiting.close()  # type: ignore[attr-defined]
+    assert len(line) == 0 and not session.turn.locked()
+    assert [item["role"] for item in session.view] == ["user", "assistant"] and 'name="resend"' in str(session.view[-1])
