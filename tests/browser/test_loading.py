@@ -96,3 +96,22 @@ def test_a_file_that_cannot_be_read_is_a_card_with_a_button(browser: Browser, re
     expect(page.locator("#chat .bot .part")).to_contain_text("You said: hello")
     finished(page)
     page.context.close()
+
+
+def test_a_message_that_waits_outlives_a_reload(browser: Browser, reading: tuple[Loading, Stage]) -> None:
+    loading, stage = reading
+    page = visit(browser, stage)
+    say(page, "keep me")
+    expect(page.locator("#chat .refusal.waiting")).to_be_visible()
+    page.reload()
+    page.wait_for_selector(".composer[data-state=idle]")
+    expect(page.locator("#chat .user .part")).to_have_text("keep me")
+    page.wait_for_timeout(3000)
+    page.reload()
+    page.wait_for_selector(".composer[data-state=idle]")
+    loading.there.set()
+    loading.done.set()
+    page.locator("#chat button[name=resend]").click()
+    expect(page.locator("#chat .bot .part").last).to_contain_text("You said: keep me")
+    finished(page)
+    page.context.close()
