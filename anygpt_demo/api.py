@@ -145,7 +145,7 @@ class Endpoints:
         """Answer one message of words, pictures, speech and music with words, pictures, speech and music.
 
         Args:
-            text: What is said to the model, in English.
+            text: What is said to the model, in English. Where "[image]", "[speech]" or "[music]" stands in it, that file is read.
             image: A picture that belongs to the message.
             speech: A recording of speech that belongs to the message, 30 s at most.
             music: A piece of music that belongs to the message; its first seconds are used.
@@ -157,16 +157,17 @@ class Endpoints:
             {"parts": [{"type", "text" | "file" and "codes"}], "heard", "ids", "seed", "reason", "model"}.
         """
         with self._turn(request):
-            message = Message(text, self._media(image=image, speech=speech, music=music))
+            media = self._media(image=image, speech=speech, music=music)
+            message = Message.written(text, media, [f"[{name}]" for name, _ in media])
             last, made = self._reply(message, output, preset, seed)
             turn = last.turn or Turn("mmgpt", ())
-            media = iter(made)
+            files = iter(made)
             parts: list[dict[str, Any]] = []
             for part in turn.parts:
                 if isinstance(part, TextPart):
                     parts.append({"type": "text", "text": part.text})
                     continue
-                medium = next(media, None)
+                medium = next(files, None)
                 file = record(*dialogue.write_file(medium)) if medium is not None else None
                 parts.append({"type": part.modality, "codes": part.codes.tolist(), "file": file})
             facts = {"seed": seed, "reason": last.reason, "model": self._chat.model}
@@ -303,15 +304,21 @@ class Endpoints:
             return {"text": "", "file": record(*dialogue.write_file(media))}
 
     def status(self) -> dict:
-        """Say what is loaded, what it can read and write, and how many wait for it."""
+        """Say what is loaded and whether it is read, what it can read and write, and how many wait for it."""
         return {
             "family": self._family,
             "model": self._chat.model,
             "version": __version__,
             "modalities": ["text", *self._chat.modalities],
             "waiting": len(self._line),
+            "ready": self._ready(),
             "public": self._public,
         }
+
+    def _ready(self) -> bool:
+        """Whether the language model can answer."""
+        with _plainly():
+            return self._line.ready()
 
     def _known(self, kind: str) -> None:
         if kind not in self._chat.modalities:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from anygpt_demo import codecs as registry
 from anygpt_demo import protocol
@@ -21,7 +22,7 @@ from anygpt_demo.ahead import Ahead, Halt
 from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadText, ModelFault, UserError
-from anygpt_demo.grammar import Grammar
+from anygpt_demo.grammar import BOUNDS, Grammar
 from anygpt_demo.media import Audio, Picture, Voice, read_audio, read_picture, write_png, write_wav
 from anygpt_demo.vocabulary import Vocabulary
 from anygpt_demo.watermark import embed
@@ -43,17 +44,52 @@ OUT_OF_MEMORY = "Close other programs, choose the preset fast, or start with --q
 log = logging.getLogger(__name__)
 
 
+def numbered(count: int) -> list[str]:
+    """How the places of so many files are marked in a text: "[1]", "[2]" and so on."""
+    return [f"[{number}]" for number in range(1, count + 1)]
+
+
+def order_of(text: str, marks: Sequence[str]) -> tuple[str | int, ...]:
+    """A text with marks to words and numbers of marks (from 0), in order; nothing if there is no mark in it.
+
+    A mark counts once; files whose marks are absent come first. Words lose the white space at either end; empty ones are left out.
+    """
+    found = sorted((at, number) for number, mark in enumerate(marks) if (at := text.find(mark)) >= 0)
+    if not found:
+        return ()
+    order: list[str | int] = [number for number in range(len(marks)) if all(number != other for _, other in found)]
+    begin = 0
+    for at, number in found:
+        order += [text[begin:at], number]
+        begin = at + len(marks[number])
+    cut = (part.strip() if isinstance(part, str) else part for part in (*order, text[begin:]))
+    return tuple(part for part in cut if part != "")
+
+
 @dataclass(frozen=True)
 class Message:
-    """What a person sends: words and clean media, each with its modality's name."""
+    """What a person sends: words and clean media, each with its modality's name.
+
+    order: where the media stand among the words, as words and numbers of media; empty: no matter, they come first.
+    """
 
     text: str = ""
     media: tuple[tuple[str, Media], ...] = ()
+    order: tuple[str | int, ...] = ()
+
+    @classmethod
+    def written(cls, text: str, media: Sequence[tuple[str, Media]], marks: Sequence[str] = ()) -> Message:
+        """A message whose text says where its media stand. marks: of each medium, else "[1]", "[2]" and so on."""
+        return cls(text, tuple(media), order_of(text, marks or numbered(len(media))))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to reply. output: a modality to force, "text" for words only, "heard" for a transcript, None for the model's own choice."""
+    """How to reply. output: a modality to force, "text" for words only, "heard" for a transcript, None for the model's own choice.
+
+    sampling: numbers in the place of those of the preset and of the modalities, by "text" or modality: fields of Sampling.
+    Raises UserError for one out of grammar.BOUNDS.
+    """
 
     preset: str = "chat"
     output: str | None = None
@@ -63,10 +99,19 @@ class Settings:
     history: protocol.History = "clean"
     lead: int = 48  # most words before a forced modality begins
     rendering: Rendering = Rendering()
+    sampling: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in ((name, value) for numbers in self.sampling.values() for name, value in numbers.items()):
+            low, high = BOUNDS.get(name, (0, 0))
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                words = name.replace("_", "-")
+                raise BadText(f"The {words} cannot be {value}.", f"It must be from {low:g} to {high:g}.", "Choose another number.")
 
     def record(self) -> dict[str, Any]:
         """These settings as plain JSON values."""
-        return {**asdict(self), "forbid": list(self.forbid), "limits": dict(self.limits)}
+        own = {name: dict(numbers) for name, numbers in self.sampling.items()}
+        return {**asdict(self), "forbid": list(self.forbid), "limits": dict(self.limits), "sampling": own}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Settings:
@@ -210,20 +255,41 @@ def write_file(media: Media, generated: bool = True) -> tuple[bytes, str]:
     return write_wav(embed(media) if generated else media, ai_generated=generated), ".wav"
 
 
+class Unread:
+    """In the place of a language model that is not read yet."""
+
+    @property
+    def context(self) -> int:
+        """Raises ModelFault."""
+        raise ModelFault("The model is not there yet.", "Its files are being read.", "Try again in a minute.")
+
+    def generate(self, ids: Sequence[int], grammar: Grammar, *, seed: int, stop: threading.Event | None, max_new: int) -> NoReturn:
+        """Raises ModelFault."""
+        raise AssertionError(self.context)
+
+
+def _load(home: Family, device: str, quantize: str, threads: int | None, tick: Callable[[int, int], None] | None) -> Engine:
+    from anygpt_demo.engine import LocalEngine
+
+    return LocalEngine.load(home, device, quantize, tick, threads)
+
+
 class Chat:
     """A loaded family. Codecs are loaded on first use, and kept, or put on a shelf with a budget of bytes."""
 
     def __init__(
-        self, vocabulary: Vocabulary, engine: Engine, load: Callable[[str], Codec], shelf: Shelf | None = None, model: str = ""
+        self, vocabulary: Vocabulary, engine: Engine | Unread, load: Callable[[str], Codec], shelf: Shelf | None = None, model: str = ""
     ) -> None:
         self.vocabulary = vocabulary
         self.engine = engine
         self._load = load
         self.model = model  # fingerprint of the family's files
         self.clones = True  # speech can be rendered in a given voice
+        self.quantize = "none"  # bits of the language model, as asked for
         self._shelf = shelf
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
+        self._model: Callable[[Callable[[int, int], None] | None], Engine] | None = None  # how to read it
 
     @classmethod
     def open(
@@ -241,9 +307,22 @@ class Chat:
         vram: a preset of memory.PRESETS; None: the card's own. tick(done, total): is told the bytes read of a large language model.
         threads: most for replies that are written together on a CPU; None: two.
         """
+        chat = cls.unread(family, device, quantize, vram, threads)
+        chat.read(tick)
+        return chat
+
+    @classmethod
+    def unread(
+        cls,
+        family: Family | Path | str | None = None,
+        device: str = "cpu",
+        quantize: str | None = None,
+        vram: int | None = None,
+        threads: int | None = None,
+    ) -> Chat:
+        """The same without the language model: read() must follow before it can answer. Raises UserError, BadCheckpoint."""
         from anygpt_demo import memory
         from anygpt_demo.checkpoints import MINI, Family
-        from anygpt_demo.engine import LocalEngine
 
         home = family if isinstance(family, Family) else Family.open(family or MINI)
         vocabulary = Vocabulary.of(home)
@@ -261,10 +340,17 @@ class Chat:
             )
         if large:
             memory.require(home, quantize, device)
-        engine = LocalEngine.load(home, device, quantize, tick, threads)
-        chat = cls(vocabulary, engine, lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
+        chat = cls(vocabulary, Unread(), lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
         chat.clones = home.has("soundstorm")
+        chat.quantize = quantize
+        chat._model = partial(_load, home, device, quantize, threads)
         return chat
+
+    def read(self, tick: Callable[[int, int], None] | None = None) -> None:
+        """Read the language model, if that is not done yet. tick: as for open(). Raises UserError, BadCheckpoint."""
+        if self._model is not None:
+            self.engine = self._model(tick)
+            self._model = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -301,11 +387,11 @@ class Chat:
             raise BadText(f"This message has {len(text):,} characters.", f"The limit is {TEXT_LIMIT:,}.", "Send it in parts.")
         if not text and not message.media:
             raise BadText("This message is empty.", "It has neither words nor a file.", "Write, say or attach something.")
-        parts: list[Part] = []
+        parts: list[MediaPart] = []
         for name, media in message.media:
             codes = self.codec(name, "encode").encode(media)[: self.vocabulary.ranges[name].modality.frames.stop - 1]
             parts.append(MediaPart(name, codes, _keep(conversation, name, media, generated=False)))
-        return Turn("human", (*parts, TextPart(text)) if text else tuple(parts))
+        return arranged(parts, text, message.order)
 
     def reply(
         self,
@@ -380,6 +466,14 @@ class Chat:
     ) -> Iterator[Update]:
         """Decode the codes of one part once more: the same words in another voice, the same codes from other noise."""
         return _Reply(self, conversation, voice, seed, Settings(rendering=rendering), threading.Event()).render(index, number)
+
+
+def arranged(files: Sequence[MediaPart], text: str, order: Sequence[str | int] = ()) -> Turn:
+    """A person's turn: its files and words, in an order as in Message, else files first."""
+    if order:
+        parts = tuple(TextPart(part) if isinstance(part, str) else files[part] for part in order)
+        return Turn("human", parts, placed=True)
+    return Turn("human", (*files, TextPart(text)) if text else tuple(files))
 
 
 def known_shares(turn: Turn) -> list[float | None]:
@@ -586,6 +680,7 @@ class _Reply:
             force=None if self.one_block else wish.output,
             force_after=wish.lead,
             forbid=() if self.one_block else wish.forbid,
+            sampling=wish.sampling,
         )
         grammar.begin(given)
         options: dict[str, Any] = {}

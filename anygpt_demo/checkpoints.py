@@ -15,8 +15,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anygpt_demo.errors import BadCheckpoint
 
@@ -28,12 +29,24 @@ SHARD_BYTES = 15_000_000  # below the 16 MB that code hosts show and diff comfor
 MINI = Path(__file__).resolve().parent.parent / "checkpoints" / "mini"
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+class Watch(Protocol):
+    """Is told how far the reading of a family has come."""
+
+    def __call__(self, role: str, name: str, checked: bool, count: int) -> None:
+        """Of this file `count` bytes have been compared with its hash or, once it is checked, taken into memory."""
+        ...
+
+
+def sha256(path: Path, tick: Callable[[int], None] | None = None) -> str:
+    """Hex SHA-256 of a file. tick: is told the bytes read so far."""
     digest = hashlib.sha256()  # in pieces: hashlib.file_digest needs Python 3.11
+    done = 0
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
+            done += len(piece)
+            if tick is not None:
+                tick(done)
     return digest.hexdigest()
 
 
@@ -51,12 +64,13 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Component:
-    """One role of a family: its folder, its config and the hashes of its files."""
+    """One role of a family: its folder, its config and the hashes of its files. watch: is told when they are read."""
 
     role: str
     folder: Path
     config: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
+    watch: Watch | None = None
 
     def verify(self) -> None:
         """Raise BadCheckpoint naming the first file that is missing, cut or changed."""
@@ -64,7 +78,8 @@ class Component:
             path = self.folder / name
             if not path.is_file():
                 raise BadCheckpoint(f"{self.role}: the file {name} is missing.", "The family is incomplete.", "Fetch or unpack it again.")
-            if path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
+            tick = None if self.watch is None else partial(self.watch, self.role, name, False)
+            if path.stat().st_size != facts["bytes"] or sha256(path, tick) != facts["sha256"]:
                 raise BadCheckpoint(
                     f"{self.role}: the file {name} is damaged.", "Its SHA-256 differs from the manifest.", "Fetch or unpack it again."
                 )
@@ -83,7 +98,7 @@ class Component:
         self.verify()
         self.shapes()
         tensors: dict[str, torch.Tensor] = {}
-        for name in self.shards():
+        for name in self._told():
             for key, tensor in load_file(self.folder / name, device=device).items():
                 if keep(key):
                     widen = dtype is None and device == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
@@ -112,17 +127,27 @@ class Component:
         """The tensors of one file after another, as they are stored and on the CPU. Call verify() before."""
         from safetensors.torch import load_file
 
-        for name in self.shards():
+        for name in self._told():
             yield load_file(self.folder / name)
+
+    def _told(self) -> Iterator[str]:
+        """shards(), telling whoever watches when one is begun and when whoever iterates is done with it."""
+        for name in self.shards():
+            for count in (0, int(self.files[name]["bytes"])):
+                if self.watch is not None:
+                    self.watch(self.role, name, True, count)
+                if not count:
+                    yield name
 
 
 @dataclass(frozen=True)
 class Family:
-    """A folder of components under one manifest: `mini` or a converted `anygpt`."""
+    """A folder of components under one manifest: `mini` or a converted `anygpt`. watch: is told when files are read."""
 
     name: str
     folder: Path
     manifest: Mapping[str, Any]
+    watch: Watch | None = None
 
     @classmethod
     def open(cls, folder: Path | str = MINI) -> Family:
@@ -157,7 +182,7 @@ class Family:
             raise BadCheckpoint(
                 f"The family {self.name} has no {role}.", "Its manifest does not list one.", "Train or fetch this component first."
             )
-        return Component(role, self.folder / role, facts["config"], facts["files"])
+        return Component(role, self.folder / role, facts["config"], facts["files"], self.watch)
 
 
 def shapes_of(build: Callable[[], torch.nn.Module]) -> dict[str, tuple[int, ...]]:

@@ -48,6 +48,7 @@ Part = TextPart | MediaPart
 class Turn:
     """What one side said. `heard`: the model's transcript of the person's speech (the first step of a speech reply).
 
+    placed: a person has said where the files stand among the words, and they are read there.
     ids: what the model wrote, word for word, so that it is read again and never re-tokenized; empty for a
     person's turn and for turns made by hand. facts: how it was made (seed, settings, model), so that it can be made again.
     """
@@ -57,6 +58,7 @@ class Turn:
     heard: str | None = None
     ids: tuple[int, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    placed: bool = False
 
     @property
     def text(self) -> str:
@@ -73,7 +75,8 @@ def to_record(turn: Turn) -> dict[str, Any]:
         else:
             more = {} if part.seconds is None else {"seconds": part.seconds}
             parts.append({"type": part.modality, "codes": part.codes.tolist(), "file": part.file, "text": part.text, **more})
-    return {"role": turn.role, "parts": parts, "heard": turn.heard, "ids": list(turn.ids), "facts": dict(turn.facts)}
+    placed = {"placed": True} if turn.placed else {}
+    return {"role": turn.role, "parts": parts, "heard": turn.heard, "ids": list(turn.ids), "facts": dict(turn.facts), **placed}
 
 
 def from_record(record: dict[str, Any]) -> Turn:
@@ -93,7 +96,7 @@ def from_record(record: dict[str, Any]) -> Turn:
     if record["role"] not in ("human", "mmgpt"):
         raise ValueError(f"no role {record['role']}")
     ids = tuple(int(number) for number in record["ids"])
-    return Turn(record["role"], tuple(parts), record["heard"], ids, dict(record.get("facts", {})))
+    return Turn(record["role"], tuple(parts), record["heard"], ids, dict(record.get("facts", {})), record.get("placed") is True)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,18 +14,26 @@ from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from anygpt_demo import media
-from anygpt_demo.chat import PRESETS, Chat
+from anygpt_demo.chat import PRESETS, Chat, Settings
 from anygpt_demo.codecs import speech
 from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.enhance import PROMPT_S, best_prompt, best_start, long_enough, prompt_at
 from anygpt_demo.errors import BadText, UserError
-from anygpt_demo.view import NAMES, card, literal, remark, shown_media
+from anygpt_demo.grammar import samplings
+from anygpt_demo.view import NAMES, button, card, literal, remark, shown_media
 from anygpt_demo.visitors import Session
 
 VOICE_LIMIT_S = 600.0  # of a voice prompt are read
 QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 FETCH = "() => { setTimeout(() => document.querySelector('#zip a, a#zip, #zip')?.click(), 300); }"
 DEAF = "This family has no voice model yet: all replies sound in the one voice of its codec. Choices here wait for a family that has one."
+OPEN_VOICE, CONSENT, USE_VOICE = "voice-open", "voice-consent", "voice-use"  # what the buttons of cards press
+FIELDS = ("temperature", "top_p", "top_k", "guidance")  # of Sampling that can be chosen
+RESET = "sampling-reset"  # the button that takes the numbers of the preset
+SAMPLING = (
+    "<span>A preset fills these. Temperature 0 takes the likeliest, more is freer; top-p and top-k (0: all) leave out what is unlikely; "
+    "guidance holds to what was asked.</span> <span>With the preset paper words are searched for, unless you change their numbers.</span>"
+)
 MICROPHONE = (
     '<div class="mic"><button type="button" name="check" value="microphone" class="do">Check the microphone</button>'
     '<meter class="mic-level" min="0" max="1" value="0" aria-label="Level"></meter><p class="mic-told" role="status"></p></div>'
@@ -55,20 +64,23 @@ def hear_voice(path: str | None, start_s: float | None = None) -> tuple[media.Au
     return prompt_at(audio, start), start / audio.rate_hz, max(0.0, audio.seconds - PROMPT_S)
 
 
+def voice_card(error: UserError) -> str:
+    """What is wrong with a recording, and another one instead."""
+    return card(error, button("press", OPEN_VOICE, "Choose another file"))
+
+
 def record_voice(session: Session, path: str | None, consent: bool, start_s: float | None = None, name: str = "") -> str:
     """Speak with a recorded voice from now on. Returns what to tell the person."""
+    if not consent:
+        remedy = "Tick it if the voice is yours or its owner agrees."
+        refusal = BadText("This voice is not used yet.", "The box about permission is not ticked.", remedy)
+        return card(refusal, button("press", f"{CONSENT} {USE_VOICE}", "It is mine, or I may use it", "Tick the box and use this voice"))
     try:
-        if not consent:
-            raise BadText(
-                "This voice is not used yet.",
-                "The box about permission is not ticked.",
-                "Tick it if the voice is yours or its owner agrees.",
-            )
         audio, _, _ = hear_voice(path, start_s)
-        label = " ".join(name.split())[:40] or f"my voice {len(session.voices) + 1}"
-        session.voice = session.voices[label] = media.Voice(label, audio)
     except UserError as error:
-        return card(error)
+        return voice_card(error)
+    label = " ".join(name.split())[:40] or f"my voice {len(session.voices) + 1}"
+    session.voice = session.voices[label] = media.Voice(label, audio)
     return remark(f"Replies now speak with {label} ({session.voice.audio.seconds:.1f} s of it). It stays in this session only.")
 
 
@@ -99,12 +111,12 @@ def voice_tab(chat: Chat, session: gr.State, *, own: bool = True) -> Restoring:
     begin = gr.Slider(0, 30, 0, step=0.1, label="The 3 s that are used begin at (s)", visible=False)
     heard = gr.Audio(label="What is used", interactive=False, visible=False)
     name = gr.Textbox(label="Its name", max_length=40, visible=own)
-    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.", visible=own)
-    use = gr.Button("Use this voice", variant="primary", visible=own)
+    consent = gr.Checkbox(label="This is my voice, or I have the permission of the person who speaks.", visible=own, elem_id=CONSENT)
+    use = gr.Button("Use this voice", variant="primary", visible=own, elem_id=USE_VOICE)
     said = gr.HTML(apply_default_css=False)
     with gr.Row():
         keep = gr.Button("Save as .voice", elem_classes="quiet", visible=own)
-        give = gr.UploadButton("Open a .voice", file_types=[".voice", ".wav"], elem_classes="quiet", visible=own)
+        give = gr.UploadButton("Open a .voice", file_types=[".voice", "audio"], elem_classes="quiet", visible=own, elem_id=OPEN_VOICE)
         parcel = gr.DownloadButton("voice", elem_id="voicefile", visible="hidden")
     told = "The recording stays in the memory of this session. Speech made with it is AI-generated: say so where you use it."
     gr.HTML(f'<p class="smallprint">{told}</p>', apply_default_css=False, visible=own)
@@ -124,7 +136,7 @@ def voice_tab(chat: Chat, session: gr.State, *, own: bool = True) -> Restoring:
         try:
             audio, start, most = hear_voice(path, start_s)
         except UserError as error:
-            return gr.Slider(visible=False), gr.Audio(visible=False), card(error)
+            return gr.Slider(visible=False), gr.Audio(visible=False), voice_card(error)
         sound = shown_media(audio, "", generated=False)["path"]
         return gr.Slider(maximum=max(most, 0.1), value=start, visible=most > 0), gr.Audio(sound, visible=True), ""
 
@@ -175,6 +187,7 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
         voice_steps = gr.Slider(0, 32, 0, step=1, label="Steps of a voice (0: as many as it needs)", visible=chat.clones)
         guidance = gr.Slider(0, 30, 0, step=0.5, label="Guidance of a picture (0: as published)", visible=unclip)
         noise = gr.Slider(-1, 999, -1, step=1, label="Noise level of a picture (-1: as published)", visible=unclip)
+    numbers, drawn_told, reset = _sampling(chat)
     gr.HTML("<h2>This device</h2>", apply_default_css=False)
     gr.HTML(MICROPHONE, apply_default_css=False)
     _device(
@@ -198,13 +211,36 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
             voice_steps=int(voice_steps) or None,
         )
         forbidden = tuple(name for name in forbid if name in chat.modalities)
-        session.settings = replace(base, forbid=forbidden, limits=limits, rendering=rendering)
+        own = session.settings.sampling
+        session.settings = replace(base, forbid=forbidden, limits=limits, rendering=rendering, sampling=own)
         session.seed = int(seed or 0) % 2**31 if lock else None
         session.aloud = bool(aloud)
 
+    def fill(session: Session, *given: Any) -> list[Any]:
+        session.settings = replace(session.settings, sampling={})
+        change(session, *given)
+        return [*shown_numbers(chat, session.settings, numbers), ""]
+
+    def draw(session: Session, *given: float | None) -> str:
+        usual = samplings(chat.vocabulary, session.settings.preset)
+        own: dict[str, dict[str, float]] = {}
+        for (name, field), value in zip(numbers, given, strict=True):
+            if value is not None and not math.isclose(value, getattr(usual[name], field), abs_tol=1e-6):
+                own.setdefault(name, {})[field] = int(value) if field == "top_k" and math.isfinite(value) else value
+        try:
+            session.settings = replace(session.settings, sampling=own)
+        except UserError as error:
+            return card(error, button("press", RESET, "Back to the preset"))
+        return ""
+
     inputs = [session, preset, forbid, seed, lock, aloud, steps, voice_steps, guidance, noise, *sliders.values()]
-    for item in (preset, forbid, seed, lock, aloud):
+    for item in (forbid, seed, lock, aloud):
         item.input(change, inputs, None, **QUICK)
+    preset.input(fill, inputs, [*numbers.values(), drawn_told], **QUICK)
+    reset.click(fill, inputs, [*numbers.values(), drawn_told], **QUICK)
+    for item in numbers.values():
+        for done in (item.blur, item.submit):
+            done(draw, [session, *numbers.values()], drawn_told, **QUICK)
     for item in (steps, voice_steps, guidance, noise, *sliders.values()):
         item.release(change, inputs, None, **QUICK)
 
@@ -216,9 +252,36 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
         rates = {name: chat.vocabulary.ranges[name].modality.frame_rate_hz or 1 for name in sliders}
         own = {name: frames for name, frames in wish.limits.items() if frames != PRESETS[base].limits.get(name)}
         longest = [own[name] / rates[name] if name in own else slider.maximum for name, slider in sliders.items()]
-        return [base, list(wish.forbid), session.seed or 0, session.seed is not None, session.aloud, *drawn, *longest]
+        own_numbers = shown_numbers(chat, wish, numbers)
+        return [base, list(wish.forbid), session.seed or 0, session.seed is not None, session.aloud, *drawn, *longest, *own_numbers]
 
-    return kept, inputs[1:]
+    return kept, [*inputs[1:], *numbers.values()]
+
+
+Numbers = dict[tuple[str, str], gr.Number]  # by "text" or modality, and field of Sampling
+
+
+def shown_numbers(chat: Chat, settings: Settings, numbers: Numbers) -> list[float]:
+    """How replies are drawn with some settings, as the fields of the drawer show it."""
+    found = samplings(chat.vocabulary, settings.preset, settings.sampling)
+    return [float(getattr(found[name], field)) for name, field in numbers]
+
+
+def _sampling(chat: Chat) -> tuple[Numbers, gr.HTML, gr.Button]:
+    """Fields for how words and the codes of each modality are drawn, what is wrong with them, and the way back."""
+    numbers: Numbers = {}
+    with gr.Accordion("Sampling per modality", open=False):
+        gr.HTML(f'<p class="smallprint">{SAMPLING}</p>', apply_default_css=False)
+        told = gr.HTML(apply_default_css=False)
+        for name, usual in samplings(chat.vocabulary).items():
+            fields = [field for field in FIELDS if field != "guidance" or usual.guidance != 1.0]
+            with gr.Row(elem_classes="numbers"):
+                for field in fields:
+                    label = f"{'Words' if name == 'text' else NAMES.get(name, name.capitalize())}: {field.replace('_', '-')}"
+                    step = 1 if field == "top_k" else 0.05
+                    numbers[name, field] = gr.Number(float(getattr(usual, field)), label=label, step=step, min_width=120)
+        reset = gr.Button("Back to the preset", elem_classes="quiet", elem_id=RESET)
+    return numbers, told, reset
 
 
 def _device(*choices: tuple[str, list, str | None, str]) -> None:

@@ -10,7 +10,7 @@ budget, and is closed when the budget says so: random logits cannot write a malf
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,12 @@ PRESETS: Mapping[str, Sampling] = {  # how words are drawn; codes are drawn as t
     "paper": Sampling(beams=5),
     "chat": CHAT_WORDS,
     "greedy": Sampling(temperature=0.0),
+}
+BOUNDS: Mapping[str, tuple[float, float]] = {  # of the numbers that a person may choose, both ends included
+    "temperature": (0.0, 2.0),
+    "top_p": (0.05, 1.0),
+    "top_k": (0, 1000),
+    "guidance": (1.0, 10.0),
 }
 CLOSING = 2  # ids that end a reply: <eos> </s>
 HEARD_LIMIT = 256  # most words of a transcript; 30 s of fast speech are about 200
@@ -70,11 +76,24 @@ def word_ranges(vocabulary: Vocabulary) -> Ranges:
     return merge([(low + 1, high) for low, high in zip(edges, edges[1:], strict=False)])
 
 
+def samplings(vocabulary: Vocabulary, preset: str = "chat", own: Mapping[str, Mapping[str, float]] | None = None) -> dict[str, Sampling]:
+    """How words ("text") and the codes of each modality are drawn. own: the numbers that a person has chosen, as Settings has them.
+
+    Words with numbers of one's own are drawn one by one, never searched for.
+    """
+    own = own or {}
+    words = vocabulary.words if preset == "chat" else PRESETS[preset]
+    found = {"text": replace(words, **own["text"], beams=1) if own.get("text") else words}  # type: ignore[arg-type]
+    for name, item in vocabulary.ranges.items():
+        found[name] = replace(item.modality.sampling, **own.get(name, {}))  # type: ignore[arg-type]
+    return found
+
+
 class Grammar:
     """One reply's state. `allowed()` gives the legal ids, `advance(id)` takes one.
 
     budget: most ids of the reply, closing ids included. preset: how words are drawn ("chat": as the family states, if it
-    does); the transcript of what was heard takes the best pieces. limits: most frames per block
+    does); the transcript of what was heard takes the best pieces; sampling: numbers in the place of those. limits: most frames per block
     by modality. force: a modality that the reply must contain, "text" for none, or "heard" for the transcript of what
     was spoken and nothing else; a modality opens after at most `force_after` words. forbid: modalities that must not
     appear. chain: whether <-Ins-> <-Res-> may be written.
@@ -91,12 +110,14 @@ class Grammar:
         force_after: int = 48,
         forbid: Collection[str] = (),
         chain: bool = True,
+        sampling: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         if force is not None and force not in ("text", "heard") and force not in vocabulary.ranges:
             raise ValueError(f"no modality named {force}")
         self.vocabulary = vocabulary
         self.budget = budget
-        self.words = vocabulary.words if preset == "chat" else PRESETS[preset]
+        self.drawn = samplings(vocabulary, preset, sampling)
+        self.words = self.drawn["text"]
         self.transcript = self.words if self.words.beams > 1 else PRESETS["greedy"]  # what was said leaves no choice
         most = {name: item.modality.frames.stop - 1 for name, item in vocabulary.ranges.items()}
         self.limits = {name: min(longest, (limits or {}).get(name, longest)) for name, longest in most.items()}
@@ -201,9 +222,9 @@ class Grammar:
         frame, layer = divmod(self.codes, facts.layers)
         may_end = layer == 0 and frame >= facts.frames.start
         if may_end and self._full(frame):
-            return Slice((one(item.end),), facts.sampling, facts.name)
+            return Slice((one(item.end),), self.drawn[facts.name], facts.name)
         codes = item.layer(layer)
-        return Slice(merge([codes, one(item.end)] if may_end else [codes]), facts.sampling, facts.name, codes)
+        return Slice(merge([codes, one(item.end)] if may_end else [codes]), self.drawn[facts.name], facts.name, codes)
 
     def _text_slice(self) -> Slice:
         tokens = self.vocabulary

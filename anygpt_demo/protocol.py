@@ -47,9 +47,14 @@ def input_order(vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def human_message(vocabulary: Vocabulary, turn: Turn) -> list[Segment]:
-    """A person's message: every medium and a space, then the words; a spoken message ends with the voice command."""
+    """A person's message: every medium and a space, then the words; a spoken message ends with the voice command.
+
+    Where a person has placed the files among the words, they stand there.
+    """
     segments: list[Segment] = []
     spoken = False
+    if turn.placed:
+        return _placed_message(vocabulary, turn)
     for name in input_order(vocabulary):
         for part in turn.parts:
             if isinstance(part, MediaPart) and part.modality == name:
@@ -60,6 +65,17 @@ def human_message(vocabulary: Vocabulary, turn: Turn) -> list[Segment]:
         segments.append(words)
     elif segments:
         segments.pop()
+    return segments
+
+
+def _placed_message(vocabulary: Vocabulary, turn: Turn) -> list[Segment]:
+    """The parts in order with one space between, and the voice command if one of them is spoken."""
+    spoken = any(isinstance(part, MediaPart) and part.modality == "speech" for part in turn.parts)
+    segments: list[Segment] = []
+    for part in (*turn.parts, *([TextPart(VOICE_COMMAND)] if spoken else [])):
+        if segments:
+            segments.append(" ")
+        segments.append(part.text.strip() if isinstance(part, TextPart) else vocabulary.block(part.modality, part.codes))
     return segments
 
 

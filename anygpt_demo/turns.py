@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gradio.utils import get_upload_folder
 
 from anygpt_demo import chat as dialogue
 from anygpt_demo import lens, longer
-from anygpt_demo.chat import PRESETS, Chat, Message, Settings
+from anygpt_demo.chat import PRESETS, Chat, Message, Settings, arranged, numbered, order_of
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadText, UserError
 from anygpt_demo.media import Audio
@@ -31,6 +31,7 @@ from anygpt_demo.view import (
     closer,
     human_content,
     in_line,
+    not_there,
     remark,
     reply_content,
     reply_end,
@@ -79,12 +80,16 @@ def read_items(chat: Chat, items: object) -> tuple[list[tuple[str, Any]], list[s
     return found, notes
 
 
-def preview(found: Sequence[tuple[str, Any]], text: str) -> list[Any]:
+def preview(message: Message) -> list[Any]:
     """The person's message before the model has read it."""
     content: list[Any] = []
-    for name, medium in found:
+    for part in message.order or (*range(len(message.media)), *([message.text] if message.text else [])):
+        if isinstance(part, str):
+            content.append(words(part))
+            continue
+        name, medium = message.media[part]
         content += [shown_media(medium, "What you sent", generated=False), under(name, "from you")]
-    return [*content, words(text)] if text else content
+    return content
 
 
 def claim(session: Session, prepare: Callable[[], Job | None], pressed: str | None = None) -> tuple[View, str]:
@@ -153,10 +158,10 @@ def new_message(chat: Chat, session: Session, text: str, items: object, output: 
     """A message from the composer. aloud: the reply is to be heard, whatever it holds."""
     session.last = None
     found, notes = read_items(chat, items)
-    session.view.append({"role": "user", "content": preview(found, text)})
+    message, wish = Message.written(text, found), _wished(session, output)
+    session.view.append({"role": "user", "content": preview(message)})
     if notes:
         session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
-    message, wish = Message(text, tuple(found)), _wished(session, output)
 
     def start(seed: int, light: bool = False) -> Iterator[dialogue.Update]:
         fast = PRESETS["fast"]
@@ -215,14 +220,15 @@ def answered_anew(
 
 
 def edited(chat: Chat, session: Session, place: str, text: str, items: object, output: object = None) -> Job:
-    """A message with other words; its files stay."""
+    """A message with other words; its files stay, and their marks in the words say where."""
     index, _, turn = lens.find(session.conversation, place)
     if isinstance(items, list) and items:
         raise BadText("Files cannot be added to an old message.", "Only its words can be changed.", "Send them in a new message.")
     files = tuple(part for part in turn.parts if isinstance(part, MediaPart))
     if not text.strip() and not files:
         raise BadText("This message is empty.", "It has neither words nor a file.", "Write something, or press Undo.")
-    return answered_anew(chat, session, index, Turn("human", (*files, TextPart(text.strip())) if text.strip() else files), output)
+    human = arranged(files, text.strip(), order_of(text, numbered(len(files))))
+    return answered_anew(chat, session, index, human, output)
 
 
 def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
@@ -431,21 +437,27 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
         return
     page = Answer(chat, session, job)
     ticket: object | None = None
+    begun = False
     try:
         ticket = line.enter(session.key)
         while not line.wait(ticket, 0.5) and not session.stop.is_set():
             ahead = line.ahead(ticket)
-            card_of_line = [{"role": "assistant", "content": [in_line(ahead)]}] if ahead else []
-            yield [*session.view, *card_of_line], status_line(f"Waiting for the model: {ahead} before you"), []
+            told = not_there() if not line.ready() else in_line(ahead) if ahead else ""
+            card_of_line = [{"role": "assistant", "content": [told]}] if told else []
+            waits = f"Waiting for the model: {ahead} before you" if ahead else "Waiting for the model"
+            yield [*session.view, *card_of_line], status_line(waits), []
         if session.stop.is_set():
             page.status = status_line("Stopped")
-            if job.back:  # nothing was taken back yet
-                session.view = view_of(chat, session.conversation, session.folder)
-            elif job.index is None:
-                page.empty()
+            _unserved(page, job)
         else:
+            begun = True
             yield from _follow(page, job)
+    except GeneratorExit:  # the visitor has closed the page
+        if not begun:
+            _unserved(page, job)
+        raise
     except UserError as error:
+        page.status = status_line("")
         page.extra.append(card(error, page.way_out(error)))
     finally:  # also when the visitor has closed the page
         if ticket is not None:
@@ -459,6 +471,14 @@ def answer(chat: Chat, session: Session, line: Line) -> Iterator[tuple[View, str
             session.view.append(page.message)
         session.turn.release()
     yield session.view, page.status, page.sounds
+
+
+def _unserved(page: Answer, job: Job) -> None:
+    """The line was left before the model began: a message can be sent again, or changed; what it goes back to stays."""
+    if job.back:  # nothing was taken back yet
+        page.session.view = view_of(page.chat, page.session.conversation, page.session.folder)
+    elif job.index is None:
+        page.empty()
 
 
 def _follow(page: Answer, job: Job) -> Iterator[tuple[View, str, list[dict[str, Any]]]]:

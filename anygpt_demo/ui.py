@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,12 +26,13 @@ from gradio.utils import get_upload_folder
 
 from anygpt_demo import archive, lens, selftest
 from anygpt_demo.api import Endpoints
-from anygpt_demo.chat import Chat
+from anygpt_demo.chat import Chat, fault
 from anygpt_demo.drawer import FETCH, QUICK, Restoring, settings_tab, voice_tab
 from anygpt_demo.errors import BadText, MissingProgram, UserError
+from anygpt_demo.loading import Loading
 from anygpt_demo.selftest import Health
 from anygpt_demo.turns import act, answer, claim, edited, new_message
-from anygpt_demo.view import OPENED, View, button, card, literal, status_line, view_of
+from anygpt_demo.view import OPENED, View, button, card, literal, loading_strip, status_line, view_of
 from anygpt_demo.visitors import Line, Pace, Session, Visitors, prune
 from anygpt_demo.welcome import examples, header, model_facts, welcome
 
@@ -43,9 +43,10 @@ HOME = Path(__file__).resolve().parent.parent
 ASSETS = HOME / "assets"
 SESSIONS = HOME / "sessions"
 QUEUE = 32  # people who may wait for the model
-SETTLE_S = 60.0  # a page waits for the check of the parts so long
+LOOK_S = 0.25  # after which the page looks again how far the models are
 PUBLIC_PACE = 6  # messages a minute of one person on a public page
 AGAIN = ("example", "retry", "branch", "again", "render", "longer", "resend", "lighter", "undo")  # buttons that a refusal offers once more
+SELF_TEST = "self-test"  # what the button of its card presses
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 IDLE = "() => { document.querySelector('.composer').api.idle(); }"
@@ -81,15 +82,17 @@ def build(
     home: Family | None = None,
     health: Health | None = None,
     here: bool = True,
+    loading: Loading | None = None,
 ) -> gr.Blocks:
-    """The page over a loaded family. home: where it lies, for the facts about it; health: what is found of it at the start.
+    """The page over a family. home: where it lies, for the facts about it; health: what is found of it at the start.
 
-    here: nobody sees the page but on the computer that serves it.
+    here: nobody sees the page but on the computer that serves it. loading: how far its models are; None: they are there.
     """
     here = here and not public
     health = health or Health()
+    loading = loading or Loading.over()
     visitors = Visitors(root)
-    line = Line(QUEUE)
+    line = Line(QUEUE, ready=loading.ready)
     pace = Pace(PUBLIC_PACE if public else 600)
     cards = examples()
     speaks = chat.clones or not public  # strangers choose among the built-in voices, if the family can speak in them
@@ -172,11 +175,25 @@ def build(
             with line.turn(session.key):
                 made = lens.panel(chat, session.conversation, session.folder, place, int(amount) if str(amount).isdecimal() else None)
         except UserError as error:
-            made = card(error)
+            made = card(error, again(session, place, error))
+        except Exception as error:  # the border to the codecs
+            log.exception("a part cannot be looked at")
+            failure = fault("This could not be shown.", error)
+            made = card(failure, again(session, place, failure))
         return made, *opened("tokens")
+
+    def again(session: Session, place: str, error: UserError) -> str:
+        turns = session.conversation.turns
+        newest = next((index for index in reversed(range(len(turns))) if turns[index].role == "mmgpt"), None)
+        if isinstance(error, BadText):
+            return button("tokens", f"{newest}.0", "Show the newest reply") if newest is not None else ""
+        return button("tokens", place, "Try again") if re.fullmatch(r"[0-9.]{1,40}(heard)?", place) else ""
 
     def chats(session: Session, event: gr.EventData) -> Any:
         name, value = event._data.get("name"), str(event._data.get("value", ""))
+        if name == "read" and not public:
+            loading.again()
+            return [gr.skip()] * 5
         if name == "open":
             session.stop.set()
             other = visitors.find(session.key, value)
@@ -211,9 +228,16 @@ def build(
             session.view.append({"role": "assistant", "content": [card(error, button("zip", "0", "Choose another file"))]})
             return session, gr.skip(), session.view, gr.skip(), gr.skip()
 
-    def settled() -> str:
-        health.done.wait(SETTLE_S)
-        return header(family, health, here)
+    def watched() -> Iterator[Any]:
+        shown: tuple[str, str] = "", ""
+        while not loading.done.wait(LOOK_S) or loading.error is not None:
+            now = loading_strip(loading, not public)
+            if now != shown:
+                yield gr.skip(), now[0], now[1] if now[1] != shown[1] else gr.skip()
+            shown = now
+            if loading.error is not None:
+                time.sleep(LOOK_S)
+        yield header(family, health, here), "", ""
 
     def run_tests(session: Session, request: gr.Request) -> Iterator[str]:
         done: list[selftest.Cell] = []
@@ -225,14 +249,14 @@ def build(
                     done.append(selftest.cell(chat, source, target))
                 yield selftest.table(chat, done)
         except UserError as error:
-            yield card(error) + selftest.table(chat, done)
+            yield card(error, button("press", SELF_TEST, "Run it again")) + selftest.table(chat, done)
 
     with gr.Blocks(title="AnyGPT demo", fill_height=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         session = gr.State(time_to_live=24 * 3600, delete_callback=lambda gone: visitors.leave(gone, erase=public))
         key = gr.BrowserState(None, storage_key="anygpt-demo-session", secret="anygpt-demo")  # noqa: S106 - the key itself is the secret
         with gr.Row(elem_id="bar"):
             chats_button = gr.Button("Chats", elem_classes="quiet")
-            top = gr.HTML(header(family, health, here), elem_id="top", apply_default_css=False)
+            top = gr.HTML(header(family, health, here, loading), elem_id="top", apply_default_css=False)
             model_button = gr.Button("Model", elem_classes="quiet wide")
             voice_button = gr.Button("Voice", elem_classes="quiet wide", visible=speaks)
             settings_button = gr.Button("Settings", elem_classes="quiet")
@@ -251,6 +275,8 @@ def build(
             allow_file_downloads=False,
             placeholder=welcome(cards, family),
         )
+        loaded = gr.HTML("", elem_id="loading", apply_default_css=False)
+        told = gr.HTML("", elem_id="told", apply_default_css=False)
         status = gr.HTML(status_line(""), elem_id="status")
         played = gr.HTML("", elem_id="pieces", apply_default_css=False)
         composer = gr.HTML(
@@ -277,14 +303,14 @@ def build(
             with gr.Tab("Model", id="model"):
                 facts = gr.HTML(model_facts(chat, family, home, health, here), apply_default_css=False)
                 gr.HTML("<h2>Any to any</h2>", apply_default_css=False)
-                test_button = gr.Button("Run the self-test", elem_classes="quiet")
+                test_button = gr.Button("Run the self-test", elem_classes="quiet", elem_id=SELF_TEST)
                 grid = gr.HTML(selftest.table(chat, []), apply_default_css=False)
         whole = [session, key, messages, status, listing]
         arrived = page.load(arrive, [key], whole, **QUICK)
         arrived.then(None, js=IDLE)
         for restore, places in filter(None, (voices, settings)):
             arrived.then(restore, [session], places, **QUICK)
-        page.load(settled, None, top, concurrency_limit=QUEUE, **HIDDEN)
+        page.load(watched, None, [top, loaded, told], concurrency_limit=QUEUE, **HIDDEN)
         new_button.click(start_anew, [session], whole, **QUICK)
         for opener, tab in ((voice_button, "voice"), (settings_button, "settings")):
             opener.click(lambda tab=tab: opened(tab), None, [right, tabs], **QUICK)
@@ -390,19 +416,22 @@ def serve(
     vram: int | None = None,
     mcp: bool = False,
 ) -> None:
-    """Load a family and serve the page until the process is stopped. Raises UserError."""
+    """Serve the page until the process is stopped, and read a family meanwhile. Raises UserError."""
     from anygpt_demo.checkpoints import Family
 
     options = launch_options(public, mcp)
     home = Family.open(family)
     if not public:
         prune(SESSIONS)
-    chat = Chat.open(home, device, quantize, vram, Ticks())
-    health = Health(() if chat.budgeted else chat.modalities)  # with a budget of memory parts come when they are needed
-    threading.Thread(target=health.check, args=(chat,), daemon=True).start()
+    loading, ticks = Loading(), Ticks()
+    home = replace(home, watch=loading.watch)
+    chat = Chat.unread(home, device, quantize, vram)
+    loading.plan(home, chat.quantize, parts=not chat.budgeted)  # with a budget of memory parts come when they are needed
+    health = Health(() if chat.budgeted else chat.modalities)
+    loading.begin(lambda: chat.read(ticks), lambda: health.check(chat))
     with tempfile.TemporaryDirectory(prefix="anygpt-") as scratch:
         root, here = Path(scratch) if public else SESSIONS, host in LOOPBACK and not share
-        page = build(chat, home.name, root=root, public=public, home=home, health=health, here=here)
+        page = build(chat, home.name, root=root, public=public, home=home, health=health, here=here, loading=loading)
         name, _, password = (auth or "").partition(":")
         page.queue(max_size=4 * QUEUE)
         signal.signal(signal.SIGTERM, lambda *_: _leave())

@@ -21,6 +21,7 @@ from anygpt_demo import protocol
 from anygpt_demo.chat import Chat
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import UserError
+from anygpt_demo.loading import Loading
 from anygpt_demo.vocabulary import Vocabulary
 
 NAMES = {"image": "Picture", "speech": "Speech", "music": "Music"}
@@ -93,6 +94,12 @@ def in_line(ahead: int) -> str:
     return card(told, button("leave", "0", "Leave the line", "Your message stays here"), "waiting")
 
 
+def not_there() -> str:
+    """The card of somebody who has written before the models were read."""
+    told = UserError("The models are being read.", "Your message is kept.", "It is answered as soon as the language model is there.")
+    return card(told, button("leave", "0", "Leave the line", "Your message stays here"), "waiting")
+
+
 def remark(text: str, buttons: str = "") -> str:
     """A note to the person, and what can be pressed."""
     return f'<div class="notes">{literal(text)}{buttons}</div>'
@@ -103,6 +110,31 @@ def status_line(text: str, name: str = "", done: int = 0, total: int | None = No
     meter = f'<progress max="{total}" value="{done}" aria-hidden="true"></progress>' if total else ""
     facts = (' role="status"' if text else "") + (f' data-refused="{back}"' if back is not None else "")
     return f'<div class="status"{facts}>{f"""<b class="of-{name}">{literal(text)}</b>{meter}""" if text else ""}</div>'
+
+
+def loading_strip(loading: Loading, retry: bool = True) -> tuple[str, str]:
+    """How far the reading of the models has come, and the same for screen readers, which changes once a file. Nothing when it is over.
+
+    retry: whoever looks may have it begun anew after a failure.
+    """
+    if loading.error is not None:
+        again = button("read", "0", "Read them again", "Begin anew with the files of the models") if retry else ""
+        return f'<div class="loading failed" role="alert">{card(loading.error, again)}</div>', ""
+    moment = loading.moment
+    if loading.done.is_set():
+        return "", ""
+    if moment is None:
+        return '<div class="loading"><b>Reading the models</b></div>', "Reading the models"
+    verb = "Reading" if moment.checked else "Checking"
+    unit, name = (1e9, "GB") if moment.total >= 1e9 else (1e6, "MB")
+    told = f"{verb} file {moment.number} of {moment.files}"
+    amount = f"{moment.done / unit:.1f} of {moment.total / unit:.1f} {name}"
+    meter = f'<progress max="100" value="{100 * moment.share:.0f}" aria-label="Reading the models"></progress>'
+    kind = " parts" if loading.there.is_set() else ""
+    return (
+        f'<div class="loading{kind}"><b>{told}</b>{meter}<span>{amount}</span><small class="own">{literal(moment.name)}</small></div>',
+        told,
+    )
 
 
 def words_of(tokens: Vocabulary, turn: Turn, number: int) -> Sequence[int]:

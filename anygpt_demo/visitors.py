@@ -204,11 +204,12 @@ def prune(root: Path, days: float = KEEP_DAYS, limit: float = KEEP_BYTES) -> int
 class Line:
     """A fair queue before the model: one at a time; nobody is served twice in a row while others wait.
 
-    each: most that one person may have in it; limit: most of all together.
+    each: most that one person may have in it; limit: most of all together. ready: whether there is a model to wait for; until
+    then nobody is served. It raises the UserError that all who wait are told if there never will be one.
     """
 
-    def __init__(self, limit: int = 32, each: int = 2) -> None:
-        self.limit, self.each = limit, each
+    def __init__(self, limit: int = 32, each: int = 2, ready: Callable[[], bool] = lambda: True) -> None:
+        self.limit, self.each, self.ready = limit, each, ready
         self._waiting: list[tuple[object, str]] = []  # (ticket, who), the first is being served if _busy
         self._busy: object | None = None
         self._last = ""
@@ -235,9 +236,9 @@ class Line:
             return next((place for place, (other, _) in enumerate(self._waiting) if other is ticket), 0)
 
     def wait(self, ticket: object, seconds: float) -> bool:
-        """Whether it is this ticket's turn, after waiting for at most so long."""
+        """Whether it is this ticket's turn, after waiting for at most so long. Raises UserError if it will never be."""
         with self._change:
-            return self._change.wait_for(lambda: self._serve(ticket), seconds)
+            return self._change.wait_for(lambda: self.ready() and self._serve(ticket), seconds)
 
     def _serve(self, ticket: object) -> bool:
         if self._busy is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from anygpt_demo.chat import Chat
+from anygpt_demo.loading import Loading
 from anygpt_demo.selftest import Health, memory_mb
 from anygpt_demo.view import NAMES, literal
 
@@ -117,9 +118,10 @@ def _card(number: int, card: Example) -> str:
 DOTS = {"good": "All parts work", "bad": "A part does not work", "busy": "Parts are loading"}
 
 
-def header(family: str, health: Health, here: bool = True) -> str:
+def header(family: str, health: Health, here: bool = True, loading: Loading | None = None) -> str:
     """Name of the page, which models answer, and whether they work. here: on the computer of whoever looks at it."""
-    dot = f'<i class="dot {health.state}" role="img" aria-label="{DOTS[health.state]}"></i>'
+    state = health.state if loading is None or loading.there.is_set() else "busy"
+    dot = f'<i class="dot {state}" role="img" aria-label="{DOTS[state]}"></i>'
     about = f"{dot}{literal(family)}<span>{', on this computer' if here else ', on a server'}</span>"
     more = f"<div>{about_family(family, here)}{told(health)}</div>"
     badge = f'<details class="badge"><summary title="What it is">{about}</summary>{more}</details>'

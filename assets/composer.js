@@ -65,18 +65,49 @@ function drawTray() {
       turn.setAttribute('aria-label', TURNS[other] + ': ' + item.name);
       turn.onclick = () => { item.kind = other; drawTray(); tray.querySelectorAll('li')[items.indexOf(item)].querySelector('.chip-kind').focus(); };
     }
+    const put = document.createElement('button'), mark = marked(items.indexOf(item));
+    put.type = 'button';
+    put.className = 'chip-place';
+    put.textContent = mark;
+    put.title = 'Put this file where the cursor is in the text';
+    put.setAttribute('aria-label', mark + ' Place ' + item.name + ' in the text');
+    put.onclick = () => insert(mark);
     const remove = document.createElement('button');
     remove.type = 'button';
     remove.textContent = '\u00d7';
     remove.setAttribute('aria-label', 'Remove ' + item.name);
     remove.onclick = () => drop(item);
-    chip.append(label, ...(other ? [turn] : []), remove);
+    chip.append(put, label, ...(other ? [turn] : []), remove);
     return chip;
   }));
   refresh();
 }
 
+// ---- places of files among the words: "[1]" is where the first one is read; without a place it is read first
+
+const marked = (number) => '[' + (number + 1) + ']';
+function insert(mark) { // at the cursor; it stands in one place only
+  const cut = (words) => words.replace(mark, '').trim();
+  const before = cut(text.value.slice(0, text.selectionStart)), after = cut(text.value.slice(text.selectionEnd));
+  const head = (before ? before + ' ' : '') + mark + ' ';
+  text.value = head + after;
+  grow();
+  refresh();
+  text.focus();
+  text.setSelectionRange(head.length, head.length);
+}
+function renumber(words, count, of) { // the marks of `count` files, each with its new number or none
+  return words.replace(/ ?\[(\d)\]/g, (mark, digit) => {
+    if (digit < 1 || digit > count) return mark;
+    return of(digit - 1) === null ? '' : mark.replace(/\[\d\]/, marked(of(digit - 1)));
+  });
+}
+const without = (gone) => (number) => number === gone ? null : number - (number > gone);
+
 function drop(item) {
+  const gone = items.indexOf(item);
+  if (gone < 0) return;
+  text.value = renumber(text.value, items.length, without(gone));
   items = items.filter((other) => other !== item);
   if (item.preview) URL.revokeObjectURL(item.preview);
   drawTray();
@@ -150,10 +181,13 @@ function ended() { // the reply has ended; a message that was refused comes back
   sent = null;
   if (refused === undefined) return;
   waiting = false;
-  back({ ...last, items: last.items.filter((_, number) => String(number) !== refused) });
+  const gone = refused === '' ? -1 : Number(refused);
+  const words = gone < 0 ? last.words : renumber(last.words, last.items.length, without(gone)).trim();
+  back({ ...last, words, items: last.items.filter((_, number) => number !== gone) });
 }
 function back(message) { // into the composer, before what is written there by now
-  const words = [message.words, text.value].filter(Boolean).join('\n');
+  const shifted = renumber(text.value, items.length, (number) => number + message.items.length);
+  const words = [message.words, shifted].filter(Boolean).join('\n');
   items = [...message.items, ...items].slice(0, 8);
   if (message.output) choose(message.output);
   change(message.edit, words);
@@ -213,7 +247,7 @@ root.api = {
     root.api.list?.();
     if (waiting) { waiting = false; submit(); }
   },
-  back: (words) => back(last?.words === words ? last : { words, items: [], output: null, edit: null }),
+  back: (words) => back(last && plain(last.words) === plain(words) ? last : { words, items: [], output: null, edit: null }),
   stop, change, state: () => state, record: (kind) => { recorded = kind; },
 };
 

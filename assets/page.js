@@ -1,5 +1,6 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
-const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete'];
+const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete', 'read'];
+const PRESS_MS = 150; // a box that is ticked has to reach the page's state
 
 async function copy(button) { // the words of a message, what was spoken among them
   const words = [...button.closest('.message-row').querySelectorAll('.part, .said')].map((part) => part.textContent).join('\n');
@@ -17,13 +18,25 @@ async function copy(button) { // the words of a message, what was spoken among t
   setTimeout(() => { button.textContent = 'Copy'; }, 1500);
 }
 
+function written(row) { // the words of a message, with marks where its files stand among them
+  const pieces = [...row.querySelectorAll('.part, .under')], first = pieces.findIndex((piece) => piece.matches('.part'));
+  const placed = first >= 0 && pieces.slice(first).some((piece) => piece.matches('.under'));
+  let number = 0;
+  return pieces.map((piece) => piece.matches('.part') ? piece.textContent : placed ? '[' + (number += 1) + ']' : '').filter(Boolean).join(' ');
+}
+
 function tell(button) {
   const { name, value } = button;
   if (name === 'edit') {
-    const words = [...button.closest('.message-row').querySelectorAll('.part')].map((part) => part.textContent).join(' ');
+    const words = written(button.closest('.message-row'));
     value ? root.api.change(value, words) : root.api.back(words); // one that nothing answered was not kept
   } else if (name === 'zip') {
     document.querySelector('#rail input[type=file]').click();
+  } else if (name === 'press') { // a card of a drawer: the boxes and buttons there that do what it says, one after the other
+    value.split(' ').forEach((id, number) => setTimeout(() => {
+      const found = document.getElementById(id);
+      (found?.querySelector('input[type=checkbox]') || found)?.click();
+    }, PRESS_MS * number));
   } else if (name === 'leave') {
     root.api.stop();
   } else if (name === 'attach') {
@@ -64,9 +77,11 @@ root.api.list = () => { // an open list of chats follows the conversation
   trigger('edit', { name: 'search', value: document.querySelector('#rail input[name=search]')?.value || '' });
 };
 
+document.querySelector('#told')?.setAttribute('aria-live', 'polite'); // how far the models are, once a file
+
 page.addEventListener('click', (event) => {
   const button = event.target.closest('button[name][value]');
-  if (!button || !button.closest('#chat, #rail, #drawer')) return;
+  if (!button || !button.closest('#chat, #rail, #drawer, #loading')) return;
   if ((button.classList.contains('sure') || drops(button)) && !button.dataset.armed) return arm(button);
   tell(button);
 });

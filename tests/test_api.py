@@ -76,6 +76,14 @@ def test_a_whole_turn(client: Client, files: dict[str, str]) -> None:
     assert Image.open(reply["parts"][3]["file"]).size == (256, 256) and len(reply["parts"][3]["codes"]) == 32
 
 
+def test_a_file_among_the_words(client: Client, stage: Stage, files: dict[str, str]) -> None:
+    picture, tokens = handle_file(files["image"]), stage.chat.vocabulary
+    for text, words in (("what is [image] here", "what is"), ("what is here", "")):
+        client.predict(text, picture, None, None, "", "chat", 5, api_name="/chat")
+        before = stage.actor.message[: stage.actor.message.index(tokens.ranges["image"].start)]
+        assert tokens.decode_text(before).strip(": ") == words
+
+
 def test_tokens_there_and_back(client: Client, files: dict[str, str]) -> None:
     found = client.predict("text", "two words", None, api_name="/tokenize")
     assert client.predict("text", found["ids"], api_name="/detokenize")["text"] == "two words"
@@ -98,7 +106,8 @@ def test_refusals_say_why(client: Client, files: dict[str, str], tmp_path: Path)
 
 def test_status(client: Client) -> None:
     status = client.predict(api_name="/status")
-    assert status["family"] == "mini" and status["waiting"] == 0 and status["modalities"] == ["text", "image", "speech", "music"]
+    assert status["family"] == "mini" and status["ready"] and status["waiting"] == 0
+    assert status["modalities"] == ["text", "image", "speech", "music"]
 
 
 def test_a_public_page_is_stricter(tmp_path: Path) -> None:

@@ -13,7 +13,22 @@ import pytest
 
 HOME = Path(__file__).resolve().parent.parent
 ZH: dict[str, str] = json.loads((HOME / "assets" / "zh.json").read_text(encoding="utf-8"))
-PAGES = ("chat", "conversation", "drawer", "enhance", "lens", "longer", "media", "selftest", "turns", "ui", "view", "visitors", "welcome")
+PAGES = (
+    "chat",
+    "conversation",
+    "drawer",
+    "enhance",
+    "lens",
+    "loading",
+    "longer",
+    "media",
+    "selftest",
+    "turns",
+    "ui",
+    "view",
+    "visitors",
+    "welcome",
+)
 ERRORS = ("UserError", "BadPicture", "BadAudio", "BadText", "ModelFault", "MissingProgram")
 SAID = {"remark": 1, "Note": 1, "closer": 0, "fault": 1}  # other functions whose first words the person reads
 # what the terminal alone shows

@@ -59,8 +59,10 @@ def test_the_best_three_seconds_are_found_and_can_be_moved(recording: str) -> No
 
 
 def test_a_voice_needs_consent_a_length_and_gets_a_name(session: Session, recording: str, tmp_path: Path) -> None:
-    assert literal("not ticked") in record_voice(session, recording, False) and session.voice is None
-    assert literal("no recording") in record_voice(session, None, True)
+    refused = record_voice(session, recording, False)
+    assert literal("not ticked") in refused and 'value="voice-consent voice-use"' in refused and session.voice is None
+    nothing = record_voice(session, None, True)
+    assert literal("no recording") in nothing and 'value="voice-open"' in nothing
     short = tmp_path / "short.wav"
     short.write_bytes(write_wav(Audio(np.sin(np.arange(8_000) / 20).astype(np.float32) * 0.3, 16_000)))
     with pytest.raises(BadAudio, match="too short for a voice"):

@@ -23,6 +23,7 @@ import numpy as np
 from anygpt_demo import codecs, ui
 from anygpt_demo.chat import Chat
 from anygpt_demo.errors import ModelFault
+from anygpt_demo.loading import Loading
 from anygpt_demo.media import Audio, Picture
 from anygpt_demo.modality import Modality
 from anygpt_demo.vocabulary import Vocabulary
@@ -42,6 +43,7 @@ class Actor:
         self.heard = 0  # prompts so far
         self.grammar: Any = None  # of the newest one
         self.forced: str | None = None
+        self.message: list[int] = []  # the newest one of a person
         self.tame = False  # does not explode
         self.given = 0  # ids of the newest reply that stood before it began, or of its open block
 
@@ -61,7 +63,7 @@ class Actor:
         if self.forced in self.vocabulary.ranges and grammar.force_after == 0:  # words that stand already are said
             ends = [self.vocabulary.eos, self.vocabulary.stop]
             return Play(self.vocabulary, [*self._block(str(self.forced), 25), *ends], grammar, stop)
-        newest = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
+        newest = self.message = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
         return Play(self.vocabulary, self._lines(newest), grammar, stop)
 
     def _lines(self, message: list[int]) -> list[int]:
@@ -188,13 +190,15 @@ class Pieces:
 class Stage:
     """A served page; `url`, the actors, and how to close it."""
 
-    def __init__(self, folder: Path, port: int | None = None, public: bool = False, mcp: bool = False) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, public: bool = False, mcp: bool = False, loading: Loading | None = None
+    ) -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
         vocabulary = Vocabulary(write_tokenizer(folder / "tokenizer", codecs.modalities()))
         self.props = {facts.name: Props(facts) for facts in codecs.modalities()}
         self.actor = Actor(vocabulary)
         self.chat = Chat(vocabulary, self.actor, self.props.__getitem__)
-        self.page = ui.build(self.chat, "mini", root=folder / "sessions", public=public)
+        self.page = ui.build(self.chat, "mini", root=folder / "sessions", public=public, loading=loading)
         self.page.queue(max_size=ui.QUEUE)
         options = ui.launch_options(public, mcp)
         _, self.url, _ = self.page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **options)

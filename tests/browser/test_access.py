@@ -99,6 +99,9 @@ def test_the_interface_in_chinese(page: Page) -> None:
     expect(page.locator("#chat .user .part")).to_have_text("Draw")
     page.locator("#chat .bot .ribbon button").nth(1).click()
     page.wait_for_selector("#tokens td")
+    page.get_by_role("button", name="设置", exact=True).click(force=True)
+    page.locator("#drawer").get_by_role("button", name="各模态的采样").click()
+    expect(page.locator("#drawer").get_by_label("音乐：top-k")).to_be_visible()
     for tab in ("设置", "模型", "对话", "新对话"):
         page.get_by_role("button", name=tab, exact=True).click(force=True)
         page.wait_for_timeout(500)

@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.stage import Stage
-from tests.browser.test_page import attach, finished, png, say
+from tests.browser.test_access import faults
+from tests.browser.test_page import attach, finished, png, say, tune
 
 pytestmark = pytest.mark.browser
 
@@ -232,3 +233,75 @@ def test_tokens_below_what_one_says(page: Page) -> None:
     strip.last.evaluate("(one) => one.click()")
     expect(page.locator("#tokens h2")).to_have_text(re.compile(r"Text: \d+ tokens"))
     assert page.locator("#tokens .piece small").count() > 2 and page.locator("#tokens button.piece").count() == 0
+
+
+def test_files_stand_where_they_were_put_among_the_words(page: Page, stage: Stage) -> None:
+    attach(page, "image", "orange.png", png())
+    attach(page, "music", "tune.wav", tune(1))
+    attach(page, "image", "later.png", png())
+    page.fill(".composer textarea", "Is like to you")
+    for name, at in (("later.png", 2), ("tune.wav", 11)):
+        page.evaluate("at => document.querySelector('.composer textarea').setSelectionRange(at, at)", at)
+        page.get_by_role("button", name=f"Place {name} in the text").click()
+    expect(page.locator(".composer textarea")).to_have_value("Is [3] like [2] to you")
+    assert not faults(page)
+    page.get_by_role("button", name="Remove orange.png").click()
+    expect(page.locator(".composer textarea")).to_have_value("Is [2] like [1] to you")
+    page.press(".composer textarea", "Enter")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    order = "() => [...document.querySelectorAll('#chat .user-row :is(.part, .tag)')].map((one) => one.textContent)"
+    assert page.evaluate(order) == ["Is", "Picture", "like", "Music", "to you"]
+    message = stage.actor.message
+    tokens = stage.chat.vocabulary
+    marks = [tokens.starts[number] for number in message if number in tokens.starts]
+    assert marks == ["image", "music"] and message.index(tokens.ranges["image"].start) > 2
+    press(page, "edit", 0)
+    expect(page.locator(".composer textarea")).to_have_value("Is [1] like [2] to you")
+    page.fill(".composer textarea", "Now [2] and [1]")
+    page.press(".composer textarea", "Enter")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    assert page.evaluate(order) == ["Now", "Music", "and", "Picture"]
+    page.reload()
+    page.wait_for_selector("#chat .bot .part")
+    assert page.evaluate(order) == ["Now", "Music", "and", "Picture"]
+
+
+def test_numbers_of_ones_own_reach_the_model(page: Page, stage: Stage) -> None:
+    page.get_by_role("button", name="Settings", exact=True).click()
+    drawer = page.locator("#drawer")
+    drawer.get_by_role("button", name="Sampling per modality").click()
+    heat, share = drawer.get_by_label("Words: temperature"), drawer.get_by_label("Music: top-p")
+    expect(heat).to_have_value("0.7")
+    heat.fill("9")
+    heat.press("Enter")
+    expect(drawer.locator(".refusal")).to_contain_text("The temperature cannot be 9. It must be from 0 to 2.")
+    assert not faults(page)
+    drawer.get_by_role("button", name="Back to the preset").first.click()
+    expect(heat).to_have_value("0.7")
+    expect(drawer.locator(".refusal")).to_have_count(0)
+    for field, value in ((heat, "1.2"), (share, "0.5")):
+        field.fill(value)
+        field.press("Enter")
+    page.wait_for_timeout(1500)
+    say(page, "go")
+    finished(page)
+    drawn = stage.actor.grammar.drawn
+    assert (
+        drawn["text"].temperature == 1.2
+        and drawn["music"].top_p == 0.5
+        and drawn["image"] == stage.actor.vocabulary.ranges["image"].modality.sampling
+    )
+    drawer.get_by_label("best").check()
+    expect(heat).to_have_value("0")
+    expect(share).to_have_value("1")
+    heat.fill("0.4")
+    heat.press("Enter")
+    page.wait_for_timeout(1500)
+    page.reload()
+    page.wait_for_selector(".composer[data-state=idle]")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    drawer.get_by_role("button", name="Sampling per modality").click()
+    expect(heat).to_have_value("0.4")
+    expect(drawer.get_by_label("best")).to_be_checked()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from anygpt_demo import selftest
+from anygpt_demo.chat import Chat
+from anygpt_demo.errors import BadText
 from tests.browser.stage import Stage
-from tests.browser.test_page import finished, say
+from tests.browser.test_access import faults
+from tests.browser.test_page import attach, finished, png, say, tune
 
 pytestmark = pytest.mark.browser
 SILENCE = """() => { navigator.mediaDevices.getUserMedia = async () => {
@@ -176,3 +182,47 @@ def test_failures_have_buttons(page: Page, stage: Stage) -> None:
     finished(page)
     expect(page.locator("#chat .refusal").last).to_contain_text("goes in circles")
     expect(page.locator("#chat .refusal button[name=retry]")).to_be_visible()
+
+
+def test_cards_of_drawers_have_buttons(page: Page, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = tmp_path / "aunt.voice"
+    recording.write_bytes(tune(4))
+    page.get_by_role("button", name="Voice", exact=True).click()
+    card = page.locator("#drawer .refusal:visible")
+    page.get_by_role("button", name="Use this voice").click()
+    expect(card).to_contain_text("not ticked")
+    card.get_by_role("button", name="It is mine, or I may use it").click()
+    expect(card).to_contain_text("There is no recording.")
+    assert not faults(page)
+    with page.expect_file_chooser() as chooser:
+        card.get_by_role("button", name="Choose another file").click()
+    chooser.value.set_files(str(recording))
+    expect(page.locator("#drawer").get_by_label("Its name")).to_have_value("aunt")
+    page.locator("#drawer input[type=checkbox]").uncheck()
+    page.get_by_role("button", name="Use this voice").click()
+    card.get_by_role("button", name="It is mine, or I may use it").click()
+    expect(page.locator("#drawer .notes:visible").last).to_contain_text("Replies now speak with aunt")
+    attach(page, "image", "orange.png", png())
+    say(page, "look")
+    finished(page)
+    stage.props["image"].broken = True
+    page.locator("#chat .user-row button[name=tokens]").first.click()
+    expect(card).to_contain_text("This could not be shown.")
+    stage.props["image"].broken = False
+    card.get_by_role("button", name="Try again").click()
+    expect(page.locator("#tokens h2")).to_contain_text("Picture: 32 tokens")
+    real, asked = selftest.cell, list[str]()
+
+    def cell(chat: Chat, source: str, target: str, seed: int = 0) -> selftest.Cell:
+        asked.append(target)
+        if len(asked) == 1:
+            raise BadText("That was quick.", "Somebody else is here.", "Wait a little.")
+        return replace(real(chat, "text", "text", seed), source=source, target=target)
+
+    monkeypatch.setattr(selftest, "cell", cell)
+    page.get_by_role("button", name="Model", exact=True).click()
+    page.get_by_role("button", name="Run the self-test").click()
+    expect(card).to_contain_text("Somebody else is here.")
+    card.get_by_role("button", name="Run it again").click()
+    expect(page.locator("#drawer .grid .good, #drawer .grid .bad").first).to_be_visible()
+    expect(card).to_have_count(0)

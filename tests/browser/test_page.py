@@ -154,7 +154,9 @@ def test_a_picture_a_recording_and_music_in_one_message(page: Page, stage: Stage
     attach(page, "image", "orange.png", png())
     attach(page, "speech", "request.wav", (EXAMPLES / "request.wav").read_bytes())
     attach(page, "music", "tune.wav", tune(2))
-    expect(page.locator(".chip")).to_have_text(["Picture: orange.png×", "Speech: request.wavAs music×", "Music: tune.wavAs speech×"])
+    expect(page.locator(".chip")).to_have_text(
+        ["[1]Picture: orange.png×", "[2]Speech: request.wavAs music×", "[3]Music: tune.wavAs speech×"]
+    )
     say(page, "What are these?")
     finished(page)
     expect(page.locator("#chat .user .tag")).to_have_text(["Picture", "Speech", "Music"])
