@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -571,6 +571,7 @@ class LocalGeneration:
         self, engine: LocalEngine, ids: list[int], grammar: Grammar, seed: int, stop: threading.Event | None, budget: int, cache: Cache
     ) -> None:
         self.engine, self.ids, self.grammar, self.stop, self.budget, self.cache = engine, ids, grammar, stop, budget, cache
+        self.seed, self.alone = seed, False  # alone: it ends with the block that is open, and draws it once
         self.random = np.random.default_rng(seed)
         self.reason: Reason | None = None
         self.block: str | None = None
@@ -616,6 +617,13 @@ class LocalGeneration:
         """Whether beams come next."""
         return self.grammar.state == "text" and self.grammar.allowed().sampling.beams > 1
 
+    @property
+    def _choosing(self) -> bool:
+        """Whether a block comes next that is drawn several times. On a device with recorded graphs it is drawn once."""
+        if self.alone or self.grammar.state != "block" or self.grammar.codes or isinstance(self.engine.runner, Graphs):
+            return False
+        return self.grammar.allowed().sampling.tries > 1
+
     def _write(self) -> Iterator[int]:
         row = self._read_prompt()
         while row is not None and not self._stopped:
@@ -627,6 +635,13 @@ class LocalGeneration:
                     self.shares.append(None)
                     yield token
                 self._spend(len(fresh))
+            elif not self._begun and self._choosing:
+                fresh, shares = self._likeliest(row, self.grammar.allowed().sampling.tries)
+                for token in fresh:
+                    self.grammar.advance(token)
+                self.shares += shares
+                yield from fresh
+                self._spend(len(fresh))
             else:
                 yield from self._sample(row)
                 fresh = self.pieces[0][0] if self.pieces else []
@@ -636,7 +651,7 @@ class LocalGeneration:
             row = self._read(fresh) if self.row is None else self.row
         self.reason = "stop"
 
-    def _sample(self, row: Any) -> Iterator[int]:
+    def _sample(self, row: Any) -> Generator[int, None, None]:
         """Draw ids, one after the other, until the reply ends or beams come next."""
         runner = self.engine.runner
         if not self._begun:
@@ -797,7 +812,8 @@ class LocalGeneration:
         self._spend(len(tokens))
         self.likely.extend(shares)
         self.ready.extend(tokens)
-        self.over = self._end is not None or self._searching  # last: who finds nothing ready and it over leaves
+        closed = self.alone and self.grammar.state != "block"
+        self.over = self._end is not None or closed or self._searching or self._choosing  # last: who finds nothing ready and it over leaves
 
     def _launch(self, runner: Graphs, row: Any, legal: Slice) -> Later:
         """Draw on the device."""
@@ -829,7 +845,8 @@ class LocalGeneration:
 
     def _read(self, fresh: Sequence[int]) -> Any:
         """Run the model over new ids, block by block; the last row, or None if stopped meanwhile."""
-        then = self._begin_at_once if isinstance(self.engine.runner, Compiled) and not self._searching else None
+        at_once = isinstance(self.engine.runner, Compiled) and not (self._searching or self._choosing)
+        then = self._begin_at_once if at_once else None
         return self._read_into(self.cache, fresh, self.engine.desk.run, then)
 
     def _read_into(self, cache: Cache, fresh: Sequence[int], run: Run, then: Callable[[Any], None] | None = None) -> Any:
@@ -866,6 +883,36 @@ class LocalGeneration:
             self._seen[self._count] = token
             self._count += 1
         return token, float(likely[place] / likely.sum())
+
+    # --------------------------------------------------------------------------------------- the likeliest of several
+
+    def _likeliest(self, row: Any, tries: int) -> tuple[list[int], list[float | None]]:
+        """The open block, drawn several times at once: the ids of the likeliest drawing, end mark included, and how likely each was.
+
+        A small model stumbles now and then, and stumbling is unlikely as a whole. row: after the mark that opens the block.
+        The conversation's own cache stays where it is: the caller reads the winner into it. Stopped, it is what the first has.
+        """
+        begun = len(self.cache.ids)
+        drawings: list[LocalGeneration] = []
+        for number in range(tries):
+            seed = int(np.random.SeedSequence([self.seed, begun, number]).generate_state(1)[0])
+            cache = self.cache.copy(begun + self.budget)
+            drawing = LocalGeneration(self.engine, list(self.cache.ids), self.grammar.clone(), seed, self.stop, self.budget, cache)
+            drawing.alone = True
+            drawings.append(drawing)
+        streams = [drawing._sample(row) for drawing in drawings]
+        try:
+            found = [[next(stream)] for stream in streams]  # from here on all are written together
+            for ids, stream in zip(found, streams, strict=True):
+                ids += stream
+        except StopIteration:  # stopped before the first id
+            found = [[]]
+        finally:
+            for stream in streams:
+                stream.close()
+        chances = [sum(math.log(max(share or 0.0, 1e-9)) for share in drawing.shares) for drawing in drawings]
+        best = 0 if self._stopped else max(range(len(found)), key=chances.__getitem__)
+        return found[best], drawings[best].shares
 
     # ---------------------------------------------------------------------------------------------------- beam search
 

@@ -127,14 +127,19 @@ def test_leading_away_keeps_the_odds_of_a_mark():
     assert np.allclose(same, scores, atol=1e-6)
 
 
-def guided(vocabulary, guidance: float) -> Vocabulary:
-    """The same words and codes, whose codes are led away from what nobody asked for."""
+def drawn_by(vocabulary, **sampling: float) -> Vocabulary:
+    """The same words and codes, whose codes are drawn otherwise."""
     other = copy.copy(vocabulary)
     other.ranges = {
-        name: replace(item, modality=replace(item.modality, sampling=replace(item.modality.sampling, guidance=guidance)))
+        name: replace(item, modality=replace(item.modality, sampling=replace(item.modality.sampling, **sampling)))
         for name, item in vocabulary.ranges.items()
     }
     return other
+
+
+def guided(vocabulary, guidance: float) -> Vocabulary:
+    """The same words and codes, whose codes are led away from what nobody asked for."""
+    return drawn_by(vocabulary, guidance=guidance)
 
 
 @torch.inference_mode()
@@ -188,6 +193,69 @@ def test_guided_replies_written_together_are_those_written_alone(vocabulary):
     alone = [reply(number) for number in range(10)]
     with ThreadPoolExecutor(5) as pool:
         assert list(pool.map(reply, range(10))) == alone
+
+
+@pytest.mark.parametrize("kind", ["own kernels", "fp32"])
+def test_of_several_drawings_of_a_block_the_likeliest_is_kept(vocabulary, kind):
+    """Each drawing is made here alone, from the same seed; what follows the block is drawn as if nothing else had been written."""
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=600, tie_word_embeddings=True))
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.2)
+    kernels = library()
+    if kind == "own kernels" and kernels is None:
+        pytest.skip("no C compiler")
+    engine = LocalEngine(model, runner=Compiled(model, kernels) if kind == "own kernels" else fast.Fast(model, kind))
+    tokens, once = drawn_by(vocabulary, tries=4, guidance=1.5, top_p=1.0), drawn_by(vocabulary, guidance=1.5, top_p=1.0)
+    item, prompt = tokens.ranges["speech"], [tokens.bos, 300, 301]
+    winners = []
+    for seed in range(4):
+        generation = engine.generate(
+            prompt, Grammar(tokens, budget=200, force="speech", force_after=3, limits={"speech": 30}), seed=seed, max_new=200
+        )
+        ids = list(generation)
+        assert len(generation.shares) == len(ids) and ids[-1] == tokens.stop
+        first = ids.index(item.start) + 1
+        last = ids.index(item.end) + 1
+        drawings = []
+        for number in range(4):
+            grammar = Grammar(once, budget=200, force="speech", force_after=3, limits={"speech": 30})
+            grammar.begin(ids[:first])
+            own = int(np.random.SeedSequence([seed, len(prompt) + first, number]).generate_state(1)[0])
+            alone = engine.generate([*prompt, *ids[:first]], grammar, seed=own, max_new=200 - first)
+            written = list(alone)
+            end = written.index(item.end) + 1
+            drawings.append((float(np.log(alone.shares[:end]).sum()), written[:end]))
+        assert ids[first:last] == max(drawings)[1] and len({tuple(written) for _, written in drawings}) > 1
+        winners.append(max(range(4), key=lambda number: drawings[number][0]))
+        shares = np.log(np.array(generation.shares[first:last], float))
+        assert float(shares.sum()) == pytest.approx(max(drawings)[0], abs=1e-2)
+    assert set(winners) != {0}
+
+
+def test_several_drawings_are_stopped_and_written_together_like_one(vocabulary):
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=600, tie_word_embeddings=True))
+    engine, tokens = LocalEngine(model, kind="auto"), drawn_by(vocabulary, tries=3)
+
+    def reply(number: int) -> list[int]:
+        grammar = Grammar(tokens, budget=200, force=("speech", "image")[number % 2])
+        return list(engine.generate([tokens.bos, 300 + number], grammar, seed=number, max_new=200))
+
+    alone = [reply(number) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(reply, range(8))) == alone
+    assert not engine.desk._writers
+    stop = threading.Event()
+    grammar = Grammar(tokens, budget=500, force="speech", force_after=0)
+    generation = engine.generate([tokens.bos, 300], grammar, seed=0, stop=stop, max_new=500)
+    ids = iter(generation)
+    assert next(ids) == tokens.ranges["speech"].start
+    threading.Timer(0.005, stop.set).start()
+    began = time.perf_counter()
+    rest = list(ids)
+    assert generation.reason == "stop" and time.perf_counter() - began < 1
+    assert all(number in range(tokens.ranges["speech"].first, tokens.ranges["speech"].stop) for number in rest[:-1])
+    assert not engine.desk._writers
 
 
 def test_penalty_equals_the_reference():
