@@ -235,8 +235,9 @@ def build(
             if now != shown:
                 yield gr.skip(), now[0], now[1] if now[1] != shown[1] else gr.skip()
             shown = now
-            if loading.error is not None:
-                time.sleep(LOOK_S)
+            if loading.error is not None:  # until somebody has them read again; whoever has left is noticed at a yield
+                time.sleep(4 * LOOK_S)
+                yield gr.skip(), gr.skip(), gr.skip()
         yield header(family, health, here), "", ""
 
     def run_tests(session: Session, request: gr.Request) -> Iterator[str]:

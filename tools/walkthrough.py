@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import tempfile
 import time
+import wave
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +114,11 @@ def play(film: Film) -> None:
         page.wait_for_timeout(300)
         film.look(1000)
     close_drawer(page)
+    film.caption("Any message can be edited, and is answered anew")
+    page.locator("#chat .user button[name=edit]").first.click(force=True)
+    film.hold(1500)
+    film.write("Draw a dog on the beach at night.")
+    film.until_idle()
     film.caption("Show it a picture and ask")
     attach(page, "image", examples / "picture.png")
     film.hold(1200)
@@ -127,6 +134,11 @@ def play(film: Film) -> None:
     page.mouse.up()
     page.wait_for_selector(".composer[data-state=busy]")
     film.until_idle()
+    film.caption("Hands-free: it hears when you have ended, and answers aloud")
+    page.click(".composer-free")
+    page.wait_for_selector(".composer[data-state=busy]")
+    page.click(".composer-free")
+    film.until_idle()
     film.caption("Ask for speech: it is heard while it is made")
     page.click("[data-output=speech]")
     film.write("Say: the dog is on the beach.")
@@ -135,6 +147,21 @@ def play(film: Film) -> None:
     page.click("[data-output=music]")
     film.write("Compose a fast rock tune with drums.")
     film.until_idle()
+    film.caption("Music goes on from its own last frames")
+    page.locator("#chat button[name=longer]").first.click(force=True)
+    page.wait_for_selector(".composer[data-state=busy]")
+    film.until_idle()
+    film.caption("Music in: what do you hear?")
+    attach(page, "music", examples / "tune.wav")
+    film.write("What do you hear in this music?")
+    film.until_idle()
+    film.caption("How it is drawn: presets, seeds, lengths, and the numbers of each modality")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.wait_for_timeout(700)
+    film.hold(2000)
+    page.get_by_text("Sampling per modality").click()
+    film.hold(2500)
+    close_drawer(page)
     film.caption("Retry with another seed, undo, edit, continue from any part, make one part anew")
     page.locator("#chat button[name=retry]").last.hover()
     film.hold(2500)
@@ -169,16 +196,26 @@ def save(film: Film, out: Path) -> int:
 
 
 def main() -> None:
-    """Walk, and write the picture."""
+    """Read the command line, and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=screen.ROOT / "assets" / "walkthrough.webp")
     options = parser.parse_args()
-    microphone = screen.ROOT / "assets" / "examples" / "request.wav"
+    request = (screen.ROOT / "assets" / "examples" / "request.wav").read_bytes()
+    with tempfile.TemporaryDirectory() as folder, wave.open(io.BytesIO(request)) as spoken:
+        microphone = Path(folder) / "microphone.wav"
+        with wave.open(str(microphone), "wb") as heard:  # it is heard over and over: a pause in between
+            heard.setparams(spoken.getparams())
+            heard.writeframes(spoken.readframes(spoken.getnframes()) + bytes(2 * 2 * spoken.getframerate()))
+        record(microphone, options.out)
+
+
+def record(microphone: Path, out: Path) -> None:
+    """Walk with the page over the shipped weights, and write the picture."""
     with screen.served() as url, screen.chromium(microphone) as browser:
         film = Film(screen.opened(browser, url, SIZE[0], SIZE[1] - BAR))
         play(film)
-    written = save(film, options.out)
-    sys.stdout.write(f"{options.out}: {len(film.frames)} frames, {sum(film.lengths) / 1000:.0f} s, {written / 1e6:.1f} MB\n")
+    written = save(film, out)
+    sys.stdout.write(f"{out}: {len(film.frames)} frames, {sum(film.lengths) / 1000:.0f} s, {written / 1e6:.1f} MB\n")
 
 
 if __name__ == "__main__":
