@@ -3,8 +3,8 @@
     checkpoints/mini/manifest.json   family, licences, components: {role: {config, files: {name: {sha256, bytes}}}}
     checkpoints/mini/<role>/...      config.json and safetensors shards of at most 16 MB (or tokenizer files)
 
-Run time reads safetensors only. Roles: tokenizer, llm, image_tokenizer, image_decoder, speech_tokenizer, soundstorm,
-music_codec.
+Run time reads safetensors only. Roles: tokenizer, llm, image_tokenizer, image_decoder, image_enhancer, speech_tokenizer,
+soundstorm, music_codec.
 """
 
 from __future__ import annotations

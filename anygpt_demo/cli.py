@@ -310,6 +310,7 @@ def _rendering(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture-guidance", type=float, metavar="X", help="guidance of unCLIP (10); smaller is freer")
     parser.add_argument("--picture-noise", type=int, metavar="N", help="noise level of unCLIP, 0 to 999 (0); larger is freer")
     parser.add_argument("--voice-steps", type=int, metavar="N", help="steps of SoundStorm (official: 3)")
+    parser.add_argument("--enhance", action="store_true", help="pictures of twice the side, where the family has an enhancer")
     parser.add_argument("--media-seed", type=int, metavar="N", help="seed of pictures and voices (default: it follows from --seed)")
 
 

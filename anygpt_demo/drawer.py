@@ -23,6 +23,7 @@ from anygpt_demo.grammar import samplings
 from anygpt_demo.view import NAMES, button, card, literal, remark, shown_media
 from anygpt_demo.visitors import Session
 
+SIZES = {"256 px": False, "512 px": True}  # of the small family's pictures; whether they are enhanced
 VOICE_LIMIT_S = 600.0  # of a voice prompt are read
 QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 FETCH = "() => { setTimeout(() => document.querySelector('#zip a, a#zip, #zip')?.click(), 300); }"
@@ -171,6 +172,8 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
         "<b>chat</b>: as it should be. <b>paper</b>: as the paper draws its words. "
         "<b>fast</b>: shorter sounds. <b>best</b>: the likeliest words."
     )
+    if chat.enhances:
+        about += "<br>Pictures have 512 px, those of fast 256."
     preset = gr.Radio(list(PRESETS), value="chat", label="Preset")
     gr.HTML(f'<p class="smallprint">{about}</p>', apply_default_css=False)
     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
@@ -183,6 +186,7 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
             if rate:
                 most = (item.modality.frames.stop - 1) / rate
                 sliders[name] = gr.Slider(0.5, most, most, step=0.5, label=f"Longest {name} (s)")
+        size = gr.Radio(["as the preset says", *SIZES], value="as the preset says", label="Size of a picture", visible=chat.enhances)
         steps = gr.Slider(0, 50, 0, step=1, label="Steps of a picture (0: as many as it needs)")
         voice_steps = gr.Slider(0, 32, 0, step=1, label="Steps of a voice (0: as many as it needs)", visible=chat.clones)
         guidance = gr.Slider(0, 30, 0, step=0.5, label="Guidance of a picture (0: as published)", visible=unclip)
@@ -198,7 +202,7 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
     aloud = gr.Checkbox(True, label="Play sounds while they are made")
 
     def change(session: Session, *given: Any) -> None:
-        preset, forbid, seed, lock, aloud, steps, voice_steps, guidance, noise, *longest = given
+        preset, forbid, seed, lock, aloud, size, steps, voice_steps, guidance, noise, *longest = given
         base = PRESETS[preset if preset in PRESETS else "chat"]
         limits = dict(base.limits)
         for name, seconds in zip(sliders, longest, strict=True):
@@ -209,6 +213,7 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
             picture_guidance=max(1.0, float(guidance)) if guidance else None,
             picture_noise=int(noise) if noise >= 0 else None,
             voice_steps=int(voice_steps) or None,
+            enhance=SIZES.get(size, base.rendering.enhance),
         )
         forbidden = tuple(name for name in forbid if name in chat.modalities)
         own = session.settings.sampling
@@ -233,8 +238,8 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
             return card(error, button("press", RESET, "Back to the preset"))
         return ""
 
-    inputs = [session, preset, forbid, seed, lock, aloud, steps, voice_steps, guidance, noise, *sliders.values()]
-    for item in (forbid, seed, lock, aloud):
+    inputs = [session, preset, forbid, seed, lock, aloud, size, steps, voice_steps, guidance, noise, *sliders.values()]
+    for item in (forbid, seed, lock, aloud, size):
         item.input(change, inputs, None, **QUICK)
     preset.input(fill, inputs, [*numbers.values(), drawn_told], **QUICK)
     reset.click(fill, inputs, [*numbers.values(), drawn_told], **QUICK)
@@ -253,7 +258,10 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
         own = {name: frames for name, frames in wish.limits.items() if frames != PRESETS[base].limits.get(name)}
         longest = [own[name] / rates[name] if name in own else slider.maximum for name, slider in sliders.items()]
         own_numbers = shown_numbers(chat, wish, numbers)
-        return [base, list(wish.forbid), session.seed or 0, session.seed is not None, session.aloud, *drawn, *longest, *own_numbers]
+        large = next((name for name, on in SIZES.items() if on == made.enhance), None)
+        size = "as the preset says" if made.enhance == PRESETS[base].rendering.enhance else large
+        shown = [size, *drawn, *longest, *own_numbers]
+        return [base, list(wish.forbid), session.seed or 0, session.seed is not None, session.aloud, *shown]
 
     return kept, [*inputs[1:], *numbers.values()]
 

@@ -248,7 +248,7 @@ def table() -> Iterator[str]:
 # ---------------------------------------------------------------- the shelf
 
 ROLES: Mapping[str, tuple[str, ...]] = {  # which components a codec holds
-    "image": ("image_tokenizer", "unclip", "image_decoder"),
+    "image": ("image_tokenizer", "unclip", "image_decoder", "image_enhancer"),
     "speech": ("speech_tokenizer", "soundstorm"),
     "music": ("music_codec",),
 }

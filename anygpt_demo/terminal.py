@@ -77,7 +77,7 @@ def read_message(chat: Chat, text: str, files: Sequence[tuple[str, Path]]) -> tu
 def rendering_of(options: argparse.Namespace) -> Rendering:
     """What the command line says about rendering. Raises UserError for a number that makes no sense."""
     named = ("picture_steps", "picture_guidance", "picture_noise", "voice_steps")
-    return Rendering(**{name: getattr(options, name) for name in named}, seed=options.media_seed)
+    return Rendering(**{name: getattr(options, name) for name in named}, seed=options.media_seed, enhance=options.enhance)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

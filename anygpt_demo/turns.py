@@ -19,6 +19,7 @@ from gradio.utils import get_upload_folder
 from anygpt_demo import chat as dialogue
 from anygpt_demo import lens, longer
 from anygpt_demo.chat import PRESETS, Chat, Message, Settings, arranged, numbered, order_of
+from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadText, UserError
 from anygpt_demo.media import Audio
@@ -164,8 +165,8 @@ def new_message(chat: Chat, session: Session, text: str, items: object, output: 
         session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
 
     def start(seed: int, light: bool = False) -> Iterator[dialogue.Update]:
-        fast = PRESETS["fast"]
-        used = replace(wish, limits=fast.limits, max_new=fast.max_new) if light else wish
+        fast, plain = PRESETS["fast"], replace(wish.rendering, enhance=False)
+        used = replace(wish, limits=fast.limits, max_new=fast.max_new, rendering=plain) if light else wish
         updates = chat.reply(session.conversation, message, seed=seed, **_options(session, used))
         return read_aloud(chat, session, updates, used, seed) if aloud else updates
 
@@ -265,7 +266,10 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         anew = button(name, f"{index}.{number}", "Try again")
         if name == "again":
             return Job(lambda seed: chat.again(conversation, index, number, seed=seed, **options), index, button=anew)
-        return Job(lambda seed: chat.render(conversation, index, number, seed=seed, voice=session.voice), index, button=anew)
+        size = Rendering(enhance=session.settings.rendering.enhance)
+        return Job(
+            lambda seed: chat.render(conversation, index, number, seed=seed, voice=session.voice, rendering=size), index, button=anew
+        )
     return answered_anew(chat, session, index - 1, human, chip_of(turn))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anygpt_demo.chat import Settings, Update
+from anygpt_demo.chat import PRESETS, Settings, Update
 from anygpt_demo.checkpoints import write_json
 from anygpt_demo.conversation import Conversation, Journal, TextPart
 from anygpt_demo.errors import UserError
@@ -66,7 +66,7 @@ class Session:
     last: Job | None = None  # the newest message, to be sent again if it failed
     voice: Voice | None = None
     voices: dict[str, Voice] = field(default_factory=dict)  # the visitor's own, by name
-    settings: Settings = Settings()
+    settings: Settings = PRESETS["chat"]
     seed: int | None = None  # the locked one
     aloud: bool = True  # sounds are played while they are made
 

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from anygpt_demo.synth import holdout
-from anygpt_demo.synth.pictures import BACKGROUND, UNSURE, Studio, evaluation_batch, evaluation_scenes, render_rgb, sample_scene
+from anygpt_demo.synth.pictures import (
+    BACKGROUND,
+    UNSURE,
+    Studio,
+    evaluation_batch,
+    evaluation_scenes,
+    render_fine,
+    render_rgb,
+    sample_scene,
+)
 from anygpt_demo.synth.scenes import CAPTIONS, REQUESTS, describe, request
 from anygpt_demo.synth.world import NOUNS, PLACES, RELATIONS, STYLES, TIMES, noun_index
 
@@ -88,6 +97,20 @@ def test_every_style_draws_at_both_sizes(style: str) -> None:
 
     scene = with_changes(evaluation_scenes(1, seed=9)[0], style=style)
     assert render_rgb(scene).shape == (256, 256, 3) and render_rgb(scene, 64).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("style", [style.name for style in STYLES])
+def test_a_fine_drawing_shows_the_same_scene(style: str) -> None:
+    from anygpt_demo.synth.scenes import with_changes
+
+    first = [item.name for item in STYLES].index(style)
+    for number, scene in enumerate(evaluation_scenes(3, seed=17), first):
+        scene = with_changes(scene, style=style, place=PLACES[number % len(PLACES)].name)
+        fine = render_fine(scene)
+        assert fine.shape == (512, 512, 3) and fine.dtype == np.uint8
+        halved = fine.reshape(256, 2, 256, 2, 3).mean((1, 3))
+        assert np.abs(halved - render_rgb(scene)).mean() < 8  # lines are finer, nothing has moved
+    assert np.array_equal(fine, render_fine(scene))
 
 
 def test_codes_without_any_thing_are_drawn_as_a_backdrop():

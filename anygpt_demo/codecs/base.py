@@ -6,7 +6,7 @@ A codec may also have tuned(rendering), which returns it with other choices and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from anygpt_demo.errors import UserError
@@ -34,8 +34,8 @@ class Rendering:
     """How codes become media, where a codec leaves a choice; None: as the codec does it by itself.
 
     picture_steps: of the picture decoder; picture_guidance, picture_noise: guidance scale and noise level of unCLIP; voice_steps:
-    of SoundStorm; seed: of pictures and voices, else it follows from the reply's seed. Equal codes, voice, seed and numbers give
-    equal media. Raises UserError for a number out of BOUNDS.
+    of SoundStorm; seed: of pictures and voices, else it follows from the reply's seed; enhance: pictures of twice the side, where
+    the family can. Equal codes, voice, seed and choices give equal media. Raises UserError for a number out of BOUNDS.
     """
 
     picture_steps: int | None = None
@@ -43,10 +43,11 @@ class Rendering:
     picture_noise: int | None = None
     voice_steps: int | None = None
     seed: int | None = None
+    enhance: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            low, high = BOUNDS[name]
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 words = name.replace("_", " ")
                 raise UserError(f"The {words} cannot be {value}.", f"It must be from {low} to {high}.", "Choose another number.")

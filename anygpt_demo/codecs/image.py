@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from anygpt_demo.checkpoints import Family
     from anygpt_demo.media import Voice
+    from anygpt_demo.models.enhancer import Enhancer
     from anygpt_demo.models.flow import FlowDecoder
     from anygpt_demo.models.seed import SeedTokenizer
     from anygpt_demo.models.unclip import UnclipDecoder
@@ -37,11 +38,17 @@ MODALITY = Modality(
 SIDE = 256  # pixels of a decoded picture of the small family
 
 
+def _rgb(pixels: torch.Tensor) -> np.ndarray:
+    """Float (3, h, w) in [-1, 1] -> uint8 (h, w, 3)."""
+    found: np.ndarray = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return found
+
+
 def _picture(pixels: torch.Tensor) -> Picture:
     """Float (3, h, w) in [-1, 1] -> a Picture of SIDE x SIDE pixels."""
     from PIL import Image
 
-    rgb = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    rgb = _rgb(pixels)
     if rgb.shape[0] != SIDE:
         rgb = np.asarray(Image.fromarray(rgb).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     return Picture(rgb)
@@ -49,7 +56,10 @@ def _picture(pixels: torch.Tensor) -> Picture:
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """SEED tokenizer, and a decoder: the small family's flow network, or Stable unCLIP where the family has it."""
+    """SEED tokenizer, and a decoder: the small family's flow network, or Stable unCLIP where the family has it.
+
+    The small family may have an enhancer, too, which doubles the side of what its decoder drew.
+    """
 
     SPLITS: ClassVar[bool] = True  # load() can leave one direction out
     tokenizer: SeedTokenizer
@@ -57,6 +67,7 @@ class ImageCodec:
     modality: Modality = MODALITY
     device: str = "cpu"
     rendering: Rendering = Rendering()
+    enhancer: Enhancer | None = None
 
     @classmethod
     def load(cls, family: Family, device: str = "cpu", purpose: str = "both") -> ImageCodec:
@@ -67,6 +78,7 @@ class ImageCodec:
         import torch
 
         from anygpt_demo.checkpoints import assemble, load_strict
+        from anygpt_demo.models.enhancer import Enhancer, EnhancerConfig
         from anygpt_demo.models.flow import FlowConfig, FlowDecoder
         from anygpt_demo.models.seed import SeedConfig, SeedTokenizer
         from anygpt_demo.models.unclip import UnclipDecoder
@@ -84,6 +96,7 @@ class ImageCodec:
             del tokenizer.visual_encoder, tokenizer.Qformer
         tokenizer.to(device)
         decoder: FlowDecoder | UnclipDecoder | None = None
+        enhancer: Enhancer | None = None
         if purpose == "encode":
             pass
         elif family.has("unclip"):
@@ -95,7 +108,12 @@ class ImageCodec:
             decoder = FlowDecoder(FlowConfig.from_json(component.config))
             load_strict(decoder, component.state(device), "image_decoder")
             decoder.requires_grad_(False).to(device)
-        return cls(tokenizer, decoder, replace(MODALITY, codebook=config.codebook), device)
+            if family.has("image_enhancer"):
+                component = family.component("image_enhancer")
+                enhancer = Enhancer(EnhancerConfig.from_json(component.config))
+                load_strict(enhancer, component.state(device), "image_enhancer")
+                enhancer.requires_grad_(False).to(device, memory_format=torch.channels_last)
+        return cls(tokenizer, decoder, replace(MODALITY, codebook=config.codebook), device, enhancer=enhancer)
 
     def encode(self, media: Picture) -> np.ndarray:
         """A picture of any size -> codes int64 (32, 1). It is squashed to a square, as the official code does."""
@@ -115,11 +133,14 @@ class ImageCodec:
             return conditioning(self.tokenizer, torch.from_numpy(ids).to(self.device))
 
     def tuned(self, rendering: Rendering) -> ImageCodec:
-        """The same networks with other steps, guidance and noise level; the flow decoder has steps only."""
+        """The same networks with other steps, guidance and noise level, or enhanced; the flow decoder has steps only."""
         return replace(self, rendering=rendering)
 
     def previews(self, codes: np.ndarray, seed: int = 0) -> Iterator[Picture]:
-        """The picture as it forms, one per step; the last one is the result. Only the flow decoder has more than one."""
+        """The picture as it forms, one per step; the last one is the result. Only the flow decoder has more than one.
+
+        Where it is to be enhanced, one more follows, of twice the side.
+        """
         import torch
 
         from anygpt_demo.errors import BadCheckpoint
@@ -132,13 +153,31 @@ class ImageCodec:
             with torch.inference_mode():
                 noise = self.decoder.noise(seed).to(self.device)
                 for pixels in self.decoder.previews(vectors, embedding, noise, self.rendering.picture_steps):
-                    yield _picture(pixels[0])
+                    picture = _picture(pixels[0])
+                    yield picture
+            if self.rendering.enhance and self.enhancer is not None:
+                yield self.enhanced(picture)
         else:
             wish = self.rendering
             yield Picture(self.decoder.picture(embedding, seed, wish.picture_steps, wish.picture_guidance, wish.picture_noise))
 
+    def enhanced(self, picture: Picture) -> Picture:
+        """A picture of even sides, uint8 (h, w, 3) -> (2h, 2w, 3). Raises BadCheckpoint if the family has no enhancer."""
+        import torch
+
+        from anygpt_demo.errors import BadCheckpoint
+
+        if self.enhancer is None:
+            raise BadCheckpoint("This family cannot enhance pictures.", "It has no picture enhancer.", "Fetch or train one.")
+        with torch.inference_mode():
+            pixels = torch.from_numpy(picture.rgb.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+            return Picture(_rgb(self.enhancer(pixels.contiguous(memory_format=torch.channels_last))[0]))
+
     def decode(self, codes: np.ndarray, *, voice: Voice | None = None, seed: int = 0) -> Picture:
-        """Codes int64 (32, 1) -> a picture: 256 px of the small family, 768 px of unCLIP. The seed chooses the noise."""
+        """Codes int64 (32, 1) -> a picture: 256 px of the small family, 512 px enhanced, 768 px of unCLIP.
+
+        The seed chooses the noise.
+        """
         *_, last = self.previews(codes, seed)
         return last
 

@@ -20,7 +20,7 @@ import numpy as np
 from anygpt_demo.checkpoints import Family
 from anygpt_demo.conversation import TextPart, Turn
 from anygpt_demo.errors import UserError
-from anygpt_demo.eval import chat, judges_music, judges_pictures, music, pictures, speech, voice
+from anygpt_demo.eval import chat, enhancer, judges_music, judges_pictures, music, pictures, speech, voice
 from anygpt_demo.eval.judges import Listener
 from anygpt_demo.eval.metrics import figure, word_error_rates
 from anygpt_demo.media import Audio
@@ -77,6 +77,11 @@ def speech_codec(subject: Subject) -> Figures:
 def picture_recon(subject: Subject) -> Figures:
     """picture_recon.*: picture -> 32 codes -> picture."""
     yield from pictures.evaluate(subject.family, judges_pictures.PATH, subject.n)
+
+
+def picture_enhance(subject: Subject) -> Figures:
+    """picture_enhance.*: 256 px -> 512 px."""
+    yield from enhancer.evaluate(subject.family, judges_pictures.PATH, subject.n)
 
 
 def text_to_picture(subject: Subject) -> Figures:
@@ -158,7 +163,18 @@ def text_to_music(subject: Subject) -> Figures:
 
 SECTIONS: dict[str, Callable[[Subject], Figures]] = {
     section.__name__: section
-    for section in (speech_codec, picture_recon, music_recon, chats, matrix, text_to_picture, text_to_music, text_to_speech, voice_clone)
+    for section in (
+        speech_codec,
+        picture_recon,
+        picture_enhance,
+        music_recon,
+        chats,
+        matrix,
+        text_to_picture,
+        text_to_music,
+        text_to_speech,
+        voice_clone,
+    )
 }
 
 

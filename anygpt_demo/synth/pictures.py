@@ -1,7 +1,7 @@
 """Draw scenes of the small world with Pillow and the Noto Color Emoji font.
 
-`render` is the true drawing at 256 px. `Studio` is the fast path for training at 128 px: cached backdrops and sprites,
-with labels per instance and per cell. Both are deterministic: equal scenes (or equal generators) give equal pixels.
+`render` is the true drawing at 256 px; `render_fine` draws the same scene at 512 px. `Studio` is the fast path for training
+at 128 px: cached backdrops and sprites, with labels per instance and per cell. All are deterministic: equal scenes (or equal generators) give equal pixels.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = [
     "evaluation_batch",
     "evaluation_scenes",
     "render",
+    "render_fine",
     "render_rgb",
     "request",
     "sample_scene",
@@ -51,6 +52,9 @@ TIME_INDEX = {time.name: number for number, time in enumerate(TIMES)}
 STYLE_INDEX = {style.name: number for number, style in enumerate(STYLES)}
 HUES = {"red": 0, "orange": 18, "yellow": 36, "green": 90, "blue": 152, "purple": 196, "pink": 232}  # of 256
 RGB = tuple[int, int, int]
+FINE_EDGES = ImageFilter.Kernel(  # FIND_EDGES with neighbours two pixels away: lines of 512 px are as wide as those of 256 px
+    (5, 5), [-1, 0, -1, 0, -1, *[0] * 5, -1, 0, 8, 0, -1, *[0] * 5, -1, 0, -1, 0, -1], scale=1
+)
 
 
 @cache
@@ -108,7 +112,46 @@ def sprite(noun: int, side: int, mirrored: bool, colour: str, light: float) -> I
     return image
 
 
-# --- backdrops, always drawn at 256 px ---
+# --- backdrops, described in units of 1/256 of the side and drawn at any multiple of 256 px ---
+
+
+class Pen:
+    """A Pillow pen whose coordinates are units: `unit` pixels each, so that a finer canvas gets finer lines.
+
+    Shapes given by their corners include the last unit, as Pillow's include the last pixel.
+    """
+
+    def __init__(self, image: Image.Image, unit: int) -> None:
+        self._draw = ImageDraw.Draw(image, "RGBA")
+        self._unit = unit
+
+    def _box(self, box: Sequence[float]) -> tuple[float, float, float, float]:
+        unit = self._unit
+        left, top, right, bottom = box
+        return left * unit, top * unit, (right + 1) * unit - 1, (bottom + 1) * unit - 1
+
+    def _points(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(x * self._unit, y * self._unit) for x, y in points]
+
+    def ellipse(self, box: Sequence[float], fill: tuple[int, ...]) -> None:
+        """As of ImageDraw."""
+        self._draw.ellipse(self._box(box), fill=fill)
+
+    def rectangle(self, box: Sequence[float], fill: tuple[int, ...]) -> None:
+        """As of ImageDraw."""
+        self._draw.rectangle(self._box(box), fill=fill)
+
+    def arc(self, box: Sequence[float], start: float, end: float, fill: tuple[int, ...], width: int) -> None:
+        """As of ImageDraw."""
+        self._draw.arc(self._box(box), start, end, fill=fill, width=width * self._unit)
+
+    def polygon(self, points: Sequence[tuple[float, float]], fill: tuple[int, ...]) -> None:
+        """As of ImageDraw."""
+        self._draw.polygon(self._points(points), fill=fill)
+
+    def line(self, points: Sequence[float], fill: tuple[int, ...], width: int) -> None:
+        """As of ImageDraw."""
+        self._draw.line([value * self._unit for value in points], fill=fill, width=width * self._unit)
 
 
 def _noise(random_state: np.random.Generator, height: int, width: int, cell: int, amount: float) -> np.ndarray:
@@ -118,10 +161,10 @@ def _noise(random_state: np.random.Generator, height: int, width: int, cell: int
     return (large[..., None] - 0.5) * amount
 
 
-def _gradient(upper: RGB, lower: RGB, height: int) -> np.ndarray:
-    """float32 (height, SIDE, 3)."""
+def _gradient(upper: RGB, lower: RGB, height: int, width: int) -> np.ndarray:
+    """float32 (height, width, 3)."""
     share = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    return np.broadcast_to(np.array(upper, np.float32) * (1 - share) + np.array(lower, np.float32) * share, (height, SIDE, 3))
+    return np.broadcast_to(np.array(upper, np.float32) * (1 - share) + np.array(lower, np.float32) * share, (height, width, 3))
 
 
 def _dim(colour: Sequence[int], light: float, alpha: int = 255) -> tuple[int, int, int, int]:
@@ -130,7 +173,7 @@ def _dim(colour: Sequence[int], light: float, alpha: int = 255) -> tuple[int, in
     return red, green, blue, alpha
 
 
-def _cloud(draw: ImageDraw.ImageDraw, rng: random.Random, height: int, fill: tuple[int, int, int, int]) -> None:
+def _cloud(draw: Pen, rng: random.Random, height: int, fill: tuple[int, int, int, int]) -> None:
     """One cloud of overlapping ellipses."""
     x, y = rng.randrange(-10, 210), rng.randrange(8, max(9, height // 2))
     for k in range(5):
@@ -138,7 +181,7 @@ def _cloud(draw: ImageDraw.ImageDraw, rng: random.Random, height: int, fill: tup
         draw.ellipse((x + k * 13, y - lift, x + k * 13 + 30, y + 18), fill=fill)
 
 
-def _sky(draw: ImageDraw.ImageDraw, rng: random.Random, time: str, height: int) -> None:
+def _sky(draw: Pen, rng: random.Random, time: str, height: int) -> None:
     """Sun, moon, stars, clouds and lightning."""
     if time == "night":
         for _ in range(rng.randint(25, 45)):
@@ -164,7 +207,7 @@ def _sky(draw: ImageDraw.ImageDraw, rng: random.Random, time: str, height: int) 
         draw.polygon(bolt, fill=(255, 240, 140, 255))
 
 
-def _mountains(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float) -> None:
+def _mountains(draw: Pen, rng: random.Random, horizon: int, light: float) -> None:
     for _ in range(4):
         x, width, height = rng.randint(-10, 250), rng.randint(80, 130), rng.randint(65, 110)
         draw.polygon([(x - width // 2, horizon), (x + width // 2, horizon), (x, horizon - height)], fill=_dim((108, 112, 130), light))
@@ -174,7 +217,7 @@ def _mountains(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, ligh
         )
 
 
-def _street(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float) -> None:
+def _street(draw: Pen, rng: random.Random, horizon: int, light: float) -> None:
     x = 0
     while x < SIDE:
         width, height, grey = rng.randint(26, 50), rng.randint(60, horizon - 20), rng.randint(90, 160)
@@ -189,7 +232,7 @@ def _street(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: 
         draw.rectangle((left, middle, left + 24, middle + 5), fill=_dim((235, 235, 225), light))
 
 
-def _garden(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float) -> None:
+def _garden(draw: Pen, rng: random.Random, horizon: int, light: float) -> None:
     for y in (horizon - 22, horizon - 9):
         draw.rectangle((0, y, SIDE, y + 4), fill=_dim((150, 98, 52), light))
     for x in range(rng.randrange(16) - 16, SIDE, 16):
@@ -203,20 +246,20 @@ def _garden(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: 
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_dim(petal, light))
 
 
-def _meadow(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float) -> None:
+def _meadow(draw: Pen, rng: random.Random, horizon: int, light: float) -> None:
     for _ in range(150):
         x, y = rng.randrange(SIDE), rng.randrange(horizon + 4, SIDE)
         draw.line((x, y, x + rng.randint(-3, 3), y - rng.randint(5, 10)), fill=_dim((170, 232, 96), light), width=1)
 
 
-def _water(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float, wide: bool) -> None:
+def _water(draw: Pen, rng: random.Random, horizon: int, light: float, wide: bool) -> None:
     for _ in range(26):
         x, y = rng.randrange(-10, 250), rng.randrange(horizon + 6, SIDE - 4)
         length = rng.randint(18, 40) if wide else rng.randint(8, 20)
         draw.arc((x, y - 4, x + length, y + 5), 200, 340, fill=_dim((215, 235, 250), light, 200), width=2)
 
 
-def _lake(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float) -> None:
+def _lake(draw: Pen, rng: random.Random, horizon: int, light: float) -> None:
     _water(draw, rng, horizon, light, wide=False)
     for x in range(-20, SIDE, 26):
         width = rng.randint(34, 60)
@@ -225,7 +268,7 @@ def _lake(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: fl
     draw.ellipse((-60, SIDE - rng.randint(18, 30), SIDE + 60, SIDE + 60), fill=_dim((104, 160, 80), light))
 
 
-def _dunes(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: float) -> None:
+def _dunes(draw: Pen, rng: random.Random, horizon: int, light: float) -> None:
     for _ in range(3):
         x, width, height = rng.randint(0, SIDE), rng.randint(120, 220), rng.randint(16, 34)
         draw.ellipse((x - width // 2, horizon - height, x + width // 2, horizon + height), fill=_dim((232, 180, 100), light))
@@ -234,13 +277,15 @@ def _dunes(draw: ImageDraw.ImageDraw, rng: random.Random, horizon: int, light: f
         draw.arc((rng.randint(-60, 60), y, rng.randint(180, 320), y + 22), 190, 350, fill=_dim((182, 124, 54), light), width=2)
 
 
-def _place(image: Image.Image, rng: random.Random, place: str, horizon: int, light: float) -> None:
+def _place(image: Image.Image, rng: random.Random, place: str, horizon: int, light: float, unit: int) -> None:
     """What stands at a place, drawn over sky and ground."""
-    draw = ImageDraw.Draw(image, "RGBA")
+    draw = Pen(image, unit)
     if place == "forest":
         for _ in range(11):
-            tree = _fir(rng.randint(56, 96), light)
-            image.alpha_composite(tree, (rng.randint(0, SIDE - tree.width), max(0, horizon - tree.height + rng.randint(0, 14))))
+            height = rng.randint(56, 96)
+            tree = _fir(height * unit, light)
+            left = rng.randint(0, SIDE - _fir(height, light).width)
+            image.alpha_composite(tree, (left * unit, max(0, horizon - height + rng.randint(0, 14)) * unit))
     elif place == "beach":
         draw.rectangle((0, horizon, SIDE, horizon + 26), fill=_dim((36, 128, 196), light))
         draw.rectangle((0, horizon + 26, SIDE, horizon + 30), fill=_dim((240, 245, 245), light))
@@ -263,22 +308,23 @@ def _fir(side: int, light: float) -> Image.Image:
     return dimmed
 
 
-def backdrop(place: str, time: str, horizon: float, seed: int) -> Image.Image:
-    """Sky and ground without objects, RGBA, 256 px."""
+def backdrop(place: str, time: str, horizon: float, seed: int, unit: int = 1) -> Image.Image:
+    """Sky and ground without objects, RGBA, 256 px times `unit`. Equal seeds give the same view at every size."""
     rng = random.Random(seed)
     grain = np.random.default_rng(seed)
     where, when = PLACES[PLACE_INDEX[place]], TIMES[TIME_INDEX[time]]
     line = round(horizon * SIDE)
-    pixels = np.empty((SIDE, SIDE, 3), np.float32)
-    pixels[:line] = _gradient(*when.sky, line) + _noise(grain, line, SIDE, 32, 12)
-    pixels[line:] = (_gradient(*where.ground, SIDE - line) + _noise(grain, SIDE - line, SIDE, 6, 18)) * when.light
+    side, edge = SIDE * unit, line * unit
+    pixels = np.empty((side, side, 3), np.float32)
+    pixels[:edge] = _gradient(*when.sky, edge, side) + _noise(grain, edge, side, 32 * unit, 12)
+    pixels[edge:] = (_gradient(*where.ground, side - edge, side) + _noise(grain, side - edge, side, 6 * unit, 18)) * when.light
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGBA")
-    _sky(ImageDraw.Draw(image, "RGBA"), rng, time, line)
-    _place(image, rng, place, line, when.light)
+    _sky(Pen(image, unit), rng, time, line)
+    _place(image, rng, place, line, when.light, unit)
     if time == "foggy":
-        veil = np.zeros((SIDE, SIDE, 4), np.uint8)
+        veil = np.zeros((side, side, 4), np.uint8)
         veil[..., :3] = 214
-        distance = np.abs(np.arange(SIDE) - line) / SIDE
+        distance = np.abs(np.arange(side) - edge) / side
         veil[..., 3] = (215 * np.exp(-((distance / 0.22) ** 2))).astype(np.uint8)[:, None]
         image.alpha_composite(Image.fromarray(veil))
     return image
@@ -333,8 +379,11 @@ def _comic(image: Image.Image) -> Image.Image:
     """Few strong colours with dark outlines."""
     flat = ImageOps.posterize(ImageEnhance.Color(image.filter(ImageFilter.GaussianBlur(image.width / SIDE))).enhance(1.5), 2)
     flat = flat.point(lambda value: min(255, value + 40))
-    edges = ImageOps.grayscale(image.filter(ImageFilter.FIND_EDGES)).point(lambda value: 0 if value > 46 else 255)
-    ImageDraw.Draw(edges).rectangle((0, 0, edges.width - 1, edges.height - 1), outline=255)  # the filter marks the frame
+    fine = image.width > SIDE
+    lines = image.filter(FINE_EDGES if fine else ImageFilter.FIND_EDGES)
+    edges = ImageOps.grayscale(lines).point(lambda value: 0 if value > 46 else 255)
+    frame = (0, 0, edges.width - 1, edges.height - 1)
+    ImageDraw.Draw(edges).rectangle(frame, outline=255, width=2 if fine else 1)  # the filter marks the frame
     return ImageChops.multiply(flat, Image.merge("RGB", (edges, edges, edges)))
 
 
@@ -383,6 +432,16 @@ def render_rgb(scene: Scene, size: int = SIDE) -> np.ndarray:
     if size != SIDE:
         image = image.resize((size, size), Image.Resampling.BOX if size < SIDE else Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def render_fine(scene: Scene) -> np.ndarray:
+    """The same scene drawn at 512 px, not enlarged: uint8 (512, 512, 3).
+
+    Lines, shapes and styles have the finer edges of the larger canvas; glyphs are those of the font (136 px), enlarged where
+    a thing is larger than that.
+    """
+    image, _ = _compose(scene, backdrop(scene.place, scene.time, scene.horizon, scene.seed, unit=2))
+    return np.asarray(stylize(image, scene.style, scene.seed))
 
 
 def render(scene: Scene, size: int = SIDE) -> Picture:

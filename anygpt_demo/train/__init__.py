@@ -6,6 +6,7 @@ STAGES: dict[str, str] = {  # name -> module:function(Settings); the order is th
     "picture-stem": "anygpt_demo.train.picture_stem:train",
     "picture-tokenizer": "anygpt_demo.train.picture_tokenizer:train",
     "picture-decoder": "anygpt_demo.train.picture_decoder:train",
+    "picture-enhancer": "anygpt_demo.train.picture_enhancer:train",
     "music-codec": "anygpt_demo.train.music_codec:train",
     "soundstorm": "anygpt_demo.train.soundstorm:train",
     "text-tokenizer": "anygpt_demo.train.text_tokenizer:train",
