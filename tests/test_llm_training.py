@@ -381,8 +381,8 @@ def test_captions_are_told_aloud_in_words_that_no_clip_says(home: Path, tuned: t
     trainer = llm.Trainer(settings(home, 1, "tuned"))
     source = Stream(trainer.vocabulary, Library(home / "tuned"), None, 0)
     item = trainer.vocabulary.ranges
-    for _ in range(20):
-        dialogue = source._aloud("m-s")
+    for number in range(20):
+        dialogue = dialogues.write("m-s", random.Random(number), source.writer.library, spoken=False)
         request, reply = dialogue.turns
         piece = next(part.piece for part in request.parts if not isinstance(part, Words))
         assert reply.parts[0] == Words(f"I hear {dialogues.piece_words(piece)}.")

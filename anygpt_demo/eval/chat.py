@@ -260,7 +260,7 @@ def trials(
         if found == n + before:
             return
         try:
-            dialogue = chats.write(names[number % len(names)], rng, source)
+            dialogue = chats.write(names[number % len(names)], rng, source, spoken=False)  # held-out clips say one caption or two
             history = encoder.turns(dialogue.turns[:-1])
         except (chats.NotFound, IndexError):  # no held-out material fits: another chat
             continue

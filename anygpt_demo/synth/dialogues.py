@@ -572,6 +572,22 @@ def music_aloud(w: Writer) -> Dialogue:
     )
 
 
+def told_picture(w: Writer) -> Dialogue:
+    """Like picture_aloud(), for any picture: no clip has the words."""
+    picture = w.picture()
+    return w.turns("p-s", human(picture, w.pick(phrasings.ASK_SPOKEN_CAPTION)), _unspoken(f"I see {scene_words(picture.scene)}."))
+
+
+def told_music(w: Writer) -> Dialogue:
+    """Like music_aloud(), for any piece: no clip has the words."""
+    piece = w.piece()
+    return w.turns("m-s", human(piece, w.pick(phrasings.ASK_SPOKEN_MUSIC_CAPTION)), _unspoken(f"I hear {piece_words(piece.piece)}."))
+
+
+def _unspoken(text: str) -> Turn:
+    return mini(text, SpeechPart(SpokenItem(plain(text), "reply", {}, text)))
+
+
 def picture_then_music(w: Writer) -> Dialogue:
     picture = w.picture()
     mood = w.rng.choice(MOOD_OF_TIME[picture.scene.time])
@@ -786,9 +802,12 @@ PATTERNS: dict[str, tuple[float, str, Callable[[Writer], Dialogue]]] = {
 }  # fmt: skip
 
 
-def write(pattern: str, rng: random.Random, source: Source, tries: int = 20) -> Dialogue:
-    """One chat of a pattern. Raises NotFound if the source never has what it needs."""
-    writer = PATTERNS[pattern][2]
+UNSPOKEN: dict[str, Callable[[Writer], Dialogue]] = {"p-s": told_picture, "m-s": told_music}  # the same in words that nobody has spoken
+
+
+def write(pattern: str, rng: random.Random, source: Source, tries: int = 20, spoken: bool = True) -> Dialogue:
+    """One chat of a pattern. Raises NotFound if the source never has what it needs. spoken: what mini says in it is a clip."""
+    writer = PATTERNS[pattern][2] if spoken else UNSPOKEN.get(pattern, PATTERNS[pattern][2])
     for _ in range(tries):
         try:
             return writer(Writer(rng, source))

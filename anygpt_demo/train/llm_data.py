@@ -616,8 +616,8 @@ BOOST = {  # listening and speaking need most examples; music is long (500 ids f
     "t-m then t": 0.4,
 }  # fmt: skip
 
-ALOUD = {"p-s": ("p-t", phrasings.ASK_SPOKEN_CAPTION), "m-s": ("m-t", phrasings.ASK_SPOKEN_MUSIC_CAPTION)}  # written as which, how asked
-UNSPOKEN = 0.6  # share of them whose words nobody has spoken yet
+UNSPOKEN = 0.6  # share of captions aloud in words that nobody has spoken: there are few clips of such sentences, and with those alone
+# their words are learnt by heart, and nothing is looked at
 JOINED = 0.35  # chance that a chat goes on with another one
 LONGEST = 1400  # ids of a document: a long chat of few media
 
@@ -688,21 +688,7 @@ class Stream:
         if name == "public":
             question, answer = self.rng.choice(self.public)
             return Dialogue("public", (chats.human(question), chats.mini(answer)))
-        if name in ALOUD and self.rng.random() < UNSPOKEN:
-            return self._aloud(name)
-        return chats.write(name, self.rng, self.writer.library, tries=4)
-
-    def _aloud(self, name: str) -> Dialogue:
-        """A picture or a piece that is to be told aloud, answered up to where the speech would begin.
-
-        There are few clips of such sentences: with those alone their words are learnt by heart, and nothing is looked at.
-        """
-        like, asks = ALOUD[name]
-        request, reply = chats.write(like, self.rng, self.writer.library, tries=4).turns
-        text = " ".join(part.text for part in reply.parts if isinstance(part, Words))
-        speech = SpeechPart(chats.SpokenItem(plain(text), "reply", {}, text), NO_CLIP)
-        media = (part for part in request.parts if not isinstance(part, Words))
-        return Dialogue(name, (chats.human(*media, self.rng.choice(chats.asked(asks))), chats.mini(text, speech)))
+        return chats.write(name, self.rng, self.writer.library, tries=4, spoken=self.rng.random() > UNSPOKEN)
 
     def _copy(self) -> Dialogue:
         """A request to say any words, answered up to where the speech would begin: the words have to be copied, not guessed.
