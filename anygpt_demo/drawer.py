@@ -226,7 +226,7 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
         change(session, *given)
         return [*shown_numbers(chat, session.settings, numbers), ""]
 
-    def draw(session: Session, *given: float | None) -> str:
+    def take_numbers(session: Session, *given: float | None) -> str:
         usual = samplings(chat.vocabulary, session.settings.preset)
         own: dict[str, dict[str, float]] = {}
         for (name, field), value in zip(numbers, given, strict=True):
@@ -245,7 +245,7 @@ def settings_tab(chat: Chat, session: gr.State, *, unclip: bool = False) -> Rest
     reset.click(fill, inputs, [*numbers.values(), drawn_told], **QUICK)
     for item in numbers.values():
         for done in (item.blur, item.submit):
-            done(draw, [session, *numbers.values()], drawn_told, **QUICK)
+            done(take_numbers, [session, *numbers.values()], drawn_told, **QUICK)
     for item in (steps, voice_steps, guidance, noise, *sliders.values()):
         item.release(change, inputs, None, **QUICK)
 

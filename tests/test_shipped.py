@@ -94,7 +94,8 @@ def test_a_part_is_taken_apart(chat: Chat, tmp_path_factory: pytest.TempPathFact
 def test_a_block_goes_on_from_within_and_is_made_again(chat: Chat, tmp_path: Path, name: str) -> None:
     """The codes before the cut stay, those after it are drawn anew, and a saved chat gives them again."""
     conversation = Journal.create(tmp_path).conversation()
-    settings = Settings(output=name, limits={"music": 30}, max_new=250, lead=8)
+    freely = {name: {"temperature": 1.5}}  # whatever the weights are sure of
+    settings = Settings(output=name, limits={"music": 30}, max_new=250, lead=8, sampling=freely)
     list(chat.reply(conversation, Message("Make something."), seed=1, settings=settings))
     human, turn = conversation.turns
     number = next(place for place, part in enumerate(turn.parts) if isinstance(part, MediaPart))

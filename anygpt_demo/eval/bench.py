@@ -84,6 +84,7 @@ class Endless:
 
     done = False
     state = "block"
+    codes = 1  # never at the beginning of a block
 
     def __init__(self, vocabulary: Vocabulary, force: str) -> None:
         if force == "text":
