@@ -49,6 +49,7 @@ AHEAD = 100  # ids that wait for their reader, from which on no more are written
 HANDFUL = 8  # ids for which a reader is woken at once
 CALL_S = 0.004  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
 FEW = 4  # ids of a call while a prompt waits
+SHORTEST = 0.7  # of the middle one of several drawings of a block: shorter ones have been given up
 LUCK = 128  # numbers that are drawn at once: asking for them costs more than they do
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
@@ -96,6 +97,15 @@ def lead(scores: Array, other: Array, guidance: float, codes: NDArray[np.bool_])
         before = np.logaddexp.reduce(scores[codes].astype(np.float64))
         scores[codes] = other[codes] + np.float32(guidance) * (scores[codes] - other[codes])
         scores[~codes] += np.float32(np.logaddexp.reduce(scores[codes].astype(np.float64)) - before)
+
+
+def likeliest(lengths: Sequence[int], chances: Sequence[float]) -> int:
+    """Which of several drawings of a block is kept: of those that are not much shorter than the middle one the likeliest.
+
+    Nothing is as likely as a drawing that was given up at once. lengths: in ids; chances: logarithms of the likelihood.
+    """
+    middle = sorted(lengths)[len(lengths) // 2]
+    return max((number for number, length in enumerate(lengths) if length >= SHORTEST * middle), key=chances.__getitem__)
 
 
 def not_finite() -> ModelFault:
@@ -911,7 +921,7 @@ class LocalGeneration:
             for stream in streams:
                 stream.close()
         chances = [sum(math.log(max(share or 0.0, 1e-9)) for share in drawing.shares) for drawing in drawings]
-        best = 0 if self._stopped else max(range(len(found)), key=chances.__getitem__)
+        best = 0 if self._stopped else likeliest([len(ids) for ids in found], chances)
         return found[best], drawings[best].shares
 
     # ---------------------------------------------------------------------------------------------------- beam search

@@ -18,7 +18,7 @@ import torch
 from anygpt_demo import engine as engine_module
 from anygpt_demo import protocol
 from anygpt_demo.conversation import TextPart, Turn
-from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, lead, pack, penalise
+from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, lead, likeliest, pack, penalise
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
@@ -208,7 +208,7 @@ def test_of_several_drawings_of_a_block_the_likeliest_is_kept(vocabulary, kind):
     tokens, once = drawn_by(vocabulary, tries=4, guidance=1.5, top_p=1.0), drawn_by(vocabulary, guidance=1.5, top_p=1.0)
     item, prompt = tokens.ranges["speech"], [tokens.bos, 300, 301]
     winners = []
-    for seed in range(4):
+    for seed in range(6):
         generation = engine.generate(
             prompt, Grammar(tokens, budget=200, force="speech", force_after=3, limits={"speech": 30}), seed=seed, max_new=200
         )
@@ -225,11 +225,19 @@ def test_of_several_drawings_of_a_block_the_likeliest_is_kept(vocabulary, kind):
             written = list(alone)
             end = written.index(item.end) + 1
             drawings.append((float(np.log(alone.shares[:end]).sum()), written[:end]))
-        assert ids[first:last] == max(drawings)[1] and len({tuple(written) for _, written in drawings}) > 1
-        winners.append(max(range(4), key=lambda number: drawings[number][0]))
+        best = likeliest([len(written) for _, written in drawings], [chance for chance, _ in drawings])
+        assert ids[first:last] == drawings[best][1] and len({tuple(written) for _, written in drawings}) > 1
+        winners.append(best)
         shares = np.log(np.array(generation.shares[first:last], float))
-        assert float(shares.sum()) == pytest.approx(max(drawings)[0], abs=1e-2)
+        assert float(shares.sum()) == pytest.approx(drawings[best][0], abs=1e-2)
     assert set(winners) != {0}
+
+
+def test_a_drawing_that_was_given_up_is_not_the_likeliest():
+    assert likeliest([80, 90, 85], [-40.0, -30.0, -35.0]) == 1
+    assert likeliest([3, 90, 85], [-1.0, -40.0, -35.0]) == 2
+    assert likeliest([3, 4, 90], [-2.0, -1.0, -30.0]) == 1  # nobody can tell
+    assert likeliest([7], [-5.0]) == 0
 
 
 def test_several_drawings_are_stopped_and_written_together_like_one(vocabulary):
