@@ -149,6 +149,16 @@ def test_codes_take_over_from_phones(home: Path) -> None:
     (folder / "codes.u16").unlink()
 
 
+def test_a_new_picture_tokenizer_takes_over_from_the_old_one() -> None:
+    rng = np.random.default_rng(0)
+    old = rng.integers(0, 8, (200, 32)).astype(np.uint16)
+    new = (old + 3).astype(np.uint16)  # code c is code c + 3 now
+    new[old == 7] = 0  # and 0 stands for 7
+    shares = llm.translation(old, new, 16)
+    assert torch.equal(shares.argmax(1)[3:10], torch.arange(7)) and shares[0, 7] == 1
+    assert set(shares.sum(1).tolist()) == {0.0, 1.0} and shares[1].sum() == 0
+
+
 def test_documents(home: Path) -> None:
     trainer = llm.Trainer(settings(home, 1))
     source = stream(home, trainer)

@@ -13,6 +13,7 @@ from anygpt_demo.codecs.music import HOP, MODALITY, MusicCodec
 from anygpt_demo.errors import BadCheckpoint
 from anygpt_demo.media import Audio
 from anygpt_demo.models import encodec
+from anygpt_demo.train.music_codec import FRAMES, Batch, Student, Trainer
 
 TINY = {**encodec.OFFICIAL, "num_filters": 4, "hidden_size": 16, "codebook_dim": 16}
 
@@ -100,3 +101,28 @@ def test_loading_from_a_family(codec: MusicCodec, tmp_path: Path):
     shard.write_bytes(shard.read_bytes()[:-8])
     with pytest.raises(BadCheckpoint, match="damaged"):
         MusicCodec.load(checkpoints.Family.open(tmp_path))
+
+
+def test_the_decoder_alone_learns_what_the_encoder_hears():
+    torch.manual_seed(0)
+    trainer = Trainer.__new__(Trainer)
+    trainer.student, trainer.phase = Student(), "decoder"
+    trainer.codec = trainer.student.codec
+    trainer.new_optimizer()
+    frames, clip = (2, FRAMES), {"family": torch.zeros(2).long(), "tempo": torch.zeros(2).long(), "genre": torch.zeros(2).long()}
+    batch = Batch(
+        wav=0.1 * torch.randn(2, 1, FRAMES * 640),
+        bits=torch.zeros(*frames, 5),
+        chords=torch.zeros(*frames, 12),
+        lead=torch.zeros(frames).long(),
+        bass=torch.zeros(frames).long(),
+        clip=clip | {"drums": torch.ones(2)},
+    )
+    assert trainer.heard_losses(batch.wav, batch)["heard"] < 1e-5
+    made = trainer.codec.decoder(torch.randn(2, 128, FRAMES))
+    terms = trainer.heard_losses(made, batch)
+    assert terms["heard"] > 0
+    (terms["heard"] + terms["score"]).backward()
+    learns = {name.split(".")[0] for name, value in trainer.student.named_parameters() if value.grad is not None and value.grad.any()}
+    assert learns == {"codec"}
+    assert all(name.startswith("codec.decoder") for name, value in trainer.student.named_parameters() if value.grad is not None)

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from anygpt_demo.checkpoints import Family, export, load_strict
+from anygpt_demo.models.flow import FlowConfig, FlowDecoder
 from anygpt_demo.models.seed import SeedTokenizer
 from anygpt_demo.synth.pictures import BACKGROUND, UNSURE
+from anygpt_demo.train import picture_codes
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.picture_codes import codes_of_features
 from anygpt_demo.train.picture_stem import MINI, Stem, recall
@@ -22,8 +24,10 @@ from anygpt_demo.train.picture_tokenizer import (
     Shelf,
     Target,
     Trainee,
+    begin_from,
     config_of,
     fit,
+    fit_whole,
     guidance,
     loss_of,
     thumbnails,
@@ -113,6 +117,55 @@ def test_training_stops_and_goes_on(tmp_path: Path) -> None:
     fit(again, stock, rows, Settings(1.0, runs=tmp_path))  # the budget is used up: nothing but the state is read
     for key, value in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value)
+
+
+def exported(folder: Path) -> Path:
+    """A family of an untrained tokenizer and decoder."""
+    tokenizer = SeedTokenizer(TINY)
+    with torch.no_grad():
+        tokenizer.query_tokens.normal_()
+        tokenizer.quantize.embedding.weight.normal_()
+    export(folder, "image_tokenizer", config_of(TINY), tokenizer.state_dict())
+    config = FlowConfig(code=TINY.code_dim, restored=TINY.width, embedding=TINY.embedding, widths=(8, 8, 8), unet_widths=(8, 8, 8))
+    export(folder, "image_decoder", {"kind": "flow", **config.to_json()}, FlowDecoder(config).state_dict())
+    return folder
+
+
+def test_an_exported_tokenizer_goes_on_as_a_whole(tmp_path: Path) -> None:
+    family = exported(tmp_path / "family")
+    before = Trainee(TINY)
+    begin_from(before, family)
+    reader = Family.open(family).component("image_decoder").state()
+    torch.testing.assert_close(before.heads.thing[0].weight, reader["reader.thing.0.weight"].float())
+    assert before.codebook.started
+    model, given = Trainee(TINY), Settings(4.0, runs=tmp_path, options={"from": str(family), "evaluate": "4"})
+    assert fit_whole(model, given)
+    old, new = before.state_dict(), model.state_dict()
+    moved = {key for key, value in new.items() if not torch.equal(value, old[key])}
+    for part in ("visual_encoder", "Qformer", "quantize", "decode_task_layer"):
+        assert any(key.startswith(f"tokenizer.{part}") for key in moved), part
+    assert not any("running_" in key for key in moved)  # codes keep their meaning
+    again = Trainee(TINY)
+    assert fit_whole(again, given)  # the budget is used up: nothing but the state is read
+    for key, value in new.items():
+        torch.testing.assert_close(again.state_dict()[key], value)
+
+
+def test_codes_of_the_tokenizer_before_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_codes, "make_test", lambda model, folder: None)
+    stock, codes = tmp_path / "data" / "pictures", tmp_path / "data" / "codes" / "pictures"
+    stock.mkdir(parents=True)
+    np.save(stock / "pixels.npy", np.random.default_rng(0).integers(0, 255, (4, 128, 128, 3)).astype(np.uint8))
+    (stock / "scenes.jsonl").write_text("{}\n" * 4)
+    given = Settings(1.0, runs=tmp_path, family=exported(tmp_path / "family"))
+    for _ in range(2):
+        picture_codes.make_codes(given)
+    assert not (codes / "previous.u16").is_file()  # the same codes again are no new ones
+    old = (codes / "codes.u16").read_bytes()
+    torch.manual_seed(1)
+    exported(tmp_path / "family")
+    picture_codes.make_codes(given)
+    assert (codes / "previous.u16").read_bytes() == old != (codes / "codes.u16").read_bytes()
 
 
 def test_an_exported_tokenizer_gives_legal_codes(tmp_path: Path) -> None:

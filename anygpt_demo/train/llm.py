@@ -13,7 +13,7 @@
   tell the facts of the piece all along, not only where a question about them is answered. These heads are not exported either.
 - Before each frame of music five heads are guided: to the words for tempo, drums, genre and instrument, and to the frame one beat ago.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
-  phones that stood in for them before the codec was there.
+  phones that stood in for them before the codec was there, those of a new picture tokenizer from the codes of the one before.
 
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
@@ -330,6 +330,17 @@ def phone_shares(library: Library, codebook: int) -> Tensor:
     return counts / counts.sum(1, keepdim=True)
 
 
+def translation(old: np.ndarray, new: np.ndarray, codebook: int) -> Tensor:
+    """How often each new code stands where an old one stood, as shares.
+
+    old, new: codes of the same pictures, uint16 of one shape. Returns float32 (codebook, codebook): a row for each new code,
+    zero where it is not in use.
+    """
+    pairs = new.astype(np.int64).ravel() * codebook + old.ravel()
+    counts = torch.from_numpy(np.bincount(pairs, minlength=codebook**2)).view(codebook, codebook).float()
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
 class Trainer:
     """The model, its optimizer and what has been adopted so far."""
 
@@ -399,11 +410,22 @@ class Trainer:
             key = f"{name} {codec_mark(self.settings.family, name)}"
             if key in self.adopted:
                 continue
+            before = library.pictures.previous if name == "image" and library.pictures is not None else None
             if name == "speech":
                 self._adopt_speech(library)
+            elif before is not None and any(one.startswith("image ") for one in self.adopted):
+                self._adopt_translated(before, library.pictures.codes)  # type: ignore[union-attr]
             else:
                 self._adopt_vectors(name)
             self.adopted.add(key)
+
+    def _adopt_translated(self, before: np.ndarray, codes: np.ndarray) -> None:
+        """Rows of the codes of a new picture tokenizer: mixed from those of the old codes that stood in the same places."""
+        low, high = self.vocabulary.ranges["image"].layer(0)
+        shares = translation(before, codes, high - low)
+        old = self.model.head[low:high].detach().clone()
+        used = shares.sum(1, keepdim=True) > 0
+        self._set_rows(low, high, torch.where(used, shares @ old, old))
 
     def _adopt_vectors(self, name: str) -> None:
         item = self.vocabulary.ranges[name]

@@ -83,7 +83,10 @@ class FactIndex:
 
 
 class PictureSet:
-    """Encoded pictures with their scenes. codes: (n, 32) uint16. prefix: "test_" for the pictures that only evaluation uses."""
+    """Encoded pictures with their scenes. codes: (n, 32) uint16; previous: by the tokenizer before, or None.
+
+    prefix: "test_" for the pictures that only evaluation uses.
+    """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         with (folder / f"{prefix}scenes.jsonl").open(encoding="utf-8") as file:
@@ -91,6 +94,9 @@ class PictureSet:
         codes = np.fromfile(folder / f"{prefix}codes.u16", np.uint16).reshape(-1, 32)
         usable = [number for number in range(min(len(rows), len(codes))) if not rows[number].get("crowded")]
         self.codes = codes[usable]
+        before = folder / f"{prefix}previous.u16"
+        former = np.fromfile(before, np.uint16).reshape(-1, 32) if before.is_file() else None
+        self.previous = former[usable] if former is not None and len(former) == len(codes) else None
         self.scenes = [read_scene(rows[number]) for number in usable]
         self.index = FactIndex([chats.scene_facts(scene) for scene in self.scenes])
 

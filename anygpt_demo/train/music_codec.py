@@ -4,7 +4,8 @@ Phases, as shares of the budget:
   1. the encoder alone on what the score says of each frame (spectral losses alone let it die: the mean spectrum is a strong local optimum);
   2. encoder and decoder without quantizer;
   3. codebooks by k-means on a buffer of latents, then everything together; the score heads read all levels and level 1 alone;
-  4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on.
+  4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on. From here on the
+     frozen encoder listens to what the decoder plays: its layers should hear the same as in the original, and its heads the score.
 transformers' class has no training path for its quantizer; CodebookStack works on its buffers from outside.
 
 A language model reads the codes, so they should say little that is not music: level 1 uses LIVE of its codes, and between onsets
@@ -42,6 +43,8 @@ HEARD_S = 2.5  # of a person's music that the small language model is given: 500
 WIDTH = int(encodec.SMALL["hidden_size"])
 LIVE = 128  # codes of level 1 in use
 HOLD = 0.3  # weight of the changes of latents where nothing begins
+LISTENERS = (13, 15)  # layers of the encoder behind its strided convolutions, which hear phases: its LSTM and the last
+HEARD_WEIGHT, SCORE_WEIGHT = 2.0, 0.3  # of what the frozen encoder hears in the decoder's sound
 BITS = 5
 BANDS = 64
 HEADS = {
@@ -216,6 +219,8 @@ class Trainer:
     def new_optimizer(self) -> torch.optim.AdamW:
         """AdamW over what the phase trains."""
         part: nn.Module = self.codec.decoder if self.phase == "decoder" else self.student
+        self.student.requires_grad_(self.phase != "decoder")
+        part.requires_grad_(True)
         return torch.optim.AdamW(part.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
 
     def initialise(self) -> None:
@@ -243,7 +248,8 @@ class Trainer:
         if self.phase == "decoder":
             with torch.no_grad():
                 total = self.books(self.codec.encoder(batch.wav), learn=False).total
-            return self.wave_losses(self.codec.decoder(total), batch.wav)
+            made = self.codec.decoder(total)[..., : batch.wav.shape[-1]]
+            return self.wave_losses(made, batch.wav) | self.heard_losses(made, batch)
         latent = self.codec.encoder(batch.wav)
         terms = {"hold": HOLD * hold_loss(latent, batch.bits)}
         terms["spread"] = 0.2 * (latent.mean((0, 2)).square().mean() + (latent.std((0, 2)) - 1).square().mean())
@@ -260,6 +266,23 @@ class Trainer:
         """Spectral distances. No sample-wise one: phases cannot be known from codes, and fear of a wrong phase makes the bass quiet."""
         made, true = wav[:, 0, : target.shape[-1]], target[:, 0]
         return {"mel": self.mel(made, true), "pitch": 1.5 * self.pitch(made, true), "peaks": self.peaks(made, true)}
+
+    def heard_losses(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What the frozen encoder hears in made (B, 1, n): its layers against those of the original, as shares of size, and the score."""
+        with torch.no_grad():
+            wanted = self.heard(batch.wav)
+        found = self.heard(made)
+        apart = [(own - true).abs().mean() / true.abs().mean() for own, true in zip(found, wanted, strict=True)]
+        return {"heard": HEARD_WEIGHT * torch.stack(apart).mean(), "score": SCORE_WEIGHT * score_loss(self.student, found[-1], batch)}
+
+    def heard(self, wav: Tensor) -> list[Tensor]:
+        """What the encoder hears: outputs of the LISTENERS, the latent last. wav: (B, 1, n)."""
+        found, x = [], wav
+        for number, layer in enumerate(self.codec.encoder.layers):
+            x = layer(x)
+            if number in LISTENERS:
+                found.append(x)
+        return found
 
     def step(self) -> dict[str, float]:
         """One update. Returns the terms."""

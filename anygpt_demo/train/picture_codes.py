@@ -2,7 +2,8 @@
 
 runs/data/codes/pictures/: codes.u16 (n x 32, little endian), scenes.jsonl (row i belongs to codes i) and the same for
 test pictures, test_codes.u16 and test_scenes.jsonl, which training must not touch; "heldout" marks combinations of a
-noun and a place that no training picture shows.
+noun and a place that no training picture shows. previous.u16: codes of the same stock by the tokenizer before this one, from
+which a language model that knew those begins.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def make_codes(settings: Settings, features: np.ndarray | None = None) -> None:
     else:
         codes = codes_of_features(model, features)
     shutil.copyfile(settings.runs / "data" / "pictures" / "scenes.jsonl", folder / "scenes.jsonl")
-    draft = folder / "codes.u16.part"
+    draft, whole = folder / "codes.u16.part", folder / "codes.u16"
     codes.tofile(draft)
-    draft.replace(folder / "codes.u16")  # a reader finds all of it or nothing
+    if whole.is_file() and whole.read_bytes() != draft.read_bytes():
+        whole.replace(folder / "previous.u16")
+    draft.replace(whole)  # a reader finds all of it or nothing
     make_test(model, folder)

@@ -7,7 +7,10 @@ it finds in the codes of the stock of scenes; every third step still paints a cr
 tokenizer in the family only the first phase runs, and the second one follows when the stage is run again.
 
 Options: truth=SHARE (of the budget for the first phase); from=DIR (a family whose exported decoder goes on, in the second phase only),
-unet=new (with it: the UNet begins anew).
+unet=new (with it: the UNet begins anew), reader=new (with it: the Reader comes from the tokenizer's stage, as its codes are new).
+
+The UNet learns from pixels and from what the frozen picture encoder of the tokenizer sees in its picture: pixels alone leave
+style and backdrops to the mean of all pictures that fit. The judges of the evaluation are other networks.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from torch import Tensor, nn
 from anygpt_demo import checkpoints
 from anygpt_demo.codecs.image import conditioning
 from anygpt_demo.models.flow import CELLS, Condition, FlowConfig, FlowDecoder
-from anygpt_demo.models.seed import SeedTokenizer
+from anygpt_demo.models.seed import PIXEL_MEAN, PIXEL_STD, SeedTokenizer
 from anygpt_demo.synth.pictures import BACKGROUND, Studio
 from anygpt_demo.synth.world import COLOURS, NOUNS, PLACES, STYLES, TIMES, noun_index
 from anygpt_demo.train.loop import Run, Settings, cosine
@@ -41,6 +44,8 @@ RING = 2400  # pictures kept for reuse
 FRESH = 5  # new pictures per step of 16: each is used about three times
 CROWDED_SHARE = 0.8  # of the first phase
 FLOW_FROM = 0.5  # share of the budget after which every step from codes trains the UNet too
+SEEN_WEIGHT = 0.3  # of the perceptual loss
+STYLE_SHARE = 0.5  # of its statistics beside its places
 EMA = 0.995
 SCENE = (len(PLACES), len(TIMES), len(STYLES))
 
@@ -186,6 +191,51 @@ def picture_loss(predicted: Tensor, truth: Truth) -> Tensor:
     return loss + 0.5 * (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean())
 
 
+class Perception(nn.Module):
+    """How far two pictures are apart for the tokenizer's frozen encoder (perceptual loss of Johnson et al. 2016, arXiv 1603.08155).
+
+    Layers are compared place by place, and by the mean and deviation of each channel over the picture, which tell a style
+    wherever it is (Huang and Belongie 2017, arXiv 1703.06868).
+    """
+
+    TAPS = (1, 3, 6, 9)  # of the convolutional stem: 64, 32, 16 and 8 cells per side
+
+    def __init__(self, tokenizer: SeedTokenizer) -> None:
+        super().__init__()
+        self.stem = tokenizer.visual_encoder.patch_embed.proj
+        mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+
+    def seen(self, pixels: Tensor) -> list[Tensor]:
+        """Pictures (B, 3, side, side) in [-1, 1] -> features of each tapped layer (B, C, n, n)."""
+        x = ((pixels + 1) / 2 - self.mean) / self.deviation
+        found = []
+        for number, layer in enumerate(self.stem):
+            x = layer(x)
+            if number in self.TAPS:
+                found.append(x)
+        return found
+
+    def forward(self, made: Tensor, true: Tensor) -> Tensor:
+        """Mean over the layers of the L1 differences, each as a share of the true features' size."""
+        with torch.no_grad():
+            targets = [item.float() for item in self.seen(true)]
+        parts = []
+        for found, target in zip(self.seen(made), targets, strict=True):
+            own = found.float()
+            size = target.abs().mean()
+            parts.append((own - target).abs().mean() / size)
+            for a, b in zip(_statistics(own), _statistics(target), strict=True):
+                parts.append(STYLE_SHARE * (a - b).abs().mean() / size)
+        return torch.stack(parts).sum() / len(targets)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation over the places, (B, C) each."""
+    return x.mean((2, 3)), (x.var((2, 3)) + 1e-5).sqrt()
+
+
 class Trainer:
     """Model, average, optimizer and the two kinds of step."""
 
@@ -202,6 +252,7 @@ class Trainer:
         groups = [{"params": rest, "speed": 1.0}, {"params": memory, "speed": 2.0, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.97), weight_decay=0.02)
         self.tokenizer = tokenizer
+        self.perception = None if tokenizer is None else Perception(tokenizer)
         self.steps = 0
 
     def state(self) -> dict[str, Any]:
@@ -250,8 +301,8 @@ class Trainer:
             if value.is_floating_point():
                 self.average[key].lerp_(value, 1 - decay)
 
-    def _paint(self, condition: Condition, truth: Truth) -> tuple[Tensor, Tensor]:
-        """Losses of the flow and of the coarse picture."""
+    def _paint(self, condition: Condition, truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of the flow, of the coarse picture, and of the flow as the encoder sees it."""
         n = len(truth.pixels)
         time = torch.rand(n) * (torch.rand(n) > 0.3)
         share = time[:, None, None, None]
@@ -259,7 +310,8 @@ class Trainer:
             maps = self.model.canvas(condition)
             noisy = (1 - share) * torch.randn_like(truth.pixels) + share * truth.pixels
             clean = self.model.unet(noisy, time, replace(maps, coarse=maps.coarse.detach()))
-        return picture_loss(clean, truth), picture_loss(maps.coarse, truth)
+            seen = self.perception(clean, truth.pixels)
+        return picture_loss(clean, truth), picture_loss(maps.coarse, truth), seen
 
     def truth_step(self, truth: Truth, factor: float) -> dict[str, float]:
         """Paint the coarse picture from the true contents."""
@@ -281,9 +333,9 @@ class Trainer:
             coarse = picture_loss(maps.coarse, truth)
             self._update(coarse, factor)
             return {"painted": coarse.item(), "right": right.item()}
-        clean, coarse = self._paint(condition, truth)
-        self._update(clean + coarse, factor)
-        return {"flow": clean.item(), "painted": coarse.item(), "right": right.item()}
+        clean, coarse, seen = self._paint(condition, truth)
+        self._update(clean + coarse + SEEN_WEIGHT * seen, factor)
+        return {"flow": clean.item(), "painted": coarse.item(), "seen": seen.item(), "right": right.item()}
 
     def export(self, settings: Settings) -> None:
         """The averaged weights as role image_decoder."""
@@ -310,6 +362,8 @@ def train(settings: Settings) -> None:
         share, flow_from = 0.0, 0.0
         if not state:
             trainer.begin_from(Path(exported), settings.options.get("unet") == "new")
+            if settings.options.get("reader") == "new":
+                trainer.take_reader(settings.runs)
     crowd, stock = Ring(settings.seed + trainer.steps, CROWDED_SHARE), None
     means: dict[str, float] = {}
     while run.going:

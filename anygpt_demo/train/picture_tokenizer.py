@@ -3,12 +3,16 @@
 Codes 0-7 carry the scene, codes 8-15, 16-23 and 24-31 one thing each in the order of Scene.slots(). Small heads that
 read only the codes of their own group, and attention guided to the thing, give the codes an order that a language model
 can learn. The heads exist in training only. Afterwards the tokenizer is exported and the stock of scenes is encoded.
+
+Options: from=DIR (a family whose exported tokenizer and decoder's Reader go on; encoder, Q-Former and codebook then learn
+together from scenes that are drawn as they are needed, and the encoder goes on naming the cells of crowded ones),
+evaluate=N (with it: scenes that are looked at now and then).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anygpt_demo.checkpoints import export
+from anygpt_demo.checkpoints import Family, export, load_strict
 from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, attend, sine_positions, standardise
-from anygpt_demo.synth.pictures import BACKGROUND, UNSURE, Batch, evaluation_batch, evaluation_scenes
+from anygpt_demo.synth.pictures import BACKGROUND, UNSURE, Batch, Studio, evaluation_batch, evaluation_scenes
 from anygpt_demo.synth.scenes import SLOTS
 from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.picture_data import labels_of, load_labels, make_stock
@@ -28,16 +32,22 @@ from anygpt_demo.train.picture_stem import (
     GREY_STYLES,
     MINI,
     SCENE_SIZES,
+    Feed,
     Stem,
+    StemHeads,
     recall,
     scene_hits,
     scene_loss,
 )
+from anygpt_demo.train.picture_stem import loss_of as stem_loss
 from anygpt_demo.train.quantizer import kmeans, nearest
 
 BATCH = 16  # steps count here, not pictures: 64 was measured to be far worse
 PEAK_RATE = 1.3e-3
+WHOLE_RATE = 5e-4  # where the encoder learns, too
+CROWD_EVERY = 6  # steps: then the encoder alone learns from a crowd
 UNQUANTIZED_SHARE = 0.22  # of the budget, before k-means
+NATURAL_WEIGHT = 0.15  # of a thing in its natural colour, as nine of ten are
 GROUP = 8  # codes per group: scene, first, second and third thing
 COUNTS = SLOTS + 1
 THING_SIZES = (BACKGROUND + 1, COLOUR_CLASSES, 4)  # class, colour, box
@@ -339,20 +349,30 @@ def slot_loss(scene: Tensor, thing: Tensor, rows: Rows) -> Tensor:
     there = (rows.nouns != BACKGROUND).float()
     loss = 1.2 * (scene_loss(context, rows.scene) + F.cross_entropy(count, rows.count))
     loss = loss + F.cross_entropy(noun.flatten(0, 1), rows.nouns.flatten(), label_smoothing=0.02)
-    tinted = F.cross_entropy(colour.flatten(0, 1), rows.colours.flatten(), ignore_index=UNSURE, reduction="sum")
-    loss = loss + 0.3 * tinted / (rows.colours != UNSURE).sum().clamp(min=1)
+    if (rows.colours != UNSURE).any():
+        rare = torch.ones(COLOUR_CLASSES, device=colour.device)
+        rare[0] = NATURAL_WEIGHT
+        loss = loss + 0.3 * F.cross_entropy(colour.flatten(0, 1), rows.colours.flatten(), weight=rare, ignore_index=UNSURE)
     loss = loss + 12 * ((box[..., :3] - rows.boxes[..., :3]).abs() * there[..., None]).mean()
     mirrored = F.binary_cross_entropy_with_logits(box[..., 3], rows.boxes[..., 3], reduction="none")
     return loss + 0.1 * (mirrored * there).mean()
 
 
-def grid_loss(outputs: tuple[Tensor, ...], rows: Rows) -> Tensor:
-    """0.7 cell class (background weighs 0.2) + squared error of the frozen features + 2 L1 on the thumbnail."""
-    noun, features, pixels = (part.float() for part in outputs)
-    weight = torch.ones(BACKGROUND + 1, device=noun.device)
+def cell_loss(nouns: Tensor, rows: Rows) -> Tensor:
+    """Cross-entropy of the noun of each cell, logits (B, 64, N + 1); background weighs 0.2."""
+    weight = torch.ones(BACKGROUND + 1, device=nouns.device)
     weight[BACKGROUND] = 0.2
-    loss = 0.7 * F.cross_entropy(noun.flatten(0, 1), rows.grid.flatten(), weight=weight, ignore_index=UNSURE)
-    return loss + F.mse_loss(features, rows.features[:, 1:]) + 2 * (pixels - rows.thumbnail).abs().mean()
+    return F.cross_entropy(nouns.flatten(0, 1), rows.grid.flatten(), weight=weight, ignore_index=UNSURE)
+
+
+def grid_loss(outputs: tuple[Tensor, ...], rows: Rows) -> Tensor:
+    """0.7 cell class + squared error of the features + 2 L1 on the thumbnail."""
+    noun, features, pixels = (part.float() for part in outputs)
+    return (
+        0.7 * cell_loss(noun, rows)
+        + F.mse_loss(features, rows.features.detach()[:, 1:].float())
+        + 2 * (pixels - rows.thumbnail).abs().mean()
+    )
 
 
 @dataclass(frozen=True)
@@ -381,7 +401,7 @@ def loss_of(model: Trainee, rows: Rows, target: Target, device: str) -> Tensor:
         embedding = model.tokenizer.project(restored)
         direct, again, grid = model.heads.from_codes(vectors), model.heads.from_restored(restored), model.heads.grid(restored)
     loss = slot_loss(*direct, rows) + 0.5 * slot_loss(*again, rows) + grid_loss(grid, rows) + guidance(traces, rows)
-    return loss + commitment + 0.5 * F.mse_loss(embedding.float(), target(rows.features))
+    return loss + commitment + 0.5 * F.mse_loss(embedding.float(), target(rows.features.detach().float()))
 
 
 # --- figures ---
@@ -464,6 +484,11 @@ def train(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
     device = settings.device
     model = Trainee().to(device)
+    if "from" in settings.options:
+        if fit_whole(model, settings):
+            export(settings.family, "image_tokenizer", config_of(model.tokenizer.config), model.tokenizer.state_dict())
+            make_codes(settings)
+        return
     load_stem(settings.runs, model.tokenizer)
     model.tokenizer.eval()
     shelf = cache(folder, model.tokenizer, device)
@@ -472,6 +497,84 @@ def train(settings: Settings) -> None:
         return  # stopped early: the state is saved, nothing is exported
     export(settings.family, "image_tokenizer", config_of(model.tokenizer.config), model.tokenizer.state_dict())
     make_codes(settings, shelf.features)
+
+
+def begin_from(model: Trainee, family: Path) -> None:
+    """Continue from an exported tokenizer and the heads that became its decoder's Reader."""
+    source = Family.open(family)
+    load_strict(model.tokenizer, source.component("image_tokenizer").state(), "image_tokenizer")
+    reader = {key: value.float() for key, value in source.component("image_decoder").state().items() if key.startswith("reader.")}
+    own = model.heads.state_dict()
+    model.heads.load_state_dict(own | {key.removeprefix("reader."): value for key, value in reader.items()})
+    book = model.codebook
+    book.uses.fill_(BATCH * model.tokenizer.config.queries / len(book.table))
+    book.sums.copy_(book.table * book.uses[:, None])
+    book.started = True
+
+
+def drawn_rows(studio: Studio, tokenizer: SeedTokenizer) -> Rows:
+    """A batch of fresh scenes; the features carry gradients into the encoder."""
+    batch = studio.batch(BATCH)
+    labels = labels_of(batch)
+    shelf = Shelf(np.zeros((BATCH, 1), np.float16), thumbnails(batch.pixels), labels)
+    return replace(shelf.rows(np.arange(BATCH)), features=tokenizer.features(standardise(batch.pixels)))
+
+
+def fit_whole(model: Trainee, settings: Settings) -> bool:
+    """Encoder, Q-Former and codebook together, resumable. Returns whether the budget was used up."""
+    run, tokenizer = Run("picture-tokenizer", settings), model.tokenizer
+    crowd_heads = StemHeads(tokenizer.config.vit_width)
+    learned = [*model.learned(), *crowd_heads.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=WHOLE_RATE, betas=(0.9, 0.98), weight_decay=0.03)
+    truth = evaluation_batch(evaluation_scenes(int(settings.options.get("evaluate", "512")), seed=1))
+    step = 0
+    if saved := run.resume():
+        model.load_state_dict(saved["model"])
+        crowd_heads.load_state_dict(saved["crowd_heads"])
+        optimizer.load_state_dict(saved["optimizer"])
+        model.codebook.load(saved["codebook"])
+        mean, deviation, step = saved["mean"], saved["deviation"], saved["step"]
+    else:
+        begin_from(model, Path(settings.options["from"]))
+        known = Target.of(torch.from_numpy(features_of(tokenizer.eval(), truth.pixels, "cpu")).float())
+        mean, deviation = known.mean, known.deviation
+    target = Target(mean, deviation)
+    tokenizer.visual_encoder.to(memory_format=torch.channels_last)
+    model.eval()  # the batch norms stay as they are: codes keep their meaning
+    studio, crowd, shown = Studio(settings.seed + 1000 + step, pool=3000), Feed(settings.seed + 2000 + step, 1.0), run.progress
+
+    def state() -> dict[str, Any]:
+        parts = {"model": model.state_dict(), "crowd_heads": crowd_heads.state_dict(), "optimizer": optimizer.state_dict()}
+        return parts | {"codebook": model.codebook.state(), "mean": mean, "deviation": deviation, "step": step}
+
+    while run.going:
+        for group in optimizer.param_groups:
+            group["lr"] = WHOLE_RATE * cosine(run.progress)
+        if step % CROWD_EVERY == 0:
+            pixels, *labels = crowd.next()
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = crowd_heads(tokenizer.features(pixels))
+            loss = stem_loss(outputs, *labels)
+        else:
+            with torch.autocast("cpu", torch.bfloat16):
+                rows = drawn_rows(studio, tokenizer)
+                nouns = crowd_heads.noun(rows.features[:, 1:])
+            loss = loss_of(model, rows, target, "cpu") + 0.5 * cell_loss(nouns.float(), rows)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learned, 2.0)
+        optimizer.step()
+        step += 1
+        if run.progress - shown > 0.04 or not run.going:
+            shown = run.progress
+            figures = evaluate(model, shelf_of(truth, tokenizer, "cpu").rows(np.arange(len(truth))), target)
+            model.eval()
+            run.log(loss=loss.item(), step=step, **figures)
+        if run.due():
+            run.save(state())
+    run.save(state())
+    run.plot()
+    return not run.stopping
 
 
 def fit(model: Trainee, shelf: Shelf, truth: Rows, settings: Settings) -> bool:
