@@ -151,6 +151,19 @@ def test_an_exported_tokenizer_goes_on_as_a_whole(tmp_path: Path) -> None:
         torch.testing.assert_close(again.state_dict()[key], value)
 
 
+def test_the_whole_goes_on_where_the_first_phase_ended(tmp_path: Path) -> None:
+    model, stock = Trainee(TINY), shelf()
+    rows = stock.rows(np.arange(16))
+    assert fit(model, stock, rows, Settings(1.0, runs=tmp_path))
+    before = model.heads.thing[0].weight.detach().clone()
+    assert fit_whole(model, Settings(5.0, runs=tmp_path, options={"evaluate": "4"}))
+    after = model.heads.thing[0].weight.detach()
+    assert 0 < (after - before).abs().mean() < 0.5 * before.abs().mean()
+    assert fit(Trainee(TINY), stock, rows, Settings(1.0, runs=tmp_path))  # of a later phase: nothing is left to do
+    assert fit_whole(again := Trainee(TINY), Settings(5.0, runs=tmp_path, options={"evaluate": "4"}))
+    assert torch.equal(again.heads.thing[0].weight, after)
+
+
 def test_codes_of_the_tokenizer_before_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_codes, "make_test", lambda model, folder: None)
     stock, codes = tmp_path / "data" / "pictures", tmp_path / "data" / "codes" / "pictures"

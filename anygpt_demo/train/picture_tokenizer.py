@@ -1,12 +1,12 @@
-"""Stage picture-tokenizer: causal Q-Former, codebook and decode path on the frozen features of stage picture-stem.
+"""Stage picture-tokenizer: causal Q-Former, codebook and decode path, first on the frozen features of stage picture-stem,
+then together with the encoder on scenes that are drawn as they are needed; the encoder goes on naming the cells of crowded ones.
 
 Codes 0-7 carry the scene, codes 8-15, 16-23 and 24-31 one thing each in the order of Scene.slots(). Small heads that
 read only the codes of their own group, and attention guided to the thing, give the codes an order that a language model
 can learn. The heads exist in training only. Afterwards the tokenizer is exported and the stock of scenes is encoded.
 
-Options: from=DIR (a family whose exported tokenizer and decoder's Reader go on; encoder, Q-Former and codebook then learn
-together from scenes that are drawn as they are needed, and the encoder goes on naming the cells of crowded ones),
-evaluate=N (with it: scenes that are looked at now and then).
+Options: from=DIR (a family whose exported tokenizer and decoder's Reader go on, in the second phase only), evaluate=N (scenes
+that are looked at now and then in the second phase).
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ BATCH = 16  # steps count here, not pictures: 64 was measured to be far worse
 PEAK_RATE = 1.3e-3
 WHOLE_RATE = 5e-4  # where the encoder learns, too
 CROWD_EVERY = 6  # steps: then the encoder alone learns from a crowd
-UNQUANTIZED_SHARE = 0.22  # of the budget, before k-means
+FROZEN_SHARE = 0.25  # of the budget, for the first phase
+UNQUANTIZED_SHARE = 0.22  # of the first phase, before k-means
 NATURAL_WEIGHT = 0.15  # of a thing in its natural colour, as nine of ten are
 GROUP = 8  # codes per group: scene, first, second and third thing
 COUNTS = SLOTS + 1
@@ -484,19 +485,16 @@ def train(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
     device = settings.device
     model = Trainee().to(device)
-    if "from" in settings.options:
-        if fit_whole(model, settings):
-            export(settings.family, "image_tokenizer", config_of(model.tokenizer.config), model.tokenizer.state_dict())
-            make_codes(settings)
-        return
-    load_stem(settings.runs, model.tokenizer)
-    model.tokenizer.eval()
-    shelf = cache(folder, model.tokenizer, device)
-    truth = shelf_of(evaluation_batch(evaluation_scenes(512, seed=1)), model.tokenizer, device)
-    if not fit(model, shelf, truth.rows(np.arange(len(truth))), settings):
-        return  # stopped early: the state is saved, nothing is exported
-    export(settings.family, "image_tokenizer", config_of(model.tokenizer.config), model.tokenizer.state_dict())
-    make_codes(settings, shelf.features)
+    if "from" not in settings.options:
+        load_stem(settings.runs, model.tokenizer)
+        model.tokenizer.eval()
+        shelf = cache(folder, model.tokenizer, device)
+        truth = shelf_of(evaluation_batch(evaluation_scenes(512, seed=1)), model.tokenizer, device)
+        if not fit(model, shelf, truth.rows(np.arange(len(truth))), replace(settings, budget_s=FROZEN_SHARE * settings.budget_s)):
+            return  # stopped early: the state is saved, nothing is exported
+    if fit_whole(model, settings):
+        export(settings.family, "image_tokenizer", config_of(model.tokenizer.config), model.tokenizer.state_dict())
+        make_codes(settings)
 
 
 def begin_from(model: Trainee, family: Path) -> None:
@@ -512,31 +510,35 @@ def begin_from(model: Trainee, family: Path) -> None:
     book.started = True
 
 
-def drawn_rows(studio: Studio, tokenizer: SeedTokenizer) -> Rows:
+def drawn_rows(studio: Studio, tokenizer: SeedTokenizer, device: str) -> Rows:
     """A batch of fresh scenes; the features carry gradients into the encoder."""
     batch = studio.batch(BATCH)
     labels = labels_of(batch)
     shelf = Shelf(np.zeros((BATCH, 1), np.float16), thumbnails(batch.pixels), labels)
-    return replace(shelf.rows(np.arange(BATCH)), features=tokenizer.features(standardise(batch.pixels)))
+    return replace(shelf.rows(np.arange(BATCH)).to(device), features=tokenizer.features(standardise(batch.pixels).to(device)))
 
 
 def fit_whole(model: Trainee, settings: Settings) -> bool:
-    """Encoder, Q-Former and codebook together, resumable. Returns whether the budget was used up."""
-    run, tokenizer = Run("picture-tokenizer", settings), model.tokenizer
-    crowd_heads = StemHeads(tokenizer.config.vit_width)
+    """Encoder, Q-Former and codebook together, from where they are or from a family, resumable. Returns whether the budget was used up."""
+    run, device, tokenizer = Run("picture-tokenizer", settings), settings.device, model.tokenizer
+    model.requires_grad_(True)
+    tokenizer.quantize.requires_grad_(False)
+    crowd_heads = StemHeads(tokenizer.config.vit_width).to(device)
     learned = [*model.learned(), *crowd_heads.parameters()]
     optimizer = torch.optim.AdamW(learned, lr=WHOLE_RATE, betas=(0.9, 0.98), weight_decay=0.03)
     truth = evaluation_batch(evaluation_scenes(int(settings.options.get("evaluate", "512")), seed=1))
     step = 0
-    if saved := run.resume():
+    saved = run.resume()
+    if saved and "crowd_heads" in saved:
         model.load_state_dict(saved["model"])
         crowd_heads.load_state_dict(saved["crowd_heads"])
         optimizer.load_state_dict(saved["optimizer"])
         model.codebook.load(saved["codebook"])
         mean, deviation, step = saved["mean"], saved["deviation"], saved["step"]
     else:
-        begin_from(model, Path(settings.options["from"]))
-        known = Target.of(torch.from_numpy(features_of(tokenizer.eval(), truth.pixels, "cpu")).float())
+        if "from" in settings.options:
+            begin_from(model, Path(settings.options["from"]))
+        known = Target.of(torch.from_numpy(features_of(tokenizer.eval(), truth.pixels, device)).float().to(device))
         mean, deviation = known.mean, known.deviation
     target = Target(mean, deviation)
     tokenizer.visual_encoder.to(memory_format=torch.channels_last)
@@ -547,19 +549,20 @@ def fit_whole(model: Trainee, settings: Settings) -> bool:
         parts = {"model": model.state_dict(), "crowd_heads": crowd_heads.state_dict(), "optimizer": optimizer.state_dict()}
         return parts | {"codebook": model.codebook.state(), "mean": mean, "deviation": deviation, "step": step}
 
+    begun = 0.0 if "from" in settings.options else FROZEN_SHARE
     while run.going:
         for group in optimizer.param_groups:
-            group["lr"] = WHOLE_RATE * cosine(run.progress)
+            group["lr"] = WHOLE_RATE * cosine(max(0.0, run.progress - begun) / (1 - begun))
         if step % CROWD_EVERY == 0:
-            pixels, *labels = crowd.next()
-            with torch.autocast("cpu", torch.bfloat16):
+            pixels, *labels = (tensor.to(device) for tensor in crowd.next())
+            with torch.autocast(device, torch.bfloat16):
                 outputs = crowd_heads(tokenizer.features(pixels))
             loss = stem_loss(outputs, *labels)
         else:
-            with torch.autocast("cpu", torch.bfloat16):
-                rows = drawn_rows(studio, tokenizer)
+            with torch.autocast(device, torch.bfloat16):
+                rows = drawn_rows(studio, tokenizer, device)
                 nouns = crowd_heads.noun(rows.features[:, 1:])
-            loss = loss_of(model, rows, target, "cpu") + 0.5 * cell_loss(nouns.float(), rows)
+            loss = loss_of(model, rows, target, device) + 0.5 * cell_loss(nouns.float(), rows)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 2.0)
@@ -567,7 +570,7 @@ def fit_whole(model: Trainee, settings: Settings) -> bool:
         step += 1
         if run.progress - shown > 0.04 or not run.going:
             shown = run.progress
-            figures = evaluate(model, shelf_of(truth, tokenizer, "cpu").rows(np.arange(len(truth))), target)
+            figures = evaluate(model, shelf_of(truth, tokenizer, device).rows(np.arange(len(truth))).to(device), target)
             model.eval()
             run.log(loss=loss.item(), step=step, **figures)
         if run.due():
@@ -586,6 +589,8 @@ def fit(model: Trainee, shelf: Shelf, truth: Rows, settings: Settings) -> bool:
     model.train()
     step = 0
     if saved := run.resume():
+        if "crowd_heads" in saved:  # of the second phase
+            return True
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         model.codebook.load(saved["codebook"])
