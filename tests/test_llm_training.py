@@ -12,10 +12,23 @@ import pytest
 import torch
 
 from anygpt_demo.grammar import section_of
-from anygpt_demo.synth import dialogues, music, phrasings
+from anygpt_demo.synth import dialogues, music, phrasings, scenes
 from anygpt_demo.synth.dialogues import Words
-from anygpt_demo.train import llm, llm_data, music_codes, music_data, word_spans
-from anygpt_demo.train.llm_data import FAR, KNOWN, LONGEST_CLIP, SOUNDS, Library, Stream, View, until_next, without_repeats, words_of
+from anygpt_demo.synth.world import NOUNS, noun_index
+from anygpt_demo.train import llm, llm_data, music_codes, music_data, picture_data, word_spans
+from anygpt_demo.train.llm_data import (
+    FAR,
+    KNOWN,
+    LONGEST_CLIP,
+    PAINTED,
+    SOUNDS,
+    Library,
+    Stream,
+    View,
+    until_next,
+    without_repeats,
+    words_of,
+)
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.speech_data import SpeechSet
 from anygpt_demo.train.text_tokenizer import added_tokens, mini_modalities, train_pieces, write_settings
@@ -432,6 +445,37 @@ def test_the_facts_of_a_piece_are_asked_for_while_it_is_heard(home: Path, tuned:
     assert known is not None and float(known) < 0.01
     silent = [document for document in (source.next(View()) for _ in range(60)) if not len(document.known)]
     assert llm.knowing_loss(head, hidden, llm.collate(silent)) is None
+
+
+def test_what_stands_where_is_known_before_each_code_of_a_picture(home: Path) -> None:
+    folder = home / "drawn" / "data" / "codes" / "pictures"
+    folder.mkdir(parents=True)
+    rng = random.Random(4)
+    drawn = [scenes.sample_scene(rng) for _ in range(40)]
+    (folder / "scenes.jsonl").write_text("".join(json.dumps(picture_data.row_of(scene, rng)) + "\n" for scene in drawn))
+    np.repeat(np.arange(40, dtype="<u2")[:, None], 32, 1).tofile(folder / "codes.u16")  # each code tells which picture it is of
+    trainer = llm.Trainer(settings(home, 1, "drawn"))
+    source = Stream(trainer.vocabulary, Library(home / "drawn"), None, 0)
+    documents = [item for item in (source.next(View()) for _ in range(200)) if len(item.painted)]
+    assert documents and all(len(item.painted) % 32 == 0 for item in documents)
+    low, _ = trainer.vocabulary.ranges["image"].layer(0)
+    for item in documents:
+        for rows in item.painted.reshape(-1, 32, 1 + len(PAINTED)):
+            codes = item.ids[rows[:, 0] + 1] - low
+            assert (codes == codes[0]).all()
+            scene = drawn[codes[0]]
+            nouns = [noun_index(thing.noun) for thing, _ in scene.slots()]
+            assert rows[8::8, 1].tolist() == (nouns + [len(NOUNS)] * 3)[:3]
+            for slot, (_, box) in enumerate(scene.slots(), 1):
+                assert (np.abs(rows[8 * slot : 8 * slot + 8, 2:4] / 8 + 1 / 16 - (box.x, box.y)) < 1 / 16 + 1e-6).all()
+            assert (rows[:8, 1:4] == -1).all() and (rows[8:, 4:] == -1).all() and (rows[:8, 4:] >= 0).all()
+    batch = llm.collate(documents[:1])
+    head = torch.nn.Linear(64, sum(PAINTED.values()))
+    hidden = torch.zeros(1, batch.ids.shape[1], 64)
+    loss = llm.painting_loss(head, hidden, batch)
+    assert loss is not None and 0 < float(loss) < 6
+    silent = [document for document in (source.next(View()) for _ in range(60)) if not len(document.painted)]
+    assert llm.painting_loss(head, hidden, llm.collate(silent[:1])) is None
 
 
 def test_the_time_to_the_next_sound_is_known_until_the_cut() -> None:

@@ -2,7 +2,7 @@
 
     vectors, embedding -> Reader -> what stands where, scene, colours (8x8)       once per picture
                        -> Canvas -> condition maps at 8, 16, 32 and a coarse picture  once per picture
-    noise + maps       -> FlowUNet, predicting the clean picture                  once per step (4 steps)
+    noise + maps       -> FlowUNet, predicting the clean picture                  once per step (8 steps)
 
 The Reader and the Canvas take the place of unCLIP's image-embedding projection; the UNet is conditioned by added maps,
 by cross-attention to the vectors, and by a scene embedding added to the time embedding. Pixels are folded by 4
@@ -47,7 +47,7 @@ class FlowConfig:
     patch: int = 12  # cells per side of a slot's patch
     patch_channels: int = 32
     hidden: int = 256  # of the Reader
-    steps: int = 4
+    steps: int = 8
 
     @property
     def vector(self) -> int:

@@ -10,7 +10,8 @@
   from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
 - Before each spoken code a linear head learns to say its phone and the next, and before each frame of music in how many frames each sound
   of the score begins: chance does not blur that, so it is learnt sooner than the codes. In music that a person sent another head learns to
-  tell the facts of the piece all along, not only where a question about them is answered. These heads are not exported either.
+  tell the facts of the piece all along, not only where a question about them is answered. Before each code of a picture one says which
+  thing stands where, or place, time and style. These heads are not exported either.
 - Before each frame of music five heads are guided: to the words for tempo, drums, genre and instrument, and to the frame one beat ago.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there, those of a new picture tokenizer from the codes of the one before.
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 from anygpt_demo import checkpoints
 from anygpt_demo.grammar import section_of, sections
 from anygpt_demo.models.llama import Llama, LlamaConfig, rotary_angles, rotate
-from anygpt_demo.train.llm_data import FACTS, FAR, KNOWN, LETTERS, SOUNDS, Document, Library, Stream, View
+from anygpt_demo.train.llm_data import FACTS, FAR, KNOWN, LETTERS, PAINTED, SOUNDS, Document, Library, Stream, View
 from anygpt_demo.train.loop import Run, Settings
 from anygpt_demo.train.speech_data import PHONES
 from anygpt_demo.train.team import Team
@@ -57,6 +58,7 @@ SEATS = ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))  # guided layer and head of eac
 SOUND_WEIGHT = 0.5
 PLAY_WEIGHT = 0.6
 KNOW_WEIGHT = 0.5
+PAINT_WEIGHT = 0.5
 LONGEST_WORD = 6  # pieces
 SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty on repeated codes cuts its held notes
     "image": {"temperature": 0.5, "guidance": 3.0}, "speech": {"guidance": 1.3, "tries": 3}, "text": {"temperature": 0.3},
@@ -68,7 +70,8 @@ SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty
 class Batch:
     """Padded chats. ids, shown: int64 (B, T), 0 after the end; weights: float32 (B, T); heard: (row, first, length, letters).
 
-    said: int64 (m, 6), copied: (m, 4), played: (m, 1 + PLAYED), known: (m, 2 + len(KNOWN)): row, then as in Document.
+    said: int64 (m, 6), copied: (m, 4), played: (m, 1 + PLAYED), known: (m, 2 + len(KNOWN)), painted:
+    (m, 2 + len(PAINTED)): row, then as in Document.
     """
 
     ids: Tensor
@@ -79,6 +82,7 @@ class Batch:
     copied: Tensor
     played: Tensor
     known: Tensor
+    painted: Tensor
 
     @property
     def tokens(self) -> int:
@@ -92,13 +96,13 @@ def collate(documents: Sequence[Document]) -> Batch:
     ids = torch.zeros(len(documents), longest, dtype=torch.int64)
     shown, weights = torch.zeros_like(ids), torch.zeros(len(documents), longest)
     heard: list[tuple[int, int, int, tuple[int, ...]]] = []
-    aids: list[list[np.ndarray]] = [[], [], [], []]
+    aids: list[list[np.ndarray]] = [[], [], [], [], []]
     for row, item in enumerate(documents):
         ids[row, : len(item.ids)] = torch.from_numpy(item.ids)
         shown[row, : len(item.ids)] = torch.from_numpy(item.shown)
         weights[row, : len(item.ids)] = torch.from_numpy(item.weights)
         heard += [(row, first, length, letters) for first, length, letters in item.heard]
-        for aid, rows in zip(aids, (item.said, item.copied, item.played, item.known), strict=True):
+        for aid, rows in zip(aids, (item.said, item.copied, item.played, item.known, item.painted), strict=True):
             aid.append(np.column_stack([np.full(len(rows), row), rows]))
     return Batch(ids, shown, weights, tuple(heard), *(torch.from_numpy(np.concatenate(aid)) for aid in aids))
 
@@ -269,6 +273,20 @@ def knowing_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None
     return torch.stack([F.cross_entropy(share, fact) for share, fact in zip(shares, facts, strict=True)]).mean()
 
 
+def painting_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
+    """How far the hidden states before codes of a picture are from knowing what it shows there, in nats; None without such pictures.
+
+    hidden: (B, T, D). Eight codes say together which thing stands where, among much else; asked for it before each, a model sooner
+    learns to put down what was asked for.
+    """
+    if not len(batch.painted):
+        return None
+    row, place, *facts = batch.painted.unbind(1)
+    shares = head(hidden[row, place]).float().split(list(PAINTED.values()), 1)
+    terms = [F.cross_entropy(share, fact, ignore_index=-1) for share, fact in zip(shares, facts, strict=True)]
+    return torch.stack(terms).mean()
+
+
 def facts_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
     """How far the guided heads are from looking, before each frame, at the words for tempo, drums, genre and instrument, and at the frame
     that sounded one beat ago, in nats.
@@ -360,12 +378,13 @@ class Trainer:
         self.playing = nn.Linear(self.config.hidden_size, SOUNDS * (FAR + 1))
         self.sounding = nn.Linear(self.config.hidden_size, 2 * PHONES)
         self.knowing = nn.Linear(self.config.hidden_size, sum(map(len, KNOWN.values())))
+        self.painting = nn.Linear(self.config.hidden_size, sum(PAINTED.values()))
         for name, parameter in self.model.named_parameters():
             if parameter.ndim == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=INIT_STD / (2 * self.config.num_hidden_layers) ** 0.5 if deep else INIT_STD)
         self.rate = float(options.get("lr", 1e-3))
-        self.aids = (self.listening, self.playing, self.sounding, self.knowing)  # heads that only training has
+        self.aids = (self.listening, self.playing, self.sounding, self.knowing, self.painting)  # heads that only training has
         self.parameters = [*self.model.parameters(), *(item for aid in self.aids for item in aid.parameters())]
         matrices = [item for item in self.parameters if item.ndim == 2]
         others = [item for item in self.parameters if item.ndim != 2]
@@ -482,6 +501,10 @@ class Trainer:
         if known is not None:
             loss = loss + KNOW_WEIGHT * known
             figures["know"] = (float(known.detach()), 1.0)
+        painted = painting_loss(self.painting, hidden, batch)
+        if painted is not None:
+            loss = loss + PAINT_WEIGHT * painted
+            figures["paint"] = (float(painted.detach()), 1.0)
         facts = facts_loss(looks, batch, len(self.prefix))
         if facts is not None:
             loss = loss + GUIDE_WEIGHT * facts

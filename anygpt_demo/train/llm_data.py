@@ -24,9 +24,11 @@ from anygpt_demo.grammar import section_of
 from anygpt_demo.synth import dialogues as chats
 from anygpt_demo.synth import music, phrasings, scenes
 from anygpt_demo.synth.dialogues import Dialogue, MusicPart, NotFound, PicturePart, SpeechPart, Want, Words
+from anygpt_demo.synth.pictures import PLACE_INDEX, STYLE_INDEX, TIME_INDEX
 from anygpt_demo.synth.public_text import pairs
 from anygpt_demo.synth.speech_text import public_sentences
 from anygpt_demo.synth.spoken import plain, understand
+from anygpt_demo.synth.world import NOUNS, PLACES, STYLES, TIMES, noun_index
 from anygpt_demo.train import word_spans
 from anygpt_demo.train.speech_data import PHONES, UNKNOWN, SpeechSet
 from anygpt_demo.vocabulary import Vocabulary
@@ -47,6 +49,10 @@ KNOWN: dict[str, tuple[object, ...]] = {  # what somebody who listens to a piece
     "lead": tuple(music.PROGRAMS), "mode": tuple(music.MODES),
 }  # fmt: skip
 TOLD_FROM, TOLD_EVERY = 15, 5  # frames of a piece after which the facts are asked for, and how often from then on
+PAINTED = {  # classes of what the codes of a picture show: of a thing, and of the scene
+    "noun": len(NOUNS) + 1, "x": 8, "y": 8, "place": len(PLACES), "time": len(TIMES), "style": len(STYLES),
+}  # fmt: skip
+SLOT = 8  # codes: the scene, then one thing after another (train/picture_tokenizer.py)
 PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
 LAYER_WEIGHTS = {"music": (5.0, 1.0, 0.3, 0.1)}  # of codebooks: rhythm is in the first, and most of what else can be told in the second
 
@@ -360,7 +366,8 @@ class Document:
     aids: a position from which the first code of a frame of music is predicted; in how many frames each of the SOUNDS of the score begins
     (-1 unknown); and the first and the end position of each of the FACTS: in the words before the piece, and of the frame one beat
     earlier (-1 if they are not there); known: int64 (m, 1 + len(KNOWN)), for the knowing aid: a position in music that a person sent,
-    and the class of each fact of the piece.
+    and the class of each fact of the piece; painted: int64 (m, 1 + len(PAINTED)), for the painting aid: a position from which a code of a
+    picture in a reply is predicted, and the classes of what the eight codes around it show (-1: not told there).
     """
 
     ids: np.ndarray
@@ -371,6 +378,7 @@ class Document:
     copied: np.ndarray
     played: np.ndarray
     known: np.ndarray
+    painted: np.ndarray
     pattern: str
 
 
@@ -406,6 +414,7 @@ class Writer:
         turns, truncated, letters, spoken = [], False, [], []
         played: list[tuple[music.Piece, np.ndarray | None]] = []
         sent: list[music.Piece] = []
+        painted: list[scenes.Scene] = []
         for turn in dialogue.turns:
             parts: list[Part] = []
             for part in turn.parts:
@@ -420,6 +429,8 @@ class Writer:
                     played.append((part.piece, frames))
                 elif isinstance(part, MusicPart):
                     sent.append(part.piece)
+                elif isinstance(part, PicturePart) and turn.role != "human":
+                    painted.append(part.scene)
                 if made is None:
                     truncated = True
                     made = self._unencoded(part)
@@ -441,7 +452,8 @@ class Writer:
         self._damage(ids, spans, rng, view)
         weights[ids == self.vocabulary.unk] = 0.0
         shown = self._stick(ids, weights, music, rng)
-        return Document(ids, shown, weights, spans, said, self._copied(ids), music, known, dialogue.pattern)
+        paints = self._painted(ids, mask, painted)
+        return Document(ids, shown, weights, spans, said, self._copied(ids), music, known, paints, dialogue.pattern)
 
     def _part(self, part: chats.Part, rng: random.Random, repeats: bool, read: bool) -> tuple[Part | None, np.ndarray | None]:
         """A part as codes, None if they are not there, and of a reply what each frame holds, None if that is not known.
@@ -537,6 +549,22 @@ class Writer:
             places = np.arange(start + 4 * TOLD_FROM, end, 4 * TOLD_EVERY)  # last codes of frames
             classes = [values.index(getattr(piece, name)) for name, values in KNOWN.items()]
             found.append(np.column_stack([places, np.tile(classes, (len(places), 1))]))
+        return np.concatenate(found)
+
+    def _painted(self, ids: np.ndarray, mask: np.ndarray, painted: list[scenes.Scene]) -> np.ndarray:
+        """Document.painted; painted: the scenes in the replies."""
+        item, found = self.vocabulary.ranges["image"], [np.zeros((0, 1 + len(PAINTED)), np.int64)]
+        starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
+        for start, scene in zip(starts, painted, strict=False):
+            if start + 4 * SLOT >= len(ids):
+                continue  # it was cut
+            rows = np.full((4 * SLOT, 1 + len(PAINTED)), -1, np.int64)
+            rows[:, 0] = start + np.arange(4 * SLOT)
+            rows[:SLOT, 4:] = PLACE_INDEX[scene.place], TIME_INDEX[scene.time], STYLE_INDEX[scene.style]
+            rows[SLOT:, 1] = len(NOUNS)
+            for slot, (thing, box) in enumerate(scene.slots()[:3], 1):
+                rows[slot * SLOT : (slot + 1) * SLOT, 1:4] = noun_index(thing.noun), min(7, int(8 * box.x)), min(7, int(8 * box.y))
+            found.append(rows)
         return np.concatenate(found)
 
     def _stick(self, ids: np.ndarray, weights: np.ndarray, played: np.ndarray, rng: random.Random) -> np.ndarray:
