@@ -139,7 +139,7 @@ def test_the_codec_enhances_when_asked(codec: ImageCodec) -> None:
     assert large.shape == (512, 512, 3) and large.dtype == np.uint8 and np.array_equal(large, fine.decode(codes, seed=1).rgb)
     assert np.array_equal(large, codec.enhanced(Picture(first)).rgb)
     shown = [picture.rgb for picture in fine.previews(codes, 1)]
-    assert len(shown) == 5 and np.array_equal(shown[-2], first) and np.array_equal(shown[-1], large)
+    assert len(shown) == 9 and np.array_equal(shown[-2], first) and np.array_equal(shown[-1], large)
 
 
 def test_a_family_without_an_enhancer_draws_as_before(codec: ImageCodec) -> None:

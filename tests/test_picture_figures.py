@@ -84,7 +84,7 @@ def test_codec_round_trip(codec) -> None:  # type: ignore[no-untyped-def]
     assert first.shape == (256, 256, 3) and first.dtype == np.uint8
     assert np.array_equal(first, second) and not np.array_equal(first, other)
     previews = [picture.rgb for picture in codec.previews(codes, 1)]
-    assert len(previews) == 4 and np.array_equal(previews[-1], first)
+    assert len(previews) == 8 and np.array_equal(previews[-1], first)
     (streamed,) = codec.stream(iter(codes), seed=1)
     assert np.array_equal(streamed.rgb, first)
 
