@@ -86,7 +86,13 @@ class Endpoints:
                 yield
 
     def _reply(
-        self, message: Message, output: str, preset: str, seed: int, voice: Mapping[str, Any] | None = None
+        self,
+        message: Message,
+        output: str,
+        preset: str,
+        seed: int,
+        voice: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> tuple[Finished, list]:
         wish = output or None
         if wish is not None and wish not in OUTPUTS:
@@ -95,7 +101,7 @@ class Endpoints:
             raise BadText(f"There is no preset {preset}.", "It is not known.", f"Use one of: {', '.join(PRESETS)}.")
         made: list[Any] = []
         last = None
-        settings = replace(PRESETS[preset], output=wish)
+        settings = replace(PRESETS[preset], output=wish, sampling=self._sampling(sampling or {}))
         for update in self._chat.reply(Conversation(), message, voice=self._voice(voice), seed=seed, settings=settings):
             if isinstance(update, dialogue.Made):
                 made.append(update.media)
@@ -107,6 +113,13 @@ class Endpoints:
                 last = update
         assert last is not None
         return last, made
+
+    def _sampling(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Settings.sampling, which itself knows what each number may be. Raises BadText for other shapes."""
+        known = ("text", *self._chat.modalities)
+        if any(name not in known or not isinstance(numbers, Mapping) for name, numbers in given.items()):
+            raise BadText("These are no numbers for drawing.", "Their names are not known.", f"Use one of: {', '.join(known)}.")
+        return {name: dict(numbers) for name, numbers in given.items()}
 
     def _voice(self, file: Mapping[str, Any] | None) -> Voice | None:
         if file is None:
@@ -140,6 +153,7 @@ class Endpoints:
         output: str = "",
         preset: str = "chat",
         seed: int = 0,
+        sampling: dict = {},  # noqa: B006 - only read; the schema has no union
         request: gr.Request = None,  # type: ignore[assignment]
     ) -> dict:
         """Answer one message of words, pictures, speech and music with words, pictures, speech and music.
@@ -152,6 +166,8 @@ class Endpoints:
             output: What the reply must contain: image, speech, music, text (words only) or heard (a transcript); empty: the model's choice.
             preset: How words are chosen: chat, paper, fast or best.
             seed: Equal seeds give equal replies.
+            sampling: Numbers for drawing words ("text") and codes in the place of the family's, as
+                {"image": {"temperature": 0.5}}.
 
         Returns:
             {"parts": [{"type", "text" | "file" and "codes"}], "heard", "ids", "seed", "reason", "model"}.
@@ -159,7 +175,7 @@ class Endpoints:
         with self._turn(request):
             media = self._media(image=image, speech=speech, music=music)
             message = Message.written(text, media, [f"[{name}]" for name, _ in media])
-            last, made = self._reply(message, output, preset, seed)
+            last, made = self._reply(message, output, preset, seed, sampling=sampling)
             turn = last.turn or Turn("mmgpt", ())
             files = iter(made)
             parts: list[dict[str, Any]] = []

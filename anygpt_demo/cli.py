@@ -322,6 +322,12 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", type=Path, metavar="FILE", help="a recording of the voice that replies speak in")
     parser.add_argument("--output", choices=[*codecs.CODECS, "text"], help="what the reply must contain (default: the model's choice)")
     parser.add_argument("--preset", choices=["chat", "paper", "greedy"], default="chat", help="how words are drawn")
+    parser.add_argument(
+        "--sampling",
+        action="append",
+        metavar="KIND.NAME=X",
+        help="how words (text), image, speech or music are drawn, as music.guidance=2; may be given again",
+    )
     parser.add_argument("--history", choices=["clean", "official"], default="clean", help="official: the published program's layout")
     parser.add_argument("--max-new", type=int, default=2048, metavar="N", help="most tokens of the reply")
     _rendering(parser)

@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,20 @@ log = logging.getLogger(__name__)
 
 
 def onward(
-    chat: Chat, prompt: Sequence[int], name: str, codes: np.ndarray, frames: int, *, seed: int = 0, stop: threading.Event | None = None
+    chat: Chat,
+    prompt: Sequence[int],
+    name: str,
+    codes: np.ndarray,
+    frames: int,
+    *,
+    seed: int = 0,
+    stop: threading.Event | None = None,
+    sampling: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Iterator[np.ndarray]:
     """The frames that follow a block, int64 (layers,) each, until there are `frames` with those given, or the model insists on an end.
 
-    prompt: what stood before the block. codes: int64 (T, layers), the block. Equal arguments give equal frames.
+    prompt: what stood before the block. codes: int64 (T, layers), the block. sampling: as Settings has it. Equal arguments give equal
+    frames.
     """
     tokens, engine = chat.vocabulary, chat.engine
     item = tokens.ranges[name]
@@ -58,7 +67,7 @@ def onward(
         given = tokens.block(name, np.stack(whole[-kept:]))[:-1]
         room = (longest - kept) * layers + 1 + CLOSING
         limit = min(longest, kept + frames - len(whole))
-        grammar = Grammar(tokens, budget=len(given) + room, limits={name: limit}, chain=False)
+        grammar = Grammar(tokens, budget=len(given) + room, limits={name: limit}, chain=False, sampling=sampling)
         grammar.begin(given)
         new: list[int] = []
         for number in engine.generate([*prompt, *given], grammar, seed=seed + turn, stop=stop, max_new=room, **options):
@@ -80,8 +89,11 @@ def lengthen(
     *,
     seed: int = 0,
     stop: threading.Event | None = None,
+    sampling: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Iterator[Update]:
     """Go on with the music that is part `number` of turn `index` until it lasts `seconds`; its file is exchanged.
+
+    sampling: numbers for drawing codes in the place of the family's, as Settings has them.
 
     Yields Progress, the sound in pieces from its beginning, Made and Finished; or a Card and Finished, and all stays as it was.
     Chat.render() of the part takes it back: its codes are decoded as they were written.
@@ -96,7 +108,7 @@ def lengthen(
         codec = chat.codec(part.modality, "decode")
         sound = Sound(part.modality, codec.streamer(seed=seed)) if hasattr(codec, "streamer") else None
         yield from sound.feed(part.codes) if sound is not None else ()
-        for frame in onward(chat, prompt, part.modality, part.codes, frames, seed=seed, stop=stopped):
+        for frame in onward(chat, prompt, part.modality, part.codes, frames, seed=seed, stop=stopped, sampling=sampling):
             line.append(frame)
             known = len(part.codes) + len(line)
             yield Progress(part.modality, known * facts.layers, frames * facts.layers)

@@ -80,6 +80,23 @@ def rendering_of(options: argparse.Namespace) -> Rendering:
     return Rendering(**{name: getattr(options, name) for name in named}, seed=options.media_seed, enhance=options.enhance)
 
 
+def sampling_of(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Numbers for drawing words and codes from the command line: Settings.sampling. Raises UserError for words that are no such number."""
+    found: dict[str, dict[str, float]] = {}
+    for text in options.sampling or ():
+        place, _, number = text.partition("=")
+        kind, _, name = place.partition(".")
+        try:
+            value = int(number) if name == "top_k" else float(number)
+        except ValueError:
+            value = None
+        if kind not in ("text", *codecs.CODECS) or value is None:
+            cause = "It is not of the form text.temperature=0.5."
+            raise UserError(f"{text} is no number for drawing.", cause, f"Begin with one of: text, {', '.join(codecs.CODECS)}.")
+        found.setdefault(kind, {})[name] = value
+    return found
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     """How to reply, from the command line."""
     return Settings(
@@ -88,6 +105,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         max_new=options.max_new,
         history=options.history,
         rendering=rendering_of(options),
+        sampling=sampling_of(options),
     )
 
 
@@ -181,7 +199,8 @@ def _longer(chat: Chat, conversation: Conversation, options: argparse.Namespace,
     last = len(conversation.turns) - 1
     for number, part in enumerate(conversation.turns[last].parts):
         if isinstance(part, MediaPart) and part.modality == "music":
-            yield from lengthen(chat, conversation, last, number, options.music_seconds, seed=options.seed, stop=stop)
+            drawn = sampling_of(options)
+            yield from lengthen(chat, conversation, last, number, options.music_seconds, seed=options.seed, stop=stop, sampling=drawn)
 
 
 def report(screen: Screen, seed: int, loaded: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +260,9 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         session.view = view_of(chat, session.conversation, session.folder, (index, number))
     if name == "longer":
         conversation, wanted, stop = session.conversation, float(seconds) if seconds.isdecimal() else 0.0, session.stop
-        anew = button("longer", f"{index}.{number}.{wanted:.0f}", "Try again")
-        return Job(lambda seed: longer.lengthen(chat, conversation, index, number, wanted, seed=seed, stop=stop), index, button=anew)
+        anew, drawn = button("longer", f"{index}.{number}.{wanted:.0f}", "Try again"), session.settings.sampling
+        go_on = partial(longer.lengthen, chat, conversation, index, number, wanted, stop=stop, sampling=drawn)
+        return Job(lambda seed: go_on(seed=seed), index, button=anew)
     if name in ("again", "render") and isinstance(part, MediaPart):
         conversation, options = session.conversation, _options(session, session.settings)
         anew = button(name, f"{index}.{number}", "Try again")

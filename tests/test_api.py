@@ -11,6 +11,7 @@ import asyncio
 import inspect
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,6 +85,12 @@ def test_a_file_among_the_words(client: Client, stage: Stage, files: dict[str, s
         assert tokens.decode_text(before).strip(": ") == words
 
 
+def test_own_numbers_for_drawing(client: Client, stage: Stage) -> None:
+    usual = stage.chat.vocabulary.ranges["image"].modality.sampling
+    client.predict("hello", None, None, None, "", "chat", 5, {"image": {"temperature": 0.25}}, api_name="/chat")
+    assert stage.actor.grammar.drawn["image"] == replace(usual, temperature=0.25) != usual
+
+
 def test_tokens_there_and_back(client: Client, files: dict[str, str]) -> None:
     found = client.predict("text", "two words", None, api_name="/tokenize")
     assert client.predict("text", found["ids"], api_name="/detokenize")["text"] == "two words"
@@ -98,6 +105,8 @@ def test_refusals_say_why(client: Client, files: dict[str, str], tmp_path: Path)
         (("smell", "", None), "/tokenize", "no modality smell"),
         ((handle_file(files["speech"]), handle_file(files["speech"]), False), "/clone_voice", "consent"),
         (("x", None, None, None, "smell"), "/chat", "no output smell"),
+        (("x", None, None, None, "", "chat", 0, {"smell": {}}), "/chat", "no numbers for drawing"),
+        (("x", None, None, None, "", "chat", 0, {"image": {"temperature": 9}}), "/chat", "temperature cannot be 9"),
         (({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},), "/caption", ""),
     ):
         with pytest.raises(Exception, match=words):

@@ -95,6 +95,16 @@ def test_one_turn_from_a_script(speaking, vocabulary, files, capsys):
     assert {"load", "encode", "first_token", "generate", "decode", "total"} <= set(reply["times"])
 
 
+def test_own_numbers_for_drawing(speaking, vocabulary, files, capsys):
+    speaking(written(vocabulary, " yes"))
+    given = ["chat", "--once", "--text", "x", "--out", str(files / "out"), "--sampling"]
+    parsed = cli.arguments().parse_args([*given, "music.guidance=2", "--sampling", "music.top_k=7", "--sampling", "text.temperature=0"])
+    assert terminal.sampling_of(parsed) == {"music": {"guidance": 2.0, "top_k": 7}, "text": {"temperature": 0.0}}
+    for wrong in ("music", "smell.top_k=7", "music.top_k=x", "music.tries=2", "music.temperature=9"):
+        assert cli.main([*given, wrong]) == 2
+        assert len(capsys.readouterr().err.strip().split("\n")) == 3
+
+
 def test_a_bad_file_is_refused_before_anything_is_written(speaking, vocabulary, files, capsys):
     speaking(written(vocabulary, " no"))
     for name in ("t.txt", "absent.png"):

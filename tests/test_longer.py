@@ -100,6 +100,21 @@ def test_the_model_hears_the_last_half_of_its_own_block(vocabulary, codec):  # n
     assert musician.prompts[1] == [*before, *recent]
 
 
+def test_it_is_drawn_with_the_numbers_that_a_person_chose(vocabulary, codec):  # noqa: F811
+    class Noting(Musician):
+        def generate(self, ids, grammar, **options):
+            drawn.append(grammar.drawn["music"].guidance)
+            yield from super().generate(ids, grammar, **options)
+
+    drawn = []
+    chat = Chat(vocabulary, Noting(vocabulary), lambda name: codec)
+    usual = vocabulary.ranges["music"].modality.sampling.guidance
+    for own, found in ((None, usual), ({"music": {"guidance": 7.0}}, 7.0)):
+        list(lengthen(chat, talk(vocabulary), 1, 1, 3.0, sampling=own))
+        assert drawn and set(drawn) == {found} != {None}
+        drawn.clear()
+
+
 def test_the_history_keeps_the_block_as_it_was_written(vocabulary, codec, tmp_path):  # noqa: F811
     conversation = talk(vocabulary, Journal(tmp_path))
     before = conversation.turns[1]
