@@ -16,7 +16,7 @@ from anygpt_demo.models.seed import SeedTokenizer
 from anygpt_demo.synth.pictures import BACKGROUND, UNSURE
 from anygpt_demo.train import picture_codes
 from anygpt_demo.train.loop import Settings
-from anygpt_demo.train.picture_codes import codes_of_features
+from anygpt_demo.train.picture_codes import codes_of_pixels
 from anygpt_demo.train.picture_stem import MINI, Stem, recall
 from anygpt_demo.train.picture_tokenizer import (
     MovingCodebook,
@@ -190,7 +190,7 @@ def test_an_exported_tokenizer_gives_legal_codes(tmp_path: Path) -> None:
     component = Family.open(tmp_path).component("image_tokenizer")
     again = SeedTokenizer(type(TINY).from_json(component.config))
     load_strict(again, component.state(), component.role)
-    codes = codes_of_features(again, np.random.default_rng(0).standard_normal((3, 65, 24)).astype(np.float16))
+    codes = codes_of_pixels(again, np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3)).astype(np.uint8))
     assert codes.shape == (3, 32)
     assert codes.dtype == np.uint16
     assert codes.max() < TINY.codebook

@@ -20,7 +20,7 @@ def pictures(settings: Settings) -> None:
     """The stock of drawn scenes."""
     from anygpt_demo.train.picture_data import make_stock
 
-    make_stock(settings.runs / "data" / "pictures")
+    make_stock(settings.runs / "data" / "pictures", settings.seed)
 
 
 def speech(settings: Settings) -> None:

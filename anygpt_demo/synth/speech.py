@@ -311,7 +311,7 @@ def make_set(name: str, folder: Path, data: Path | None, seed: int = 0, workers:
     """Build one of the project's sets by name under `folder`; returns hours.
 
     synth0: general sentences (codec, phone teacher). synth1: the dialogue world, requests and replies. synth_test: unseen
-    sentences of the dialogue world, 140 in training voices and 60 in the held-out voice. human: recordings of people.
+    sentences of the dialogue world, 140 in training voices and 60 in the held-out voice, whatever the seed. human: recordings of people.
     """
     from anygpt_demo.synth import speech_text
 
@@ -323,12 +323,12 @@ def make_set(name: str, folder: Path, data: Path | None, seed: int = 0, workers:
             logging.getLogger(__name__).warning("No human recordings: real microphones and voice cloning will work far less well.")
             return 0.0
         return make_human(target, data)
-    spoken = speech_text.dialogue_sentences(seed + 1)
     if name == "synth1":
-        return make(target, (text for text in spoken if not held_out_sentence(text)), seed + 1, 9.0, workers=workers, quick=True)
+        spoken = (text for text in speech_text.dialogue_sentences(seed + 1) if not held_out_sentence(text))
+        return make(target, spoken, seed + 1, 9.0, workers=workers, quick=True)
     if name == "synth_test":
-        unseen = list(islice((text for text in spoken if held_out_sentence(text)), 200))
-        return make_test(target, unseen, seed + 2)
+        unseen = list(islice((text for text in speech_text.dialogue_sentences(1) if held_out_sentence(text)), 200))
+        return make_test(target, unseen, 2)
     raise ValueError(f"no speech set is called {name}")
 
 

@@ -23,7 +23,7 @@ def pictures(settings: Settings, again: bool = False) -> None:
     from anygpt_demo.train.picture_codes import make_codes
     from anygpt_demo.train.picture_data import make_stock
 
-    make_stock(settings.runs / "data" / "pictures")
+    make_stock(settings.runs / "data" / "pictures", settings.seed)
     if again or not (settings.runs / "data" / "codes" / "pictures" / "codes.u16").is_file():
         make_codes(settings)
 

@@ -32,7 +32,7 @@ from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.music_data import HOP, RATE_HZ, SECONDS, MusicSet, draw, label, on_grid, sets
 
 FRAMES = 125  # 2.5 s of each piece: 500 tokens, what fits beside a chat
-NEW_SEED = 52_001  # of the pieces beyond the codec's own training set
+NEW_SEED = 52_001  # plus the seed of the run: of the pieces beyond the codec's own training set
 CHUNK = 100
 
 
@@ -87,20 +87,21 @@ def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.
     (folder / f"{prefix}codes.u16.part").replace(folder / f"{prefix}codes.u16")
 
 
-def make(settings: Settings, count: int = 7500) -> None:
+def make(settings: Settings, count: int = 9000) -> None:
     """Encode `count` training pieces and the test set with the family's codec, on settings.threads processes.
 
-    A fifth of the pieces have any tempo, as the tests have; the rest keep to the grid of the frames, where a rhythm is easy to learn.
+    A third of the pieces have any tempo, as the tests have; the rest keep to the grid of the frames, where a rhythm is easy to learn.
     """
     data, tests = sets(settings)
     home = settings.runs / "data" / "codes" / "music"
     home.mkdir(parents=True, exist_ok=True)
     codec = MusicCodec.load(Family.open(settings.family), heard_s=SECONDS)
     _write(home, "test_", encode_set(codec, tests, range(len(tests.pieces)), 250), tests.pieces)
-    rng, free = random.Random(NEW_SEED), min(count // 5, len(data.pieces)) // CHUNK * CHUNK
-    pieces = [*data.pieces[:free], *(on_grid(piece, rng) for piece in draw(count - free, NEW_SEED))]
+    seed = NEW_SEED + settings.seed
+    rng, free = random.Random(seed), min(count // 3, len(data.pieces)) // CHUNK * CHUNK
+    pieces = [*data.pieces[:free], *(on_grid(piece, rng) for piece in draw(count - free, seed))]
     chunks = [pieces[start : start + CHUNK] for start in range(0, count, CHUNK)]
-    parts_home = home / f"parts-{stamp(codec)}"
+    parts_home = home / f"parts-{stamp(codec)}-{settings.seed}"
     parts_home.mkdir(exist_ok=True)
     work = partial(_chunk, settings.family, settings.runs / "data" / "music" / "train", parts_home)
     tasks = range(len(chunks)), [free] * len(chunks), chunks

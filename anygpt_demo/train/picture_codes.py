@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from anygpt_demo.checkpoints import Family, load_strict
 from anygpt_demo.models.seed import SeedConfig, SeedTokenizer, standardise
@@ -31,16 +30,6 @@ def load_tokenizer(family: Path) -> SeedTokenizer:
     model = SeedTokenizer(SeedConfig.from_json(component.config))
     load_strict(model, component.state(), component.role)
     return model
-
-
-@torch.inference_mode()
-def codes_of_features(model: SeedTokenizer, features: np.ndarray) -> np.ndarray:
-    """Cached features (n, 65, V) -> uint16 (n, 32)."""
-    parts = []
-    for start in range(0, len(features), 256):
-        part = torch.from_numpy(np.array(features[start : start + 256])).float()
-        parts.append(model.quantize(model.latents(part)[0]).numpy().astype("<u2"))
-    return np.concatenate(parts)
 
 
 def codes_of_pixels(model: SeedTokenizer, pixels: np.ndarray) -> np.ndarray:
@@ -60,18 +49,12 @@ def make_test(model: SeedTokenizer, folder: Path) -> None:
             lines.write(json.dumps(row_of(scene, words) | {"heldout": number >= ORDINARY}, ensure_ascii=False) + "\n")
 
 
-def make_codes(settings: Settings, features: np.ndarray | None = None) -> None:
-    """Encode the whole stock and the test pictures with the exported tokenizer.
-
-    features: of the stock, (n, 65, V), where they are at hand; they save a minute.
-    """
+def make_codes(settings: Settings) -> None:
+    """Encode the whole stock and the test pictures with the exported tokenizer."""
     folder = settings.runs / "data" / "codes" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     model = load_tokenizer(settings.family)
-    if features is None:
-        codes = codes_of_pixels(model, np.load(settings.runs / "data" / "pictures" / "pixels.npy", mmap_mode="r"))
-    else:
-        codes = codes_of_features(model, features)
+    codes = codes_of_pixels(model, np.load(settings.runs / "data" / "pictures" / "pixels.npy", mmap_mode="r"))
     shutil.copyfile(settings.runs / "data" / "pictures" / "scenes.jsonl", folder / "scenes.jsonl")
     draft, whole = folder / "codes.u16.part", folder / "codes.u16"
     codes.tofile(draft)

@@ -23,6 +23,7 @@ CHUNK = 500
 LABELS = ("place", "time", "style", "count", "nouns", "colours", "boxes", "grid")
 TRUE_SHARE = 0.3  # drawn at 256 px with the true filters and reduced
 STOCK = 40_000
+STOCK_SEED = 77  # of the stock with seed 0
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
@@ -62,13 +63,13 @@ def labels_of(batch: Batch) -> dict[str, np.ndarray]:
     return {name: getattr(batch, name) for name in LABELS} | {"cell_colours": cell_colours(batch)}
 
 
-def make_stock(folder: Path, size: int = STOCK, seed: int = 77) -> None:
+def make_stock(folder: Path, seed: int = 0, size: int = STOCK) -> None:
     """Draw the stock unless it is there. Interrupted runs begin again (about 3 CPU minutes)."""
     if (folder / "labels.npz").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    studio = Studio(seed, pool=3000, true_share=TRUE_SHARE)
-    words = random.Random(seed)
+    studio = Studio(STOCK_SEED + seed, pool=3000, true_share=TRUE_SHARE)
+    words = random.Random(STOCK_SEED + seed)
     pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, (size, 128, 128, 3))
     labels: list[dict[str, np.ndarray]] = []
     with (folder / "scenes.jsonl").open("w", encoding="utf-8") as lines:

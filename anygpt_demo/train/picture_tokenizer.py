@@ -480,7 +480,7 @@ def train(settings: Settings) -> None:
     from anygpt_demo.train.picture_codes import make_codes
 
     folder = settings.runs / "data" / "pictures"
-    make_stock(folder)
+    make_stock(folder, settings.seed)
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
     device = settings.device
