@@ -49,6 +49,20 @@ def test_every_pattern_is_written(written: list[chats.Dialogue]) -> None:
     assert {(source, target) for source in "tspm" for target in "tspm"} - given <= {("p", "p")}
 
 
+def test_people_type_in_more_ways_than_clips_speak_and_evaluation_asks_as_nobody_did(source: chats.FreeSource) -> None:
+    table = phrasings.ASK_MUSIC_CAPTION
+    assert set(phrasings.typed(table)) > set(asked(table)) and phrasings.typed(table, heldout=True) == asked(table, heldout=True)
+    for ways in phrasings.TYPED.values():
+        assert not holdout.PHRASINGS & set(ways)
+    heard = {plain(sentence) for sentence in islice(spoken_sentences(2), 500)}
+    only_typed = {plain(form) for form in phrasings.TYPED[table]}
+    rng = random.Random(0)
+    said = {
+        plain(part.text) for _ in range(200) for part in chats.write("m-t", rng, source).turns[0].parts if isinstance(part, chats.Words)
+    }
+    assert said & only_typed and not heard & only_typed
+
+
 @pytest.mark.parametrize("pattern", list(chats.PATTERNS))
 def test_turns_alternate_and_replies_come_last(pattern: str, source: chats.FreeSource) -> None:
     dialogue = chats.write(pattern, random.Random(pattern), source)

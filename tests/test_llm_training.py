@@ -409,7 +409,7 @@ def test_captions_are_told_aloud_in_words_that_no_clip_says(home: Path, tuned: t
         request, reply = dialogue.turns
         piece = next(part.piece for part in request.parts if not isinstance(part, Words))
         assert reply.parts[0] == Words(f"I hear {dialogues.piece_words(piece)}.")
-        assert any(isinstance(part, Words) and part.text in phrasings.ASK_SPOKEN_MUSIC_CAPTION for part in request.parts)
+        assert any(isinstance(part, Words) and part.text in phrasings.typed(phrasings.ASK_SPOKEN_MUSIC_CAPTION) for part in request.parts)
         document = source.writer.document(dialogue, random.Random(0), View())
         assert document is not None and document.ids[-1] == item["speech"].start and document.weights[-1] > 0
         assert item["music"].end in document.ids

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from anygpt_demo.synth import everyday, knowledge, more_topics, music, phrasings, scenes, topics, world
 from anygpt_demo.synth.music import Piece
-from anygpt_demo.synth.phrasings import asked
+from anygpt_demo.synth.phrasings import asked, typed
 from anygpt_demo.synth.poems import poem, scene_poem
 from anygpt_demo.synth.scenes import Scene
 from anygpt_demo.synth.spoken import SpokenItem, plain, spoken_items, spoken_sentences
@@ -267,7 +267,7 @@ class Writer:
 
     def pick(self, table: Sequence[str], **slots: str) -> str:
         """One phrasing with its slots filled, first letter large."""
-        return capital(self.rng.choice(asked(table, self.source.heldout)).format(**slots))
+        return capital(self.rng.choice(typed(table, self.source.heldout)).format(**slots))
 
     def picture(self, **want: str) -> PicturePart:
         return self.source.picture(self.rng, want)
@@ -471,7 +471,7 @@ def transcribe(w: Writer) -> Dialogue:
 def say_topic(w: Writer) -> Dialogue:
     topic, sentence = _topic(w)
     speech = w.source.speech(w.rng, (), sentence)
-    question = w.rng.choice(asked(topics.ASK_TOPIC, w.source.heldout)).format(topic)
+    question = w.rng.choice(asked_of_topic(w.source.heldout)).format(topic)
     return w.turns("t-s answer", human(w.pick(phrasings.ASK_SPOKEN_REPLY, question=question)), mini(sentence, speech))
 
 
@@ -712,10 +712,16 @@ def _talk_of_topic(w: Writer) -> list[Turn]:
     """A question about a topic and one or two sentences; at times the person wants to know more."""
     topic = w.rng.choice(tuple(written_topics()))
     first, second, third = w.rng.sample(written_topics()[topic], 3)
-    form = w.rng.choice((*asked(topics.ASK_TOPIC, w.source.heldout), *(() if w.source.heldout else everyday.LIKES)))
+    form = w.rng.choice((*asked_of_topic(w.source.heldout), *(() if w.source.heldout else everyday.LIKES)))
     lead = w.rng.choice(_leads(form))
     turns = [human(form.format(topic)), mini(lead + (f"{first} {second}" if w.rng.random() < 0.3 else first))]
     return [*turns, human(w.pick(everyday.ASK_MORE)), mini(third)] if w.rng.random() < 0.25 else turns
+
+
+def asked_of_topic(heldout: bool) -> tuple[str, ...]:
+    """How a person asks about a topic in writing."""
+    forms = asked(topics.ASK_TOPIC, heldout)
+    return forms if heldout else (*forms, *everyday.MORE_OF_TOPIC)
 
 
 def _leads(form: str) -> tuple[str, ...]:

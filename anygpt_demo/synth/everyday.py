@@ -508,6 +508,16 @@ RIDDLES: tuple[tuple[str, str], ...] = (  # question, answer
 )
 
 # what asks for a further sentence about the topic
+MORE_OF_TOPIC: tuple[str, ...] = (  # beside topics.ASK_TOPIC, and only typed
+    "Say a few words about {}.",
+    "Say a little about {}.",
+    "Say one thing about {}.",
+    "Please say what you know about {}.",
+    "Share a thought about {}.",
+    "I would like to hear about {}.",
+    "Any thoughts on {}?",
+    "Let us chat about {}.",
+)
 ASK_MORE: tuple[str, ...] = (
     "Tell me more.",
     "Go on.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from anygpt_demo.synth.holdout import PHRASINGS
 
@@ -12,6 +12,12 @@ def asked(table: Sequence[str], heldout: bool = False) -> tuple[str, ...]:
     trained = tuple(form for form in table if form not in PHRASINGS)
     kept = tuple(form for form in table if form in PHRASINGS)
     return kept if heldout and kept else trained
+
+
+def typed(table: Sequence[str], heldout: bool = False) -> tuple[str, ...]:
+    """The same for what a person types, in more ways: those of TYPED too."""
+    forms = asked(table, heldout)
+    return forms if heldout else (*forms, *TYPED.get(tuple(table), ()))
 
 
 ASK_PICTURE: tuple[str, ...] = (
@@ -253,6 +259,86 @@ ASK_PICTURE_POEM: tuple[str, ...] = (
 )
 FEEL: tuple[str, ...] = ("I feel {feeling} today.", "I am {feeling}.", "I am so {feeling} right now.", "Today I feel {feeling}.")
 REFUSE: tuple[str, ...] = ("Can you {task}?", "Please {task}.", "I want you to {task}.", "Could you {task}?")
+
+TYPED: Mapping[tuple[str, ...], tuple[str, ...]] = {  # further ways, by table, that are typed only: clips speak those of the tables
+    ASK_PICTURE: (
+        "Sketch {scene}.", "How about {scene}?", "I need a picture of {scene}.", "A picture of {scene}, please.", "Could you draw {scene}?",
+        "Let us see {scene}.", "Now draw {scene}.", "Let me look at {scene}.",
+    ),
+    ASK_CAPTION: (
+        "What is on this picture?", "How would you describe this picture?", "Put this picture into words.", "Tell me what you see.",
+        "What can be seen here?", "What is in the image?", "Give me a caption for this picture.", "Say in words what this shows.",
+        "Describe what you see.", "What am I looking at?", "Can you tell me what this picture shows?",
+    ),
+    ASK_OBJECT: ("What things can you see?", "Which things are here?", "Name what is in the picture."),
+    ASK_PLACE: ("What place is shown?", "Which place do you see?", "Where are we here?"),
+    ASK_TIME: ("Is it sunny or dark?", "What is the weather like?", "When is this?", "What time of day is shown?"),
+    ASK_COUNT: ("How many {plural} can you see?", "What is the number of {plural}?", "How many {plural}?"),
+    ASK_COLOUR: ("Which color is the {noun}?", "Tell me the color of the {noun}.", "And the color of the {noun}?"),
+    ASK_STYLE: ("In what style is it?", "Which style does the picture have?", "Is it a drawing or a painting?"),
+    ASK_IS_THERE: ("Does the picture show {thing}?", "Is {thing} here?", "Do I see {thing} there?"),
+    ASK_MUSIC: (
+        "Perform {music}.", "How about {music}?", "I need {music}.", "Let us have {music}.", "Now play {music}.", "Could you play {music}?",
+    ),
+    ASK_MUSIC_CAPTION: (
+        "What does this music sound like?", "What does this sound like?", "Describe the sound of this piece.", "Describe what you hear.",
+        "What is playing here?", "Say in words what this music is.", "Give me a description of this music.", "Can you describe this piece?",
+        "What sort of music is that?", "Put this music into words.", "How would you describe this music?", "What can you hear in this?",
+        "Tell me what you hear.", "Listen and describe it.",
+    ),
+    ASK_INSTRUMENT: (
+        "Which instrument is it?", "What is the lead instrument?", "Who plays the melody?", "What plays the tune?", "Name the instrument.",
+    ),
+    ASK_TEMPO: ("Is this slow or fast?", "What tempo does it have?", "How quick is it?", "At what speed is it played?"),
+    ASK_DRUMS: (
+        "Does it have drums?", "Is there a drum in it?", "Is anyone playing the drums?", "With or without drums?", "Are drums playing?",
+        "Can drums be heard?", "Has this piece got drums?", "Is there any drum here?",
+    ),
+    ASK_GENRE: ("What genre is this?", "Which style of music is it?", "Name the genre.", "To which genre does it belong?"),
+    ASK_MOOD: (
+        "What mood is it in?", "Is it happy or sad?", "How does this music make you feel?", "Which feeling does it have?", "Name the mood.",
+    ),
+    ASK_SIMILAR: ("More like this, please.", "Give me something like it.", "Compose something similar.", "I want another one like this."),
+    PICTURE_TO_MUSIC: ("Give this picture a melody.", "Give this scene some music.", "Write music for this scene.", "A tune for this, please."),
+    MUSIC_TO_PICTURE: ("Draw a scene for this music.", "Paint what this sounds like.", "Give this music a picture.", "A picture for this, please."),
+    MUSIC_FOR_THAT: (
+        "Give it a tune.", "Which music fits this?", "Play something for this picture.", "Now a song for it.", "Make a tune for that.",
+    ),
+    PICTURE_FOR_THAT: ("What would it look like?", "Show me a scene for it.", "And a picture to go with it?", "Paint a picture of it."),
+    NOW_TIME: (
+        "Change it so that it is {time}.", "And {time}?", "What about {time}?", "I want it {time}.", "Let it be {time}.", "Can it be {time}?",
+        "Please draw it {time}.", "Show it {time}.", "How does it look {time}?",
+    ),
+    NOW_PLACE: (
+        "Move it, so that it is {place}.", "And {place}?", "What about {place}?", "I want it {place}.", "Place it {place}.",
+        "Can it be {place}?", "Please draw it {place}.", "Show it {place}.", "How does it look {place}?",
+    ),
+    NOW_NOUN: ("And with {thing}?", "I want {thing} there.", "Replace it with {thing}.", "Show {thing} there.", "What about {thing} there?"),
+    NOW_STYLE: ("Turn it into {style}.", "Draw it as {style}.", "I want it as {style}.", "And as {style}?", "Show it as {style}."),
+    NOW_TEMPO: (
+        "Make it {tempo}.", "Please make it {tempo}.", "I want it {tempo}.", "Can you play it {tempo}?", "Play it {tempo}.", "And now {tempo}.",
+    ),
+    NOW_INSTRUMENT: ("And with {instrument}?", "Play it with {instrument}.", "I want {instrument} instead.", "What about {instrument}?"),
+    WHAT_WAS_THAT: ("What is in it?", "What have you drawn?", "What did you make?", "Describe it.", "What does it show?"),
+    WHAT_INSTRUMENT_WAS_THAT: ("What instrument did you take?", "Which instrument played?", "Which instrument was it?"),
+    ASK_SAY: (
+        "Read out: {quote}", "Please read this: {quote}", "Say the words {quote}", "Say out loud: {quote}", "Now say {quote}", "Say: {quote}",
+        "Could you say {quote}", "Please speak: {quote}", "Read these words to me: {quote}",
+    ),
+    ASK_TRANSCRIPT: (
+        "What are the words?", "What did you hear me say?", "Write what I said.", "Put my words in writing.", "Type what you hear.",
+        "Which words did I say?", "What was I saying?", "Tell me what I just said.", "What have you heard?",
+    ),
+    ASK_SPOKEN_CAPTION: (
+        "Say aloud what this picture shows.", "Describe it aloud.", "Tell me aloud what is in the picture.", "Tell me with your voice what is here.",
+    ),
+    ASK_SPOKEN_MUSIC_CAPTION: (
+        "Say aloud what you hear.", "Describe this music aloud.", "Tell me with your voice what music this is.", "Say aloud what music this is.",
+    ),
+    ASK_SPOKEN_REPLY: ("Say your answer aloud: {question}", "Speak your answer: {question}", "{question} Answer aloud."),
+    ASK_POEM: ("Make a rhyme about {topic}.", "A rhyme about {topic}, please.", "Write some little verses about {topic}."),
+    FEEL: ("I am feeling {feeling}.", "Right now I feel {feeling}.", "I feel rather {feeling}.", "I have been {feeling} all day."),
+}  # fmt: skip
 
 VOICE_COMMAND = "Please recognize the voice command and give reply and voice"  # added to every spoken turn, as the published model expects
 

@@ -46,7 +46,7 @@ FAR = 31  # frames: a sound that begins later than that counts as this far
 FACTS = ("tempo", "drums", "genre", "lead", "beat")  # what a frame of music looks at: words before the piece, and the frame one beat ago
 KNOWN: dict[str, tuple[object, ...]] = {  # what somebody who listens to a piece can tell: fields of music.Piece and their classes
     "tempo": tuple(music.TEMPOS), "drums": (False, True), "genre": music.GENRES, "family": tuple(music.FAMILIES),
-    "lead": tuple(music.PROGRAMS), "mode": tuple(music.MODES),
+    "lead": tuple(music.PROGRAMS), "mode": tuple(music.MODES), "mood": tuple(music.MOODS),
 }  # fmt: skip
 TOLD_FROM, TOLD_EVERY = 15, 5  # frames of a piece after which the facts are asked for, and how often from then on
 PAINTED = {  # classes of what the codes of a picture show: of a thing, and of the scene
@@ -644,10 +644,10 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 1.6, "m-t questions": 1.0, "m-m": 0.5, "p-m": 0.8,
-    "m-p": 2.0, "t-t poem": 2.5, "t-t": 3.0, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5, "s-p": 2.0,
-    "p-s": 2.0, "m-s": 2.5, "sm-t": 0.6, "sp-m": 0.6, "sm-p": 0.6, "s-t chat": 0.6, "t-p then m": 0.5, "t-m then p": 0.5, "t-m now": 0.3,
-    "t-m then t": 0.4,
+    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 2.8, "m-t questions": 1.5, "m-m": 1.0, "p-m": 1.2,
+    "m-p": 2.5, "t-t poem": 2.5, "t-t": 4.5, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5, "s-p": 2.5,
+    "s-m": 1.5, "s-s": 2.0, "p-s": 2.5, "m-s": 3.0, "sm-t": 1.0, "sp-m": 0.6, "sm-p": 0.6, "s-t chat": 0.6, "t-p now": 1.3,
+    "t-p then m": 0.6, "t-m then p": 0.6, "t-m now": 0.5, "t-m then t": 0.6,
 }  # fmt: skip
 
 UNSPOKEN = 0.6  # share of captions aloud in words that nobody has spoken: there are few clips of such sentences, and with those alone
@@ -679,7 +679,7 @@ class Stream:
             self.sentences = sorted({plain(text) for text in public_sentences(data)} | library.clips.by_text.keys())
             self.lexicon = sorted({word for text in self.sentences for word in text.split()})
             self.names.append("copy")
-            self.weights.append(40.0)
+            self.weights.append(25.0)
         spelled = (vocabulary.spell(number).decode("latin-1") for number in range(vocabulary.text_size))
         self.pieces = [piece for piece in spelled if piece.strip().isascii() and piece.strip().isalpha()]
 
@@ -734,9 +734,9 @@ class Stream:
         quote = " ".join(self._strange() if self.rng.random() < changed else word for word in words)
         if quote in self.writer.library.unseen:
             raise NotFound
-        typed = self.rng.choice((quote, quote, chats.capital(quote)))
-        request = self.rng.choice(chats.asked(phrasings.ASK_SAY)).format(quote=typed)
-        reply = chats.mini(typed + ".", SpeechPart(chats.SpokenItem(quote, "words", {}, quote), NO_CLIP))
+        written = self.rng.choice((quote, quote, chats.capital(quote)))
+        request = self.rng.choice(chats.typed(phrasings.ASK_SAY)).format(quote=written)
+        reply = chats.mini(written + ".", SpeechPart(chats.SpokenItem(quote, "words", {}, quote), NO_CLIP))
         return Dialogue("copy", (chats.human(chats.capital(request)), reply))
 
     def _strange(self) -> str:
