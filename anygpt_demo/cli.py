@@ -164,8 +164,13 @@ def synth(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure on held-out items."""
-    write_result(call(EVALS[options.name])(settings_of(options)), options.json)
+    """Measure on held-out items. Where only some sections are measured, a file that is there keeps the figures of the others."""
+    settings = settings_of(options)
+    found = call(EVALS[options.name])(settings)
+    if "sections" in settings.options and options.json is not None and options.json.is_file():
+        before = json.loads(options.json.read_text(encoding="utf-8"))
+        found = {**before, **found, "figures": before.get("figures", {}) | found["figures"]}
+    write_result(found, options.json)
     return 0
 
 

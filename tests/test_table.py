@@ -1,8 +1,12 @@
 """Figures against their gates."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from anygpt_demo.eval.table import row, table
+from anygpt_demo import cli
+from anygpt_demo.eval.table import put_between, row, table
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,23 @@ def test_a_row_says_what_is_reached(key: str, value: float, state: str):
 
 def test_what_was_not_measured_stays_in_the_table():
     assert "| `matrix.min_cell` | not measured |" in table({})
+
+
+def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- gates -->\nold\n<!-- /gates -->\nafter\n")
+    for _ in range(2):
+        put_between(page, "gates", "new")
+        assert page.read_text() == "before\n<!-- gates -->\nnew\n<!-- /gates -->\nafter\n"
+    with pytest.raises(ValueError, match="no place for bench"):
+        put_between(page, "bench", "new")
+
+
+def test_a_section_measured_alone_leaves_the_others_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, found = tmp_path / "figures.json", {"figures": {"chat.facts": {"value": 2}}, "missing": {}}
+    file.write_text(json.dumps({"figures": {"chat.facts": {"value": 1}, "matrix.t-t": {"value": 3}}, "missing": {}}))
+    monkeypatch.setattr(cli, "call", lambda name: lambda settings: found)
+    assert cli.main(["eval", "mini", "--json", str(file), "--set", "sections=chats"]) == 0
+    assert json.loads(file.read_text())["figures"] == {"chat.facts": {"value": 2}, "matrix.t-t": {"value": 3}}
+    assert cli.main(["eval", "mini", "--json", str(file)]) == 0
+    assert json.loads(file.read_text()) == found

@@ -27,6 +27,7 @@ import torch
 
 from anygpt_demo.codecs import load_codec
 from anygpt_demo.engine import LocalEngine, draw, penalise
+from anygpt_demo.eval.table import put_between
 from anygpt_demo.grammar import PRESETS, Grammar, Slice, word_ranges
 from anygpt_demo.models.compiled import STEPS, Compiled, Way, Wish, library
 from anygpt_demo.models.fast import Fast, Kind, Work, matrix
@@ -516,21 +517,13 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
-
-
 def put(result: dict[str, Any], page: Path) -> None:
-    """Write the table and what it was measured on between the marks in a Markdown page. Raises ValueError if it has none."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page.name} has no place for the figures")
+    """Write the table and what it was measured on into a Markdown page, between the marks of "bench"."""
     facts = result["machine"]
     on = f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} thread"
     on += f" ({facts['together']} for four sessions); torch {facts['torch']}; weights in {facts['weights']}"
     when = f"{facts['date']}, commit {facts['commit']}, load of the machine {facts['load_before']} before and {facts['load']} after"
-    page.write_text(f"{before}{BEGIN}\n{table(result)}\n\n{on}. {when}.\n{END}{after}", encoding="utf-8")
+    put_between(page, "bench", f"{table(result)}\n\n{on}. {when}.")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -1,4 +1,8 @@
-"""The table of figures against their gates, for documents: `python -m anygpt_demo.eval.table docs/figures/mini.json`."""
+"""The table of figures against their gates, for documents.
+
+python -m anygpt_demo.eval.table docs/figures/mini.json                   # prints it
+python -m anygpt_demo.eval.table docs/figures/mini.json docs/mini.md      # puts it between <!-- gates --> and <!-- /gates -->
+"""
 
 from __future__ import annotations
 
@@ -48,5 +52,17 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*head, *(row(key, figures.get(key)) for key in GATES)])
 
 
+def put_between(page: Path, mark: str, text: str) -> None:
+    """Exchange what stands between <!-- mark --> and <!-- /mark --> in a Markdown page. Raises ValueError if it has no such place."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
+    if not begin or not end:
+        raise ValueError(f"{page.name} has no place for {mark}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["figures"]))
+    written = table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["figures"])
+    for name in sys.argv[2:]:
+        put_between(Path(name), "gates", written)
+    print(written)
