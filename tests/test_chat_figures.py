@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -42,6 +43,29 @@ def test_facts_of_both_kinds_are_read() -> None:
     assert chat.facts_in("Hello there.") == set()
 
 
+def test_what_a_request_leaves_open_is_not_counted() -> None:
+    asked = chats.human("Play a slow waltz.")
+    truth = chat.facts_in("Here is a slow sad waltz in minor with a cello with drums.")
+    given = chat.given_facts([asked])
+    assert given == {"tempo slow", "genre waltz"}
+    assert chat.settled_f1(chat.facts_in("Here is a slow happy waltz in major with a piano."), truth, given) == 1.0
+    assert chat.settled_f1(chat.facts_in("Here is a fast waltz."), truth, given) == pytest.approx(0.5)  # one of two, and one wrong
+    assert chat.settled_f1(chat.facts_in("Here is a waltz on a beach."), truth, given) == pytest.approx(0.5)  # nobody spoke of a beach
+    assert chat.settled_f1(set(), truth, given) == 0.0
+    assert chat.settled_f1(truth, truth, set()) is None
+    assert "tempo slow" in chat.given_facts([chats.human("The same but slower.")])
+
+
+def test_what_was_seen_heard_or_said_before_is_given() -> None:
+    source = chats.FreeSource(3, pool=200)
+    scene, piece = source.picture(random.Random(0), {}), source.piece(random.Random(0), {})
+    given = chat.given_facts([chats.human(scene, "What is it?"), chats.mini("I see a cat."), chats.human(piece)])
+    assert {"cat", scene.scene.place, scene.scene.time, scene.scene.things[0].noun} <= given
+    assert {f"genre {piece.piece.genre}", f"tempo {piece.piece.tempo}", f"lead {piece.piece.lead}"} <= given
+    kinds = [chat.kind_of(fact) for fact in ("cat", "beach", "night", "lead pan flute", "drums no")]
+    assert kinds == ["thing", "place", "time", "lead", "drums"]
+
+
 class Parrot:
     """Answers every chat with the same reply."""
 
@@ -66,6 +90,7 @@ def test_trials_score_facts_and_modalities(monkeypatch: pytest.MonkeyPatch) -> N
     found = list(chat.trials(Parrot(drawn), source, 40, patterns=("t-p",)))  # type: ignore[arg-type]
     assert len(found) == 40 and all(trial.right and trial.pattern == "t-p" for trial in found)
     assert all(trial.facts is not None and 0 <= trial.facts < 1 for trial in found)
+    assert all(trial.all_facts is not None and 0 <= trial.all_facts < 1 for trial in found)
     silent = list(chat.trials(Parrot(chat.Reply(text="Hello.")), source, 5, patterns=("t-p",)))  # type: ignore[arg-type]
     assert not any(trial.right for trial in silent) and all(trial.facts == 0 for trial in silent)
     cells = dict(chat.matrix(Parrot(drawn), source, 40))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,7 @@ SPEECH_FRAMES = 350
 FOLLOW_UPS = ("t-p now", "t-m now", "t-p then t", "t-m then t", "t-p then m", "t-m then p")  # chats whose last request refers back
 OPEN = ("t-t", "t-t everyday", "t-t fun", "t-t poem")  # chats in which many replies are right: no facts of the written one are asked for
 LATE_ROOM = 700  # ids that the reply in a long chat finds free
+MUSIC_FACTS = ("lead", "genre", "mood", "tempo", "mode", "drums")  # names of facts as facts_in() gives them
 TRIES = 20  # chats that are tried for each that is counted, at most
 
 
@@ -224,13 +226,14 @@ class HeldOut(Library):
 
 @dataclass(frozen=True)
 class Trial:
-    """One held-out chat. right: the last reply has exactly the modalities asked for; facts: F1 of the facts that its words name, None
-    if the written reply names none."""
+    """One held-out chat. right: the last reply has exactly the modalities asked for; facts: F1 of the facts that its words name, of those
+    that the request settles, None if it settles none (see settled_f1); all_facts: the same of all facts that the written reply names."""
 
     pattern: str
     right: bool
     malformed: int
     facts: float | None
+    all_facts: float | None
 
 
 def facts_in(text: str) -> set[str]:
@@ -242,6 +245,43 @@ def facts_in(text: str) -> set[str]:
     for instrument in (heard.get("lead"), "drum" if "drums" in heard else None):
         seen = seen.replace(instrument or "\n", "")  # what plays is not seen
     return nouns_in(without_backdrop(seen)) | backdrop | {f"{name} {value}" for name, value in heard.items()}
+
+
+def kind_of(fact: str) -> str:
+    """What a fact of facts_in() is about: thing, place, time, or the name of a fact of music."""
+    if fact in {place.name for place in world.PLACES}:
+        return "place"
+    if fact in {time.name for time in world.TIMES}:
+        return "time"
+    return fact.partition(" ")[0] if fact.partition(" ")[0] in MUSIC_FACTS else "thing"
+
+
+def given_facts(turns: Sequence[chats.Turn]) -> set[str]:
+    """Whatever is said, heard or seen in turns: facts of their words, pictures and pieces."""
+    found: set[str] = set()
+    for part in (part for turn in turns for part in turn.parts):
+        if isinstance(part, chats.Words):
+            found |= facts_in(re.sub(r"\b(slow|fast)er\b", r"\1", part.text))
+        elif isinstance(part, chats.SpeechPart):
+            found |= facts_in(part.item.text)
+        elif isinstance(part, chats.PicturePart):
+            found |= facts_in(chats.scene_words(part.scene))
+        else:
+            found |= facts_in(chats.piece_words(part.piece))
+    return found
+
+
+def settled_f1(said: set[str], truth: set[str], given: set[str]) -> float | None:
+    """F1 of what a reply names and what it has to name: the facts of the written reply that were given before. None if there are none.
+
+    A request for "some sad jazz" leaves tempo, drums and instrument open, and music that is turned into a picture leaves the thing open:
+    what the written reply chose there is no more right than anything else, so facts of such a kind are not counted against a reply.
+    """
+    settled = truth & given
+    if not settled:
+        return None
+    open_kinds = {kind_of(fact) for fact in truth - given}
+    return f1({fact for fact in said if fact in settled or kind_of(fact) not in open_kinds}, settled)
 
 
 def trials(
@@ -273,8 +313,9 @@ def trials(
             continue
         last = dialogue.turns[-1]
         truth = facts_in(" ".join(part.text for part in last.parts if isinstance(part, chats.Words)))
-        named = f1(facts_in(reply.text), truth) if truth and dialogue.pattern not in OPEN else None
-        yield Trial(dialogue.pattern, reply.modalities == expected(last), reply.malformed, named)
+        said, counts = facts_in(reply.text), bool(truth) and dialogue.pattern not in OPEN
+        settled = settled_f1(said, truth, given_facts(dialogue.turns[:-1])) if counts else None
+        yield Trial(dialogue.pattern, reply.modalities == expected(last), reply.malformed, settled, f1(said, truth) if counts else None)
 
 
 def quick_figures(model: Llama, vocabulary: Vocabulary, runs: Path, n: int = 30) -> dict[str, float]:
@@ -347,6 +388,9 @@ def figures(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterato
         named = [trial.facts for trial in chosen if trial.facts is not None]
         if named:
             yield f"chat.{key}", figure(named, ceiling=1.0)
+        named = [trial.all_facts for trial in chosen if trial.all_facts is not None]
+        if named:
+            yield f"chat.{key}_open_too", figure(named)
     late = list(trials(speaker, source, n, seed, before=2))
     yield "chat.late_modality", figure([float(trial.right) for trial in late], ceiling=1.0)
     yield "chat.late_facts", figure([trial.facts for trial in late if trial.facts is not None], ceiling=1.0)
@@ -365,6 +409,8 @@ def matrix(speaker: Speaker, source: HeldOut, n: int, seed: int = 0) -> Iterator
         if found:
             cells[cell] = figure([float(trial.right) * (1.0 if trial.facts is None else trial.facts) for trial in found], ceiling=1.0)
             yield f"matrix.{cell}", cells[cell]
+            every = [float(trial.right) * (1.0 if trial.all_facts is None else trial.all_facts) for trial in found]
+            yield f"matrix_open_too.{cell}", figure(every)
     if cells:
         yield "matrix.min_cell", min(cells.values(), key=lambda cell: float(cell["value"]))
 
