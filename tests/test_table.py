@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anygpt_demo import cli
-from anygpt_demo.eval.table import put_between, row, table
+from anygpt_demo.eval.table import GATES, SUMMARY, put_between, row, summary, table
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,14 @@ def test_a_section_measured_alone_leaves_the_others_in_the_file(tmp_path: Path, 
     assert json.loads(file.read_text())["figures"] == {"chat.facts": {"value": 2}, "matrix.t-t": {"value": 3}}
     assert cli.main(["eval", "mini", "--json", str(file)]) == 0
     assert json.loads(file.read_text()) == found
+
+
+def test_the_short_table_shows_what_was_measured_whole():
+    item = {"value": 0.5, "ci95": [0.4, 0.6], "n": 40}
+    figures = {key: item for _, keys in SUMMARY for key in keys}
+    lines = summary(figures).splitlines()
+    assert len(lines) == 2 + len(SUMMARY) and all(line.count("|") == 4 for line in lines)
+    assert "0.50 [0.40, 0.60] / 0.50 [0.40, 0.60] | 40 |" in lines[5]
+    del figures["chat.facts"]
+    assert len(summary(figures).splitlines()) == 1 + len(SUMMARY)
+    assert GATES.keys() >= {"text_to_picture.object", "chat.facts"}

@@ -1,7 +1,7 @@
-"""The table of figures against their gates, for documents.
+"""The tables of figures in documents: all against their gates, and a short one.
 
-python -m anygpt_demo.eval.table docs/figures/mini.json                   # prints it
-python -m anygpt_demo.eval.table docs/figures/mini.json docs/mini.md      # puts it between <!-- gates --> and <!-- /gates -->
+`python -m anygpt_demo.eval.table docs/figures/mini.json docs/mini.md README.md` prints the first and puts each where a page has a
+place for it: <!-- gates --> ... <!-- /gates --> and <!-- summary --> ... <!-- /summary -->.
 """
 
 from __future__ import annotations
@@ -34,6 +34,24 @@ GATES: dict[str, tuple[float, float, bool]] = {
 }  # fmt: skip
 
 
+SUMMARY: tuple[tuple[str, tuple[str, ...]], ...] = (  # what it is about, and its figures
+    ("Picture → codes → picture: thing / place / style", ("picture_recon.object", "picture_recon.place", "picture_recon.style")),
+    ("Request → picture: thing / place / relation", ("text_to_picture.object", "text_to_picture.place", "text_to_picture.relation")),
+    ("The same for pairs of thing and place never seen together: thing", ("text_to_picture.unseen_pairs_object",)),
+    ("Picture → caption: things (F1) / place", ("picture_to_text.object_f1", "picture_to_text.place")),
+    ("Enhancement of true pictures, 256 → 512 px: share that comes nearer than bicubic", ("picture_enhance.nearer",)),
+    ("Speech codec: STOI / word errors added", ("speech_codec.stoi", "speech_codec.wer_closed_delta")),
+    ("Speech → text: word errors, seen voices / unseen voice", ("speech_to_text.wer_seen_voices", "speech_to_text.wer_heldout_voice")),
+    ("Speech → text: letters wrong, a person reading", ("speech_to_text.cer_human",)),
+    ("Text → speech: word errors added", ("text_to_speech.wer_closed_delta",)),
+    ("Music codec: tempo / drums", ("music_recon.tempo", "music_recon.drums")),
+    ("Request → music: tempo / drums / genre", ("text_to_music.tempo", "text_to_music.drums", "text_to_music.genre")),
+    ("Music → caption: tempo / drums / genre", ("music_to_text.tempo", "music_to_text.drums", "music_to_text.genre")),
+    ("Replies in the modality that was asked for / malformed blocks", ("chat.modality", "chat.malformed")),
+    ("Facts that a request settles, named in the reply / the same late in a chat, after two others", ("chat.facts", "chat.late_facts")),
+)
+
+
 def row(key: str, found: Mapping[str, Any] | None) -> str:
     """One line of the table; what was not measured stays in it."""
     must, goal, more = GATES[key]
@@ -52,6 +70,19 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*head, *(row(key, figures.get(key)) for key in GATES)])
 
 
+def summary(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown, one row per line of SUMMARY whose figures were measured."""
+    lines = ["| what | measured [95 %] | n |", "|---|---|---|"]
+    for label, keys in SUMMARY:
+        found = [figures[key] for key in keys if key in figures]
+        if len(found) < len(keys):
+            continue
+        values = ["{value:.2f} [{0:.2f}, {1:.2f}]".format(*item["ci95"], value=item["value"]) for item in found]
+        numbers = list(dict.fromkeys(str(item["n"]) for item in found))
+        lines.append(f"| {label} | {' / '.join(values)} | {' / '.join(numbers)} |")
+    return "\n".join(lines)
+
+
 def put_between(page: Path, mark: str, text: str) -> None:
     """Exchange what stands between <!-- mark --> and <!-- /mark --> in a Markdown page. Raises ValueError if it has no such place."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->")
@@ -62,7 +93,9 @@ def put_between(page: Path, mark: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    written = table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["figures"])
-    for name in sys.argv[2:]:
-        put_between(Path(name), "gates", written)
-    print(written)
+    measured = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["figures"]
+    for page in map(Path, sys.argv[2:]):
+        for mark, text in (("gates", table(measured)), ("summary", summary(measured))):
+            if f"<!-- {mark} -->" in page.read_text(encoding="utf-8"):
+                put_between(page, mark, text)
+    print(table(measured))
