@@ -478,37 +478,21 @@ class Trainer:
             hidden, looks = self.read(self.model, self.prefix, batch.shown)
             loss, figures = self.loss(self.model, hidden, batch)
             heard = listening_loss(self.listening, hidden, batch)
-        if heard is not None:
-            loss = loss + CTC_WEIGHT * heard
-            figures["ctc"] = (float(heard.detach()), 1.0)
-        guide = speaking_loss(looks, batch, len(self.prefix))
-        if guide is not None:
-            loss = loss + GUIDE_WEIGHT * guide
-            figures["guide"] = (float(guide.detach()), 1.0)
-        copies = copying_loss(looks, batch, len(self.prefix))
-        if copies is not None:
-            loss = loss + GUIDE_WEIGHT * copies
-            figures["copy"] = (float(copies.detach()), 1.0)
-        sounds = sounding_loss(self.sounding, hidden, batch)
-        if sounds is not None:
-            loss = loss + SOUND_WEIGHT * sounds
-            figures["phone"] = (float(sounds.detach()), 1.0)
-        played = playing_loss(self.playing, hidden, batch)
-        if played is not None:
-            loss = loss + PLAY_WEIGHT * played
-            figures["play"] = (float(played.detach()), 1.0)
-        known = knowing_loss(self.knowing, hidden, batch)
-        if known is not None:
-            loss = loss + KNOW_WEIGHT * known
-            figures["know"] = (float(known.detach()), 1.0)
-        painted = painting_loss(self.painting, hidden, batch)
-        if painted is not None:
-            loss = loss + PAINT_WEIGHT * painted
-            figures["paint"] = (float(painted.detach()), 1.0)
-        facts = facts_loss(looks, batch, len(self.prefix))
-        if facts is not None:
-            loss = loss + GUIDE_WEIGHT * facts
-            figures["facts"] = (float(facts.detach()), 1.0)
+        lead = len(self.prefix)
+        aids = {
+            "ctc": (CTC_WEIGHT, heard),
+            "guide": (GUIDE_WEIGHT, speaking_loss(looks, batch, lead)),
+            "copy": (GUIDE_WEIGHT, copying_loss(looks, batch, lead)),
+            "phone": (SOUND_WEIGHT, sounding_loss(self.sounding, hidden, batch)),
+            "play": (PLAY_WEIGHT, playing_loss(self.playing, hidden, batch)),
+            "know": (KNOW_WEIGHT, knowing_loss(self.knowing, hidden, batch)),
+            "paint": (PAINT_WEIGHT, painting_loss(self.painting, hidden, batch)),
+            "facts": (GUIDE_WEIGHT, facts_loss(looks, batch, lead)),
+        }
+        for name, (weight, term) in aids.items():
+            if term is not None:
+                loss = loss + weight * term
+                figures[name] = (float(term.detach()), 1.0)
         self.optimizer.zero_grad()
         loss.backward()
         factor, going = self.team.average(self.parameters, factor, going)

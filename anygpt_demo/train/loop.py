@@ -1,4 +1,4 @@
-"""What every training stage shares: a budget of CPU time, resumable states, a learning-rate schedule and curves."""
+"""What every training stage shares: a budget of CPU time, resumable states, a learning-rate schedule, averaged weights and curves."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,45 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     options: dict[str, str] = field(default_factory=dict)  # stage-specific KEY=VALUE
+
+
+class Averaged:
+    """A model in training with a moving average of its weights, which is what is exported, and its optimizer."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, keep: float) -> None:
+        """keep: share of the average that stays in each step, once there have been many."""
+        self.model, self.optimizer, self.keep, self.steps = model, optimizer, keep, 0
+        self.begin()
+
+    def begin(self) -> None:
+        """The average becomes what the model is now."""
+        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
+
+    def update(self, loss: Tensor, rate: float, most: float) -> None:
+        """One step of the optimizer, gradients clipped to `most`; the average follows. A group's `speed` is a factor on its rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("speed", 1.0)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), most)
+        self.optimizer.step()
+        self.steps += 1
+        decay = min(self.keep, (1 + self.steps) / (10 + self.steps))
+        for key, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a continued run needs."""
+        parts = {"model": self.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict()}
+        return {**parts, "steps": self.steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from state()."""
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = int(state["steps"])
 
 
 def parse_budget(text: str) -> float:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from anygpt_demo.models.flow import CELLS, Condition, FlowConfig, FlowDecoder
 from anygpt_demo.models.seed import PIXEL_MEAN, PIXEL_STD, SeedTokenizer
 from anygpt_demo.synth.pictures import BACKGROUND, Studio
 from anygpt_demo.synth.world import COLOURS, NOUNS, PLACES, STYLES, TIMES, noun_index
-from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.loop import Averaged, Run, Settings, cosine
 from anygpt_demo.train.picture_codes import load_tokenizer
 from anygpt_demo.train.picture_data import load_labels
 from anygpt_demo.train.picture_stem import MINI
@@ -236,49 +235,34 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.mean((2, 3)), (x.var((2, 3)) + 1e-5).sqrt()
 
 
-class Trainer:
+class Trainer(Averaged):
     """Model, average, optimizer and the two kinds of step."""
+
+    model: FlowDecoder
 
     def __init__(self, settings: Settings, tokenizer: SeedTokenizer | None) -> None:
         torch.manual_seed(settings.seed + 41)
         sizes = {"code": MINI.code_dim, "restored": MINI.width, "embedding": MINI.embedding}
         self.config = FlowConfig(nouns=len(NOUNS), colours=len(COLOURS) + 1, scene=SCENE, **sizes)
-        self.model = FlowDecoder(self.config).to(memory_format=torch.channels_last)
-        self.model.reader.requires_grad_(False)
-        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
-        memory = [p for name, p in self.model.named_parameters() if name.startswith(("canvas.patch.", "canvas.thing."))]
+        model = FlowDecoder(self.config).to(memory_format=torch.channels_last)
+        model.reader.requires_grad_(False)
+        memory = [p for name, p in model.named_parameters() if name.startswith(("canvas.patch.", "canvas.thing."))]
         known = {id(p) for p in memory}
-        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
         groups = [{"params": rest, "speed": 1.0}, {"params": memory, "speed": 2.0, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.97), weight_decay=0.02)
+        super().__init__(model, torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.97), weight_decay=0.02), EMA)
         self.tokenizer = tokenizer
         self.perception = None if tokenizer is None else Perception(tokenizer)
-        self.steps = 0
-
-    def state(self) -> dict[str, Any]:
-        """Everything that a continued run needs."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from state()."""
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps = int(state["steps"])
 
     def begin_from(self, family: Path, new_unet: bool = False) -> None:
         """Continue from an exported decoder, its Reader included; with a new UNet if asked for."""
         part = checkpoints.Family.open(family).component("image_decoder")
-        unet = {key: value.clone() for key, value in self.model.unet.state_dict().items()}
-        checkpoints.load_strict(self.model, part.state(), part.role)
-        if new_unet:
-            self.model.unet.load_state_dict(unet)
-        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
+        state = part.state()
+        if new_unet:  # it may have other widths
+            state = {key: value for key, value in state.items() if not key.startswith("unet.")}
+            state |= {key: value for key, value in self.model.state_dict().items() if key.startswith("unet.")}
+        checkpoints.load_strict(self.model, state, part.role)
+        self.begin()
 
     def take_reader(self, runs: Path) -> None:
         """The heads of the finished tokenizer become the Reader, rounded as they will be exported."""
@@ -286,20 +270,6 @@ class Trainer:
         for name, value in self.model.reader.state_dict().items():
             value.copy_(saved[f"heads.{name}"].bfloat16().float())
             self.average[f"reader.{name}"].copy_(value)
-
-    def _update(self, loss: Tensor, factor: float) -> None:
-        """One optimizer step; the average follows."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = RATE * group["speed"] * factor
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.steps += 1
-        decay = min(EMA, (1 + self.steps) / (10 + self.steps))
-        for key, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[key].lerp_(value, 1 - decay)
 
     def _paint(self, condition: Condition, truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of the flow, of the coarse picture, and of the flow as the encoder sees it."""
@@ -318,7 +288,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             maps = self.model.canvas(true_condition(truth, self.config))
         coarse = picture_loss(maps.coarse, truth)
-        self._update(coarse, factor)
+        self.update(coarse, RATE * factor, 1.0)
         return {"coarse": coarse.item()}
 
     def codes_step(self, truth: Truth, factor: float, flow: bool) -> dict[str, float]:
@@ -331,10 +301,10 @@ class Trainer:
             with torch.autocast("cpu", torch.bfloat16):
                 maps = self.model.canvas(condition)
             coarse = picture_loss(maps.coarse, truth)
-            self._update(coarse, factor)
+            self.update(coarse, RATE * factor, 1.0)
             return {"painted": coarse.item(), "right": right.item()}
         clean, coarse, seen = self._paint(condition, truth)
-        self._update(clean + coarse + SEEN_WEIGHT * seen, factor)
+        self.update(clean + coarse + SEEN_WEIGHT * seen, RATE * factor, 1.0)
         return {"flow": clean.item(), "painted": coarse.item(), "seen": seen.item(), "right": right.item()}
 
     def export(self, settings: Settings) -> None:
