@@ -42,7 +42,7 @@ class FlowConfig:
     side: int = 128  # pixels
     fold: int = 4  # pixel-unshuffle
     widths: tuple[int, ...] = (48, 80, 144)  # channels of the Canvas at 32, 16 and 8
-    unet_widths: tuple[int, ...] = (32, 64, 128)  # channels of the UNet at 32, 16 and 8
+    unet_widths: tuple[int, ...] = (96, 128, 128)  # channels of the UNet at 32, 16 and 8
     time: int = 128  # width of the time embedding
     patch: int = 12  # cells per side of a slot's patch
     patch_channels: int = 32

@@ -6,13 +6,16 @@ share of them is only halved, as a true picture of 256 px is, and the rest is ma
 px, blurred, folded, mottled, and enlarged to 256 px as the codec does. Copies by the decoder itself cannot serve as inputs: their
 things stand a little off, and a network that has to guess where learns to blur.
 
-Options: width=C, blocks=N (sizes of the network); true=SHARE (of inputs that are only halved).
+The decoder's own texture is left alone: what looks like grain in its pictures is how it tells a place, so the grain that the network
+learns to take away is finer and fainter than that.
+
+Options: width=C, blocks=N (sizes of the network); true=SHARE (of inputs that are only halved); from=FAMILY (begin with its weights).
 """
 
 from __future__ import annotations
 
 import random
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ from torch import Tensor
 from anygpt_demo import checkpoints
 from anygpt_demo.models.enhancer import Enhancer, EnhancerConfig
 from anygpt_demo.synth.pictures import render_fine, sample_scene, sprite
-from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.loop import Averaged, Run, Settings, cosine
 
 BATCH = 12
 PATCH = 128  # pixels of a target patch
@@ -32,8 +35,8 @@ RING = 240  # drawn pictures kept for reuse, 0.8 MB each
 EVERY = 2  # steps per new picture
 CROWDED_SHARE = 0.4
 TRUE_SHARE = 0.5
-MOTTLES = {1: 0.02, 2: 0.05, 4: 0.06}  # the decoder's mottled noise: cells in pixels of 128, and the most of each
-BLURS = (0.2, 1.8)  # widths of its softness, in pixels of 128
+MOTTLES = {1: 0.015, 2: 0.02, 4: 0.01}  # the decoder's mottled noise: cells in pixels of 128, and the most of each
+BLURS = (0.2, 1.2)  # widths of its softness, in pixels of 128
 STEPPED = ("pixel art", "oil painting")  # styles that are only halved
 FOLD = 4  # of the decoder, whose pixel shuffle leaves a pattern of this side
 
@@ -138,8 +141,10 @@ def enhancer_loss(made: Tensor, fine: Tensor) -> Tensor:
     return error.abs().mean() + 0.5 * (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean())
 
 
-class Trainer:
+class Trainer(Averaged):
     """Model, average and optimizer."""
+
+    model: Enhancer
 
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(settings.seed + 53)
@@ -147,26 +152,11 @@ class Trainer:
         self.true_share = float(settings.options.get("true", TRUE_SHARE))
         self.config = EnhancerConfig(**sizes)
         self.device = settings.device
-        self.model = Enhancer(self.config).to(self.device, memory_format=torch.channels_last)
-        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE, betas=(0.9, 0.98))
-        self.steps = 0
-
-    def state(self) -> dict[str, Any]:
-        """Everything that a continued run needs."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from state()."""
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps = int(state["steps"])
+        model = Enhancer(self.config).to(self.device, memory_format=torch.channels_last)
+        if "from" in settings.options:
+            part = checkpoints.Family.open(Path(settings.options["from"])).component("image_enhancer")
+            checkpoints.load_strict(model, part.state(), part.role)
+        super().__init__(model, torch.optim.Adam(model.parameters(), lr=RATE, betas=(0.9, 0.98)), EMA)
 
     def step(self, fine: Tensor, soft: Tensor, factor: float) -> dict[str, float]:
         """Learn from target patches (B, 3, H, W), soft: bool (B,). Returns the loss, and that of bilinear enlargement."""
@@ -174,16 +164,7 @@ class Trainer:
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             made = self.model(given.contiguous(memory_format=torch.channels_last))
         loss = enhancer_loss(made, fine)
-        for group in self.optimizer.param_groups:
-            group["lr"] = RATE * factor
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
-        self.optimizer.step()
-        self.steps += 1
-        decay = min(EMA, (1 + self.steps) / (10 + self.steps))
-        for key, value in self.model.state_dict().items():
-            self.average[key].lerp_(value, 1 - decay)
+        self.update(loss, RATE * factor, 0.5)
         plain = F.interpolate(given, scale_factor=2, mode="bilinear", align_corners=False)
         return {"loss": loss.item(), "bilinear": enhancer_loss(plain, fine).item()}
 
