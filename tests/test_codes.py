@@ -11,7 +11,7 @@ from anygpt_demo.train.loop import Settings
 @pytest.mark.parametrize("again", [False, True])
 def test_complete_codes_are_made_anew_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool):
     made: list[str] = []
-    monkeypatch.setattr(picture_data, "make_stock", lambda folder: None)
+    monkeypatch.setattr(picture_data, "make_stock", lambda folder, seed: None)
     monkeypatch.setattr(picture_codes, "make_codes", lambda settings: made.append("pictures"))
     monkeypatch.setattr(music_codes, "make", lambda settings: made.append("music"))
     (tmp_path / "data" / "codes" / "music").mkdir(parents=True)
