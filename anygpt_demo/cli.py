@@ -169,7 +169,9 @@ def evaluate(options: argparse.Namespace) -> int:
     found = call(EVALS[options.name])(settings)
     if "sections" in settings.options and options.json is not None and options.json.is_file():
         before = json.loads(options.json.read_text(encoding="utf-8"))
-        found = {**before, **found, "figures": before.get("figures", {}) | found["figures"]}
+        measured = settings.options["sections"].split(",")
+        missing = {name: why for name, why in before.get("missing", {}).items() if name not in measured}
+        found = {"figures": before.get("figures", {}) | found["figures"], "missing": missing | found["missing"]}
     write_result(found, options.json)
     return 0
 

@@ -38,10 +38,13 @@ def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path):
 
 def test_a_section_measured_alone_leaves_the_others_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file, found = tmp_path / "figures.json", {"figures": {"chat.facts": {"value": 2}}, "missing": {}}
-    file.write_text(json.dumps({"figures": {"chat.facts": {"value": 1}, "matrix.t-t": {"value": 3}}, "missing": {}}))
+    file.write_text(
+        json.dumps({"figures": {"chat.facts": {"value": 1}, "matrix.t-t": {"value": 3}}, "missing": {"voice_clone": "no", "chats": "no"}})
+    )
     monkeypatch.setattr(cli, "call", lambda name: lambda settings: found)
     assert cli.main(["eval", "mini", "--json", str(file), "--set", "sections=chats"]) == 0
     assert json.loads(file.read_text())["figures"] == {"chat.facts": {"value": 2}, "matrix.t-t": {"value": 3}}
+    assert json.loads(file.read_text())["missing"] == {"voice_clone": "no"}
     assert cli.main(["eval", "mini", "--json", str(file)]) == 0
     assert json.loads(file.read_text()) == found
 

@@ -87,10 +87,10 @@ def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.
     (folder / f"{prefix}codes.u16.part").replace(folder / f"{prefix}codes.u16")
 
 
-def make(settings: Settings, count: int = 9000) -> None:
+def make(settings: Settings, count: int = 7500) -> None:
     """Encode `count` training pieces and the test set with the family's codec, on settings.threads processes.
 
-    A third of the pieces have any tempo, as the tests have; the rest keep to the grid of the frames, where a rhythm is easy to learn.
+    A fifth of the pieces have any tempo, as the tests have; the rest keep to the grid of the frames, where a rhythm is easy to learn.
     """
     data, tests = sets(settings)
     home = settings.runs / "data" / "codes" / "music"
@@ -98,7 +98,7 @@ def make(settings: Settings, count: int = 9000) -> None:
     codec = MusicCodec.load(Family.open(settings.family), heard_s=SECONDS)
     _write(home, "test_", encode_set(codec, tests, range(len(tests.pieces)), 250), tests.pieces)
     seed = NEW_SEED + settings.seed
-    rng, free = random.Random(seed), min(count // 3, len(data.pieces)) // CHUNK * CHUNK
+    rng, free = random.Random(seed), min(count // 5, len(data.pieces)) // CHUNK * CHUNK
     pieces = [*data.pieces[:free], *(on_grid(piece, rng) for piece in draw(count - free, seed))]
     chunks = [pieces[start : start + CHUNK] for start in range(0, count, CHUNK)]
     parts_home = home / f"parts-{stamp(codec)}-{settings.seed}"
