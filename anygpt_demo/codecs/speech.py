@@ -135,7 +135,7 @@ class SpeechCodec:
         if not self.clean:
             return soundstorm.generate(semantic, prompt, self.steps, noise=gumbel(generator))
         vectors = torch.stack([book.embed for book in self.tokenizer.quantizer.codebooks[1 : soundstorm.levels + 1]])
-        return soundstorm.generate_clean(semantic, prompt, self.steps, generator=generator, vectors=vectors)
+        return soundstorm.generate_clean(semantic, prompt, vectors, self.steps)
 
     def streamer(self, *, voice: Voice | None = None, seed: int = 0) -> SpeechStream:
         """Speaks codes as they come. Without a SoundStorm the pieces joined equal decode() within 1e-5."""

@@ -11,7 +11,7 @@ D model width, H heads. The sequence that the network reads is (B, N * Q), frame
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Noise = Callable[[Tensor], Tensor]  # logits -> noise of the same shape
-SPAN = 50  # frames of level 0 that generate_clean() writes in `steps` passes
-ALONE = 2  # levels above level 0 that have a pass of their own there
+SPAN = 50  # frames that generate_clean() writes in `steps` passes
 
 # where the un-forked repository keeps the convolution module -> where the checkpoint of AnyGPT has it
 UNFORKED = {"net.0.": "net1.0.", "net.2.": "net1.2.", "net.4.conv.": "ds_conv.conv.", "net.6.": "net2.1.", "net.7.": "net2.2."}
@@ -284,6 +283,15 @@ class Network(nn.Module):
         return self.to_logits(self.embeds(self.hidden(codes, condition, valid)))
 
 
+def expected(logits: Sequence[Tensor], vectors: Tensor) -> Tensor:
+    """What the code vectors of all levels are expected to add up to: float32 (B, N, d).
+
+    logits: (B, N, V) of each level; vectors: (Q, V, d).
+    """
+    parts = [rows.float().softmax(-1) @ table.float() for rows, table in zip(logits, vectors, strict=True)]
+    return torch.stack(parts).sum(0)
+
+
 class SoundStorm(nn.Module):
     """The network with the table of semantic codes, and the ways to generate.
 
@@ -362,24 +370,12 @@ class SoundStorm(nn.Module):
         return masked
 
     @torch.inference_mode()
-    def generate_clean(
-        self,
-        semantic: Tensor,
-        prompt: Tensor | None = None,
-        steps: int = 8,
-        *,
-        temperature: float = 0.5,
-        generator: torch.Generator | None = None,
-        vectors: Tensor | None = None,
-    ) -> Tensor:
-        """Generating as the network was trained: the prompt stays, higher levels stay masked until it is their turn.
+    def generate_clean(self, semantic: Tensor, prompt: Tensor | None, vectors: Tensor, steps: int = 2) -> Tensor:
+        """Generating as the small network was trained: a stretch at a time, each in one pass, onward from the prompt.
 
-        Same shapes as generate(). Level 0 is written onward from the prompt, in `steps` passes for every SPAN frames, each choice a
-        draw at `temperature`: the phase of a voice follows from what is before it, and frames chosen far apart would not fit
-        together. Then a pass for each of the next ALONE levels, and one for all above them; these take the likeliest code.
-
-        vectors: the codec's code vectors of the acoustic levels, (Q, V, d). With them each choice above level 0 is the code nearest to
-        the expected vector instead: the least mean squared error, which suits a small network that is rarely sure of one code.
+        A stretch is SPAN / steps frames. Its acoustic latents are what the code vectors of all levels are expected to add up to, and its
+        codes are these latents coded again, level after level, as the codec does it: the least mean squared error, which suits a small
+        network that is rarely sure of one code. Same shapes as generate(). vectors: those of the codec's acoustic levels, (Q, V, d).
         """
         batch, frames = semantic.shape
         codes = semantic.new_full((batch, frames, self.levels), self.mask_id)
@@ -388,21 +384,13 @@ class SoundStorm(nn.Module):
             stream, before = torch.cat([prompt[..., 0], semantic], 1), prompt.shape[1]
             codes = torch.cat([prompt[..., 1:], codes], 1)
         condition = self.semantic_token_emb(stream)
-        noise = gumbel(generator)
         stride = math.ceil(SPAN / steps)
         for first in range(before, before + frames, stride):
             now = slice(first, first + stride)
-            logits = self.net.level_logits(self.net.hidden(codes, condition)[:, now], 0).float()
-            codes[:, now, 0] = (logits + temperature * noise(logits)).argmax(-1) if temperature > 0 else logits.argmax(-1)
-        hidden = None
-        for level in range(1, self.levels):
-            if hidden is None or level <= ALONE + 1:
-                hidden = self.net.hidden(codes, condition)[:, before:]
-            logits = self.net.level_logits(hidden, level).float()
-            if vectors is None:
-                chosen = logits.argmax(-1)
-            else:
-                table = vectors[level]
-                chosen = (table.square().sum(-1) - 2 * (logits.softmax(-1) @ table) @ table.T).argmin(-1)
-            codes[:, before:, level] = chosen
+            hidden = self.net.hidden(codes, condition)[:, now]
+            left = expected([self.net.level_logits(hidden, level) for level in range(self.levels)], vectors)
+            for level, table in enumerate(vectors.float()):
+                chosen = (table.square().sum(-1) - 2 * left @ table.T).argmin(-1)
+                left = left - table[chosen]
+                codes[:, now, level] = chosen
         return torch.cat([semantic[..., None], codes[:, before:]], -1)

@@ -2,6 +2,7 @@
 
 STAGES: dict[str, str] = {  # name -> module:function(Settings); the order is the order of `make train-mini`
     "speech-teacher": "anygpt_demo.train.speech_teacher:train",
+    "speech-listener": "anygpt_demo.train.speech_listener:train",
     "speech-codec": "anygpt_demo.train.speech_codec:train",
     "picture-stem": "anygpt_demo.train.picture_stem:train",
     "picture-tokenizer": "anygpt_demo.train.picture_tokenizer:train",

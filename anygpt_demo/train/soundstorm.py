@@ -1,22 +1,21 @@
 """Stage soundstorm: learn the voice. Semantic codes + a prompt of somebody's codes -> the acoustic codes of that voice.
 
-Training follows the paper and the published trainer: a random prompt in front, one level drawn per example, a cosine share
-of that level masked behind the prompt, all higher levels masked, loss on the masked codes of that level. The higher levels'
-codes are predicted from the same pass as well, at a lower weight: it costs a fifth more and teaches the body far faster. Half of the
-examples are human; in long runs resampled copies of the recordings add speakers. Clips of one voice are joined, so that the prompt is
-often another sentence than the target, as it is in use.
+The published trainer asks for the true code behind every mask. Codes of a small codec tell the phase of a voice before its timbre, and
+no network can know the phase: after hours it had learnt how likely codes are, and of the voice little. So what counts here is the
+sound. Everything behind the prompt is masked; the expected code vectors of all levels, coded again (straight through), are decoded, and
+spectra and a listener (speech_listener.py) compare with what the person really said. Cross-entropy stays as a small term, so the
+logits remain distributions over codes.
 
-Semantic codes betray who spoke them, and a network that never sees them in another voice learns to listen to them instead of the prompt.
-So behind most prompts they are those of a disguised copy (higher or lower), and the acoustic codes say what these leave of the true wave.
-Two heads that are not exported read the pitch of each frame and the mean code vector of the voice from the hidden states behind the
-prompt: codes say little about either at a time, and the network would find the prompt late.
+Semantic codes betray who spoke them, and a network that never sees them in another voice learns to listen to them instead of the
+prompt. So behind most prompts they are those of a disguised copy (higher or lower), and the acoustic codes say what these leave of the
+true wave. Everything is coded as it is drawn: each recording is heard at many playing speeds, each of them another voice.
+
+Options: from=DIR begins with the exported weights of a family.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from anygpt_demo.checkpoints import Family, export
-from anygpt_demo.models.soundstorm import SoundStorm
+from anygpt_demo.checkpoints import Family, export, load_strict
+from anygpt_demo.errors import ModelFault
+from anygpt_demo.models.soundstorm import SoundStorm, expected
 from anygpt_demo.models.speechtokenizer import SpeechTokenizer, with_training_buffers
-from anygpt_demo.train import speech_data
-from anygpt_demo.train.loop import Run, Settings, cosine
-from anygpt_demo.train.speech_data import RATE_HZ, SpeechSet
-from anygpt_demo.train.team import Team
+from anygpt_demo.train import speech_listener
+from anygpt_demo.train.loop import Averaged, Run, Settings, cosine
+from anygpt_demo.train.spectra import MelLoss
+from anygpt_demo.train.speech_data import HOP, RATE_HZ, Clip, SpeechSet, open_sets
 
 CONFIG: dict[str, Any] = {
     "codebook_size": 1024,
     "num_quantizers": 7,
     "clean": True,  # generate as it was trained
-    "steps": 7,
+    "steps": 2,
     "conformer": {
         "dim": 256,
         "depth": 4,
@@ -49,260 +49,174 @@ CONFIG: dict[str, Any] = {
         "conv_kernel_size": 15,
     },
 }
-FRAMES = 250  # of one example: 5 s
-BATCH = 4
-RATE = 1.5e-3
-EXPECTED = 3.0  # weight of the distance between expected and true code vector, as a share of the vectors' power
-ONWARD = 0.5  # share of the examples where what is masked is all that follows a moment: how the phase of a voice goes on
-NEAR = 24  # frames after that moment that count
-HIGHER = 0.5  # weight of the loss on the levels above the drawn one, which are wholly masked
-LEVEL_SHARES = (0.40, 0.20, 0.13, 0.10, 0.07, 0.05, 0.05)  # the first acoustic levels carry most of the timbre
-SOURCE_SHARES = {"librispeech_clean251": 0.30, "pico_intent": 0.16, "kathleen": 0.10, "pico_wake": 0.04, "synthetic": 0.40}
-WARPS = (0.88, 1.13)  # playing speed of the human recordings: below 1 deeper and slower, above 1 higher and faster
-WARP_FROM_S = 2400.0  # shorter runs see each recording once or twice anyway and do without the copies
-WARPED = ("librispeech_clean251", "pico_intent")  # many speakers, one sentence or few of each
-AIDS = (0.5, 0.3)  # weights of the heads for pitch and voice
-PITCHES = 40  # classes of the fundamental from LOWEST_HZ to HIGHEST_HZ, equal steps of its logarithm; class 0 has none
-LOWEST_HZ, HIGHEST_HZ = 65.0, 400.0
+PROMPT, BEFORE, TARGET = 150, 50, 50  # frames: the voice, what was said just before (in half of them), what is to be said
+JOINT = 12  # frames before the target that are decoded with it, so that it has to go on from them
+BATCH = 4  # speakers
+SENTENCES = 3  # steps with the same speakers: their prompts are coded once
+RATE = 8e-4
+SOURCE_SHARES = {"librispeech_clean251": 0.34, "pico_intent": 0.2, "kathleen": 0.06, "synthetic": 0.4}
+VOICES_OF_ONE = ("pico_intent", "librispeech_clean251")  # one recording, one speaker
+SPEEDS = 0.16  # largest change of playing speed that makes another voice of a recording, as a logarithm
 DISGUISED = 0.9  # share of the examples whose semantic codes behind the prompt come from another voice
 DISGUISE = 0.3  # largest change of a disguised voice's pitch and formants, as a logarithm
-EXPORT_AT = 0.25  # first export at this share of the budget
+LATENT = 1.0  # weight of the squared distance between expected and true code vectors, as a share of the true power
+ENTROPY = 0.03  # weight of the cross-entropy of the codes, mean over levels
+BY_EAR_FROM = 0.08  # share of the budget before which nothing is decoded: the latents alone find the way fast
 
 
 @dataclass(frozen=True)
-class Clip:
-    """Codes of one recording: int16 (frames, 8), and whose voice it is (empty: nobody knows)."""
+class Speaker:
+    """Somebody in training: recordings at one playing speed and level."""
 
-    codes: np.ndarray
-    voice: str
-    disguised: np.ndarray | None = None  # the same recording, its semantic codes in another voice
-    pitch: np.ndarray | None = None  # int8 (frames,): classes, -1 unknown
+    prompt: np.ndarray  # float (PROMPT * HOP,)
+    recordings: list[np.ndarray]  # float (n,) each, as recorded; without what the prompt was taken from, where there is but one
+    speed: float
+    level: float
 
 
-class Aids(nn.Module):
-    """What only training needs: heads for the pitch of a frame and for the voice."""
+@dataclass(frozen=True)
+class Said:
+    """What speakers say: N frames, the last TARGET of which are to be found."""
 
-    def __init__(self, width: int, vector: int) -> None:
-        super().__init__()
-        self.pitch = nn.Linear(width, 1 + PITCHES)
-        self.voice = nn.Linear(width, vector)
-
-    def losses(self, hidden: Tensor, pitch: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the pitch, squared error of the voice. hidden: (B, N, D), pitch: int64 (B, N), voice: (B, d)."""
-        hidden = hidden.float()
-        wrong = F.cross_entropy(self.pitch(hidden).flatten(0, 1), pitch.flatten(), ignore_index=-1, reduction="sum")
-        return wrong / (pitch >= 0).sum().clamp(min=1), (self.voice(hidden) - voice[:, None]).square().mean()
+    wave: Tensor  # float (B, 1, N * HOP)
+    copied: Tensor  # float (B, 1, m): the same in another voice
+    frames: Tensor  # int64 (N,): frames of the copy that stand for those of the wave
 
 
 def load_tokenizer(family: Family) -> SpeechTokenizer:
     """The family's speech codec, frozen."""
     component = family.component("speech_tokenizer")
-    config = {key: value for key, value in component.config.items() if key != "codebook"}
-    model = SpeechTokenizer(config)
+    model = SpeechTokenizer(component.config)
     model.load_state_dict(with_training_buffers(component.state()))
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).fold()
 
 
-def coded(folder: Path) -> Iterator[tuple[speech_data.Clip, np.ndarray]]:
-    """(clip, int16 codes (frames, 8)) of the clips of a set that are coded by now, finished or not."""
-    there = [path for path in (folder / "codes.u16", folder / "codes.u16.part") if path.is_file()]
-    ready = max(there, key=lambda path: path.stat().st_size, default=None)
-    if ready is None or not (folder / "index.json").is_file():
-        return
-    raw = np.fromfile(ready, "<u2")
-    table = raw[: len(raw) // 8 * 8].reshape(-1, 8).astype(np.int16)
-    for clip in SpeechSet(folder).clips:
-        end = clip.frames_start + clip.frames
-        if end <= len(table):
-            yield clip, table[clip.frames_start : end]
-
-
-@torch.inference_mode()
-def warped(source: SpeechSet, speed: float, tokenizer: SpeechTokenizer, cache: Path) -> Iterator[tuple[speech_data.Clip, np.ndarray]]:
-    """(clip, int16 codes (frames, 8)) of training clips of WARPED sources played at another speed; cached as one npz file."""
-    clips = [clip for clip in source.split("train") if clip.source in WARPED]
-    if not cache.is_file():
-        found = []
-        for clip in clips:
-            wave = source.wave(clip)
-            length = int(len(wave) / speed) // 320 * 320
-            wave = np.interp(np.arange(length) * speed, np.arange(len(wave)), wave).astype(np.float32)
-            found.append(tokenizer.encode(torch.from_numpy(wave)[None, None])[:, 0].T.numpy().astype(np.int16))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, codes=np.concatenate(found), frames=np.array([len(codes) for codes in found]))
-    stored = np.load(cache)
-    yield from zip(clips, np.split(stored["codes"], np.cumsum(stored["frames"])[:-1]), strict=True)
-
-
-@torch.inference_mode()
-def disguise(wave: np.ndarray, speed: float, tokenizer: SpeechTokenizer) -> np.ndarray:
-    """Codes of a wave whose semantic codes are those of a copy played at another speed; the other levels code what is left.
-
-    wave: float32 (n,) at 16 kHz, a multiple of 320 samples. Returns int16 (n / 320, 8).
-    """
-    frames = len(wave) // tokenizer.hop
-    copied = np.interp(np.arange(int(len(wave) / speed)) * speed, np.arange(len(wave)), wave).astype(np.float32)
-    first = tokenizer.encode(torch.from_numpy(copied)[None, None], 1)[0, 0]
-    first = first[((torch.arange(frames) + 0.5) / speed).long().clamp(max=len(first) - 1)]
-    latent = tokenizer.encoder(torch.from_numpy(wave)[None, None])[..., :frames]
-    rest = tokenizer.quantizer.quantize(latent - tokenizer.quantizer.decode(first[None, None]), tokenizer.n_q, 1)[0]
-    return torch.cat([first[None], rest[:, 0]]).T.numpy().astype(np.int16)
-
-
-def disguises(source: SpeechSet, tokenizer: SpeechTokenizer, cache: Path) -> dict[int, np.ndarray]:
-    """Disguised codes of a set's training clips by the clips' first frame, int16 (frames, 8) each; cached as one npz file."""
-    clips = source.split("train")
-    if not cache.is_file():
-        rng, found = np.random.default_rng(0), []
-        for clip in clips:
-            wave = source.wave(clip)[: clip.frames * tokenizer.hop]
-            wave = np.pad(wave, (0, clip.frames * tokenizer.hop - len(wave)))
-            found.append(disguise(wave, math.exp(rng.uniform(-DISGUISE, DISGUISE)), tokenizer))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, codes=np.concatenate(found))
-    codes = np.split(np.load(cache)["codes"], np.cumsum([clip.frames for clip in clips])[:-1])
-    return {clip.frames_start: rows for clip, rows in zip(clips, codes, strict=True)}
-
-
-def pitch_classes(wave: np.ndarray, frames: int) -> np.ndarray:
-    """Class of the fundamental of each frame of 320 samples by autocorrelation over 50 ms. wave: float (n,) at 16 kHz. int8 (frames,)."""
-    padded = np.pad(wave, (240, max(0, frames * 320 + 240 - len(wave))))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 800)[::320][:frames] * np.hanning(800).astype(np.float32)
-    echo = np.fft.irfft(np.abs(np.fft.rfft(windows, 2048)) ** 2)[:, :260].astype(np.float32)
-    window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(800), 2048)) ** 2)[:260]
-    level, echo = np.sqrt(echo[:, 0] / 300), echo / (echo[:, :1] + 1e-6) / (window / window[0])
-    first = int(RATE_HZ / HIGHEST_HZ)
-    lags = echo[:, first : int(RATE_HZ / LOWEST_HZ) + 1]
-    best = lags.max(1)
-    lag = first + (lags > 0.9 * best[:, None]).argmax(1)  # the first of several good ones: later ones are its multiples
-    place = np.log(RATE_HZ / lag / LOWEST_HZ) / np.log(HIGHEST_HZ / LOWEST_HZ)
-    return np.where((best > 0.5) & (level > 0.01), 1 + (place * PITCHES).clip(0, PITCHES - 1), 0).astype(np.int8)
-
-
-def pitches(source: SpeechSet, cache: Path) -> np.ndarray:
-    """Pitch classes of all frames of a set, int8 (frames,), training clips only, else -1; cached as one npy file."""
-    if not cache.is_file():
-        found = np.full(max(clip.frames_start + clip.frames for clip in source.clips), -1, np.int8)
-        for clip in source.split("train"):
-            found[clip.frames_start : clip.frames_start + clip.frames] = pitch_classes(source.wave(clip), clip.frames)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.save(cache, found)
-    classes: np.ndarray = np.load(cache)
-    return classes
+def played(wave: np.ndarray, speed: float, samples: int) -> np.ndarray:
+    """A wave (n,) at another speed, cut or filled up with silence: (samples,)."""
+    made = np.interp(np.arange(min(samples, int(len(wave) / speed))) * speed, np.arange(len(wave)), wave)
+    return np.pad(made, (0, samples - len(made)))
 
 
 class Feeder:
-    """Draws examples by source; clips of one voice are joined to FRAMES frames."""
+    """Draws speakers by source, and what they say: other recordings than the prompt's, or another place of the only one."""
 
-    def __init__(self, sources: dict[str, list[Clip]], seed: list[int]) -> None:
-        self.sources = {name: clips for name, clips in sources.items() if clips}
-        shares = np.array([SOURCE_SHARES[name] for name in self.sources])
+    def __init__(self, sets: dict[str, SpeechSet], seed: list[int], split: str = "train") -> None:
+        self.sets, self.rng = sets, np.random.default_rng(seed)
+        self.voices: dict[str, dict[str, list[Clip]]] = {name: {} for name in SOURCE_SHARES}
+        for home in sets.values():
+            for number, clip in enumerate(home.split(split)):
+                kind = clip.source if clip.set == "human" else "synthetic"
+                voice = f"{number}" if kind in VOICES_OF_ONE else clip.voice
+                least = (PROMPT + 2 * (BEFORE + TARGET)) * 1.18 if kind in VOICES_OF_ONE else BEFORE + TARGET
+                if kind in self.voices and clip.frames >= least:
+                    self.voices[kind].setdefault(voice, []).append(clip)
+        self.voices = {kind: groups for kind, groups in self.voices.items() if groups}
+        if not self.voices:
+            raise ModelFault("There is no speech to train on.", "No finished set lies in runs/data/speech.", "Make the speech data first.")
+        shares = np.array([SOURCE_SHARES[kind] for kind in self.voices])
         self.shares = shares / shares.sum()
-        self.rng = np.random.default_rng(seed)
-        self.voices: dict[str, dict[str, list[int]]] = {}
-        for name, clips in self.sources.items():
-            groups: dict[str, list[int]] = {}
-            for number, clip in enumerate(clips):
-                groups.setdefault(clip.voice, []).append(number)
-            self.voices[name] = groups
+        self.names = {kind: sorted(groups) for kind, groups in self.voices.items()}
 
-    def example(self, prompt: int = FRAMES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 (FRAMES, 8): one clip, or several of one voice; never two clips of unknown voices. Behind the prompt often disguised.
+    def speaker(self) -> Speaker:
+        """Somebody at random, with a prompt."""
+        kind = str(self.rng.choice(list(self.voices), p=self.shares))
+        clips = self.voices[kind][self.names[kind][int(self.rng.integers(len(self.names[kind])))]]
+        speed = math.exp(self.rng.uniform(-SPEEDS, SPEEDS)) if self.rng.random() < 0.6 else 1.0
+        few = self.rng.permutation(len(clips))[:6]
+        waves = [self.sets[clips[number].set].wave(clips[number]) for number in few]
+        need = int(PROMPT * HOP * speed) + 2
+        if len(waves) == 1:
+            first = int(self.rng.integers(0, len(waves[0]) - need + 1))
+            prompt, sides = waves[0][first : first + need], [waves[0][:first], waves[0][first + need :]]
+            waves = [max(sides, key=len)]
+        else:
+            prompt = np.concatenate(waves[: len(waves) // 2])[:need]
+            waves = waves[len(waves) // 2 :]
+        loudest = max(0.02, float(np.abs(prompt).max()))
+        return Speaker(played(prompt, speed, PROMPT * HOP), waves, speed, self.rng.uniform(0.25, 0.9) / loudest)
 
-        Besides the same without disguise, and the pitch, int64 (FRAMES,).
-        """
-        name = str(self.rng.choice(list(self.sources), p=self.shares))
-        clips = self.sources[name]
-        first = clips[int(self.rng.integers(len(clips)))]
-        parts = [first]
-        same = self.voices[name][first.voice] if first.voice else []
-        while (length := sum(len(part.codes) for part in parts)) < FRAMES:
-            parts.append(clips[same[int(self.rng.integers(len(same)))]] if len(same) > 1 else first)
-        start = int(self.rng.integers(0, length - FRAMES + 1))
-        cut = slice(start, start + FRAMES)
-        plain = np.concatenate([part.codes for part in parts])[cut].astype(np.int64)
-        pitch = np.concatenate([np.full(len(part.codes), -1) if part.pitch is None else part.pitch for part in parts])[cut].astype(np.int64)
-        joined = plain.copy()
-        if self.rng.random() < DISGUISED:
-            other = np.concatenate([part.codes if part.disguised is None else part.disguised for part in parts])[cut]
-            joined[prompt:] = other[prompt:]
-        return joined, plain, pitch
+    def speakers(self, size: int = BATCH) -> list[Speaker]:
+        """Several of them."""
+        return [self.speaker() for _ in range(size)]
 
-    def batch(self, prompt: int = FRAMES) -> tuple[Tensor, Tensor, Tensor]:
-        """int64 (BATCH, FRAMES, 8) twice and int64 (BATCH, FRAMES), see example()."""
-        codes, plain, pitch = zip(*(self.example(prompt) for _ in range(BATCH)), strict=True)
-        return torch.from_numpy(np.stack(codes)), torch.from_numpy(np.stack(plain)), torch.from_numpy(np.stack(pitch))
-
-
-def code_loss(logits: Tensor, truth: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy, and what is trained on: with the code vectors (V, d) also the error of the expected vector.
-
-    Codes of speech are close to a tie between many neighbours; the expected vector says how far off the guess sounds.
-    logits: (M, V), truth: int64 (M,).
-    """
-    logits = logits.float()
-    entropy = F.cross_entropy(logits, truth)
-    if table is None:
-        return entropy, entropy
-    goal = table[truth]
-    error = (logits.softmax(-1) @ table - goal).square().mean() / goal.square().mean().clamp(min=1e-8)
-    return entropy, entropy + EXPECTED * error
+    def said(self, speakers: list[Speaker], disguised: float = DISGUISED) -> Said:
+        """What they say; half of the time with what was said before the target."""
+        frames = TARGET + (BEFORE if self.rng.random() < 0.5 else 0)
+        waves = []
+        for speaker in speakers:
+            wave = speaker.recordings[int(self.rng.integers(len(speaker.recordings)))]
+            need = int(frames * HOP * speaker.speed) + 2
+            first = int(self.rng.integers(0, max(1, len(wave) - need)))
+            waves.append((speaker.level * played(wave[first : first + need], speaker.speed, frames * HOP)).clip(-1, 1))
+        speed = math.exp(self.rng.uniform(-DISGUISE, DISGUISE)) if self.rng.random() < disguised else 1.0
+        copies = [played(wave, speed, int(len(wave) / speed)) for wave in waves]
+        spoken, copied = (quiet_noise(part) for part in (waves, copies))
+        places = ((torch.arange(frames) + 0.5) / speed).long().clamp(max=math.ceil(copied.shape[-1] / HOP) - 1)
+        return Said(spoken, copied, places)
 
 
-def masked_loss(
-    model: SoundStorm,
-    codes: Tensor,
-    prompt: int,
-    level: int,
-    shares: Tensor,
-    *,
-    onward: Tensor | None = None,
-    higher: float = 0.0,
-    vectors: Tensor | None = None,
-    seen: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Total loss, and the cross-entropy and accuracy on the masked codes of the drawn level.
+def quiet_noise(waves: list[np.ndarray]) -> Tensor:
+    """Waves of one length as a batch, float32 (B, 1, n), never exactly silent."""
+    batch = torch.from_numpy(np.stack(waves).astype(np.float32))[:, None]
+    return batch + 2e-4 * torch.randn_like(batch)
 
-    codes: int64 (B, N, 1 + Q), semantic first. prompt: frames left as they are. shares: (B,) in (0, 1], masked behind it.
-    onward: bool (B,): here the masked frames are the last ones instead of scattered ones, and the first NEAR of them count.
-    higher: weight of the mean loss of the levels above. vectors: the codec's acoustic code vectors (Q, V, d), or None.
-    seen: takes the hidden states behind the prompt, (B, N - prompt, D).
-    """
-    acoustic = codes[..., 1:].clone()
-    frames = acoustic.shape[1] - prompt
-    ranks = torch.rand(codes.shape[0], frames).argsort(dim=-1).argsort(dim=-1)
-    counts = (shares[:, None] * frames).ceil().clamp(min=1)
-    masked = torch.zeros(acoustic.shape[:2], dtype=torch.bool)
-    counted = masked.clone()
-    if onward is not None:
-        ranks[onward] = torch.arange(frames - 1, -1, -1)
-    masked[:, prompt:] = ranks < counts
-    counted[:, prompt:] = ranks < counts
-    if onward is not None:
-        counted[onward, prompt:] &= (ranks >= counts - NEAR)[onward]
-    acoustic[..., level][masked] = model.mask_id
-    acoustic[:, prompt:, level + 1 :] = model.mask_id
-    truth = codes[..., 1:]
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.net.hidden(acoustic, model.condition(codes[..., 0]))[:, prompt:]
-        if seen is not None:
-            seen.append(hidden)
-        drawn = model.net.level_logits(hidden[counted[:, prompt:]], level)
-        above = [model.net.level_logits(hidden.flatten(0, 1), other) for other in range(level + 1, model.levels) if higher]
-    tables: list[Tensor | None] = [None] * model.levels if vectors is None else list(vectors)
-    entropy, total = code_loss(drawn, truth[..., level][counted], tables[level])
-    if above:
-        rest = [code_loss(logits, truth[:, prompt:, other].flatten(), tables[other])[1] for other, logits in enumerate(above, level + 1)]
-        total = total + higher * torch.stack(rest).mean()
-    return total, entropy.detach(), (drawn.argmax(-1) == truth[..., level][counted]).float().mean()
+
+class Ear:
+    """What the losses need besides the model: the frozen codec, spectra, a listener."""
+
+    def __init__(self, tokenizer: SpeechTokenizer, listener: speech_listener.Listener | None) -> None:
+        self.tokenizer, self.listener, self.mel = tokenizer, listener, MelLoss(RATE_HZ)
+        self.books = torch.stack([book.embed for book in tokenizer.quantizer.codebooks])  # (8, V, d)
+
+    @torch.no_grad()
+    def prompts(self, speakers: list[Speaker]) -> Tensor:
+        """Codes of their prompts, int64 (B, PROMPT, 8)."""
+        return self.tokenizer.encode(quiet_noise([speaker.level * speaker.prompt for speaker in speakers])).permute(1, 2, 0)
+
+    @torch.no_grad()
+    def code(self, said: Said) -> tuple[Tensor, Tensor]:
+        """Codes int64 (B, N, 8): semantic ones of the copy, acoustic ones of what these leave of the wave; and that, float (B, N, d)."""
+        first = self.tokenizer.encode(said.copied, 1)[..., said.frames]
+        left = self.tokenizer.encoder(said.wave)[..., : len(said.frames)] - self.tokenizer.quantizer.decode(first)
+        rest = self.tokenizer.quantizer.quantize(left, self.tokenizer.n_q, 1)[0]
+        return torch.cat([first, rest]).permute(1, 2, 0), left.transpose(1, 2)
+
+    def losses(self, model: SoundStorm, prompt: Tensor, said: Said, by_ear: bool) -> dict[str, Tensor]:
+        """The weighted terms. prompt: int64 (B, PROMPT, 8)."""
+        behind, left = self.code(said)
+        codes = torch.cat([prompt, behind], 1)
+        acoustic = codes[..., 1:].clone()
+        acoustic[:, -TARGET:] = model.mask_id
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model.net.hidden(acoustic, model.condition(codes[..., 0]))[:, -TARGET:]
+            logits = [model.net.level_logits(hidden, level) for level in range(model.levels)]
+        truth, goal = codes[:, -TARGET:, 1:], left[:, -TARGET:]
+        found = expected(logits, self.books[1:])
+        entropies = [F.cross_entropy(rows.float().flatten(0, 1), truth[..., level].flatten()) for level, rows in enumerate(logits)]
+        terms = {
+            "latent": LATENT * (found - goal).square().mean() / goal.square().mean(),
+            "entropy": ENTROPY * torch.stack(entropies).mean(),
+        }
+        if not by_ear:
+            return terms
+        with torch.no_grad():
+            coded = torch.stack(self.tokenizer.quantizer.quantize(found.transpose(1, 2), self.tokenizer.n_q, 1)[1]).sum(0)
+        voice = found.transpose(1, 2) + (coded - found.transpose(1, 2)).detach()
+        behind = behind.permute(2, 0, 1)
+        latent = self.tokenizer.quantizer.decode(behind[:1, :, -TARGET:]) + voice
+        if len(said.frames) > TARGET:
+            latent = torch.cat([self.tokenizer.quantizer.decode(behind[..., :-TARGET])[..., -JOINT:], latent], -1)
+        made = self.tokenizer.decoder(latent)[:, 0, -TARGET * HOP :]
+        true = said.wave[:, 0, -TARGET * HOP :]
+        terms["mel"] = self.mel(made, true)
+        if self.listener is not None:
+            terms |= self.listener.heard(made, true)
+        return terms
 
 
 @torch.no_grad()
-def start_from_codebooks(model: SoundStorm, tokenizer: SpeechTokenizer, clips: list[Clip], seed: int) -> None:
-    """Embeddings and output layers start as random projections of the codec's vectors, so that similar codes start similar.
-
-    The output biases start at the frequencies of the codes.
-    """
+def start_from_codebooks(model: SoundStorm, tokenizer: SpeechTokenizer, seed: int) -> None:
+    """Embeddings and output layers start as random projections of the codec's vectors, so that similar codes start similar."""
     books = torch.stack([book.embed for book in tokenizer.quantizer.codebooks])  # (8, V, d)
     width = model.semantic_token_emb.embedding_dim
     generator = torch.Generator().manual_seed(seed)
@@ -313,149 +227,68 @@ def start_from_codebooks(model: SoundStorm, tokenizer: SpeechTokenizer, clips: l
     table[:, : vectors.shape[1]] = 0.5 * vectors[1:]
     table[:, vectors.shape[1] :] = 0.0
     model.net.to_logits[2].weight.copy_(vectors[1:].transpose(1, 2) / width)
-    joined = np.concatenate([clip.codes for clip in clips])
-    for level in range(model.levels):
-        counts = torch.from_numpy(np.bincount(joined[:, level + 1], minlength=model.mask_id)).float() + 1.0
-        model.net.to_logits[2].bias[0, 0, level] = (counts / counts.sum()).log()
-
-
-def gather(settings: Settings, tokenizer: SpeechTokenizer, cache: Path) -> tuple[dict[str, list[Clip]], list[Clip]]:
-    """Training clips by source, and held-out clips of people; whatever is coded by now."""
-    folder = settings.runs / "data" / "speech"
-    sources: dict[str, list[Clip]] = {name: [] for name in SOURCE_SHARES}
-    held: list[Clip] = []
-    for name in ("synth0", "human"):
-        if not (folder / name / "index.json").is_file():
-            continue
-        others = disguises(SpeechSet(folder / name), tokenizer, cache / f"disguised_{name}.npz")
-        tones = pitches(SpeechSet(folder / name), cache / f"pitch_{name}.npy")
-        for clip, codes in coded(folder / name):
-            known = name == "synth0" or clip.source in ("kathleen", "librispeech_clean251")
-            tone = tones[clip.frames_start : clip.frames_start + clip.frames]
-            if clip.split == "train":
-                kind = "synthetic" if name == "synth0" else clip.source
-                sources[kind].append(Clip(codes, clip.voice if known else "", others[clip.frames_start], tone))
-    for clip, codes in coded(folder / "human"):
-        if clip.split != "train" and clip.source == "librispeech_clean251" and len(codes) >= FRAMES:
-            held.append(Clip(codes, ""))
-    if settings.budget_s >= WARP_FROM_S and (folder / "human" / "index.json").is_file():
-        for speed in WARPS:
-            for clip, codes in warped(SpeechSet(folder / "human"), speed, tokenizer, cache / f"human_{speed}.npz"):
-                known = clip.source == "librispeech_clean251"
-                sources[clip.source].append(Clip(codes, f"{clip.voice}@{speed}" if known else ""))
-    return sources, held
-
-
-def code_sets(settings: Settings) -> None:
-    """Code the sets that nobody has begun to code."""
-    from anygpt_demo.codecs.speech import SpeechCodec
-    from anygpt_demo.train.speech_codes import encode_set
-
-    folder = settings.runs / "data" / "speech"
-    if not (folder / "human" / "index.json").is_file():
-        logging.getLogger(__name__).warning("No human recordings: the voices that can be cloned are those of the synthesizers.")
-    for name in ("human", "synth0"):
-        begun = any((folder / name / file).is_file() for file in ("codes.u16", "codes.u16.part"))
-        if (folder / name / "index.json").is_file() and not begun:
-            encode_set(folder / name, SpeechCodec.load(Family.open(settings.family)))
+    model.net.to_logits[2].bias.zero_()
 
 
 @torch.no_grad()
-def measure(model: SoundStorm, held: list[Clip]) -> dict[str, float]:
-    """Loss on unseen speakers with a 3 s prompt and everything behind it masked, for the first, second and fourth level."""
+def measure(model: SoundStorm, ear: Ear, held: Feeder) -> dict[str, float]:
+    """The terms on speakers that are not trained on, in voices that the semantic codes do not have."""
     model.eval()
-    codes = torch.from_numpy(np.stack([clip.codes[:FRAMES].astype(np.int64) for clip in held[:12]]))
-    figures: dict[str, float] = {}
-    for level in (0, 1, 3):
-        _, loss, accuracy = masked_loss(model, codes, 150, level, torch.ones(len(codes)))
-        figures[f"held_out_{level + 2}"] = float(loss)
-        figures[f"accuracy_{level + 2}"] = float(accuracy)
-    _, loss, _ = masked_loss(model, codes, 150, 0, torch.ones(len(codes)), onward=torch.ones(len(codes), dtype=torch.bool))
-    figures["near_2"] = float(loss)
+    held.rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(6):
+        speakers = held.speakers()
+        rows.append(ear.losses(model, ear.prompts(speakers), held.said(speakers, 1.0), True))
     model.train()
-    return figures
+    return {f"held_{key}": float(np.mean([float(row[key]) for row in rows])) for key in rows[0]}
 
 
 def train(settings: Settings) -> None:
-    """Run the stage; exports the role soundstorm at a quarter of the budget, with every save after it, and at the end.
-
-    Options: team, rank and port as in llm.py.
-    """
-    options = settings.options
-    team = Team(int(options.get("rank", 0)), int(options.get("team", 1)), int(options.get("port", 29513)))
+    """Run the stage; exports the role soundstorm with every save and at the end."""
     run = Run("soundstorm", settings)
     tokenizer = load_tokenizer(Family.open(settings.family))
-    if options.get("code", "yes") == "yes":
-        code_sets(settings)
-    sources, held = gather(settings, tokenizer, run.folder)
-    run.before_s -= run.used_s  # coding the recordings is not training
+    sets = {name: home for name, home in open_sets(settings.runs / "data" / "speech").items() if name in ("synth0", "synth1", "human")}
+    ear = Ear(tokenizer, speech_listener.load(settings.runs))
     torch.manual_seed(settings.seed)
     model = SoundStorm(CONFIG)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    books = torch.stack([book.embed for book in tokenizer.quantizer.codebooks])
-    aids = Aids(int(CONFIG["conformer"]["dim"]), books.shape[-1])
-    aided = torch.optim.AdamW(aids.parameters(), lr=RATE)
-    state = run.resume()
-    steps = 0
-    if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if "aids" in state:
-            aids.load_state_dict(state["aids"])
-            aided.load_state_dict(state["aided"])
-        steps = int(state["steps"])
+    if "from" in settings.options:
+        part = Family.open(Path(settings.options["from"])).component("soundstorm")
+        load_strict(model, part.state(), part.role)
     else:
-        start_from_codebooks(model, tokenizer, [clip for clips in sources.values() for clip in clips], settings.seed)
-    feeder = Feeder(sources, [settings.seed, steps, team.rank])
-    torch.manual_seed(settings.seed + steps + 100_000 * team.rank)
-    parameters = [*model.parameters(), *aids.parameters()]
-    team.copy(parameters)
-    progress, going = run.progress, run.going
-    scale = books.square().sum(0).mean(0).sqrt()  # about the deviation of each dimension
-    model.train()
-    recent: list[tuple[float, float, float]] = []
+        start_from_codebooks(model, tokenizer, settings.seed)
+    trainer = Averaged(model, torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True), 0.998)
+    if (state := run.resume()) is not None:
+        trainer.restore(state)
+    feeder = Feeder(sets, [settings.seed, trainer.steps])
+    held = Feeder({"human": sets["human"]}, [0], "test") if "human" in sets else None
+    torch.manual_seed(settings.seed + trainer.steps)
+    shipped = SoundStorm(CONFIG)
 
     def keep() -> None:
-        states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "aids": aids.state_dict(), "aided": aided.state_dict()}
-        run.save({**states, "steps": steps})
-        if run.progress >= EXPORT_AT:
-            export(settings.family, "soundstorm", CONFIG, model.state_dict())
+        run.save(trainer.state())
+        shipped.load_state_dict(trainer.average)
+        export(settings.family, "soundstorm", CONFIG, shipped.state_dict())
 
-    while going:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * cosine(progress)
-        level = int(feeder.rng.choice(len(LEVEL_SHARES), p=LEVEL_SHARES))
-        prompt = 0 if feeder.rng.random() < 0.05 else int(feeder.rng.integers(40, FRAMES - 60))
-        shares = torch.cos(torch.rand(BATCH) * math.pi / 2)
-        onward = torch.rand(BATCH) < ONWARD
-        seen: list[Tensor] = []
-        codes, plain, pitch = feeder.batch(prompt)
-        loss, drawn, _ = masked_loss(model, codes, prompt, level, shares, onward=onward, higher=HIGHER, vectors=books[1:], seen=seen)
-        voice = tokenizer.quantizer.decode(plain.permute(2, 0, 1)).mean(-1) / scale
-        aid = aids.losses(seen[0], pitch[:, prompt:], voice)
-        optimizer.zero_grad(set_to_none=True)
-        aided.zero_grad(set_to_none=True)
-        (loss + AIDS[0] * aid[0] + AIDS[1] * aid[1]).backward()
-        progress, going = team.average(parameters, run.progress, run.going)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        aided.step()
-        steps += 1
-        team.share(steps, parameters)
-        if not team.leads:
-            continue
-        recent.append((float(drawn), float(aid[0].detach()), float(aid[1].detach())))
-        if steps % 200 == 0:
-            means = dict(zip(("loss", "pitch", "voice"), np.mean(recent, 0).tolist(), strict=True))
-            run.log(**means, **(measure(model, held) if held else {}))
-            recent.clear()
+    model.train()
+    means: list[dict[str, float]] = []
+    speakers: list[Speaker] = []
+    prompt = torch.empty(0)
+    while run.going:
+        by_ear = run.progress > BY_EAR_FROM or "from" in settings.options
+        if trainer.steps % SENTENCES == 0 or not speakers:
+            speakers = feeder.speakers()
+            prompt = ear.prompts(speakers)
+        terms = ear.losses(model, prompt, feeder.said(speakers), by_ear)
+        trainer.update(torch.stack(list(terms.values())).sum(), RATE * cosine(run.progress), 1.0)
+        means.append({key: float(value.detach()) for key, value in terms.items()})
+        if trainer.steps % 100 == 0:
+            figures = {key: float(np.mean([row[key] for row in means if key in row])) for key in means[-1]}
+            means.clear()
+            if trainer.steps % 500 == 0 and held is not None:
+                shipped.load_state_dict(trainer.average)
+                figures |= measure(shipped, ear, held)
+            run.log(**figures)
         if run.due():
             keep()
-            sources, held = gather(settings, tokenizer, run.folder)  # the sets may have grown
-            feeder = Feeder(sources, [settings.seed, steps])
-    if not team.leads:
-        return
     keep()
-    if held:
-        run.log(**measure(model, held))
     run.plot()

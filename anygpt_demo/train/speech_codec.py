@@ -12,8 +12,13 @@ as long as it does, which is what a language model can read.
 Pitch is what a mel loss alone teaches last: a decoder that is not told the phase of the voice buzzes at a multiple of the frame rate,
 whoever speaks. So a head reads the samples below BAND_HZ from the latent, and the decoder is judged on that band by itself.
 
+In phase 4 a frozen network that hears phones and voices (speech_listener.py) says how the decoder's sound differs from the original, if it
+has been trained. Level 1 alone, which is what a family without SoundStorm speaks, is learnt in one voice from codes of disguised copies
+of it: of many voices at once the decoder would learn the mean, which is nobody's and hard to understand.
+
 Options: from=DIR begins with the exported weights of a family instead of scaled random ones; keep=1 besides holds its level 1, so that
-language models that read it stay as they are, and learns all else anew (codes above level 1 change). team, rank as in llm.py.
+language models that read it stay as they are, and learns all else anew (codes above level 1 change); decoder=1 besides holds all codes:
+phase 4 alone. team, rank as in llm.py.
 """
 
 from __future__ import annotations
@@ -38,10 +43,11 @@ from anygpt_demo.models.speechtokenizer import (
     with_training_buffers,
     without_training_buffers,
 )
+from anygpt_demo.train import speech_listener
 from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
-from anygpt_demo.train.speech_data import HOP, PHONES, RATE_HZ, Clip, SpeechSet, open_sets
+from anygpt_demo.train.speech_data import HOP, PHONES, RATE_HZ, Clip, SpeechSet, disturb, open_sets
 from anygpt_demo.train.team import Team
 
 CONFIG = {
@@ -67,6 +73,11 @@ LIVE = 256  # codes of level 1 in use
 GATHER = 0.15  # weight of the spread of latents within a phone
 FRAMES = 50  # per training crop: one second
 SPOKEN = 25  # of them that the decoder says while the encoder learns too: the encoder needs the longer exposure
+ALONE = 0.4  # share of the steps of phase 4 in which the decoder hears level 1 alone
+FEWER = 0.1  # share in which it hears two to seven levels
+OWN_VOICE = "slt"  # in which level 1 alone is spoken
+DISGUISE = 0.3  # largest change of its pitch and formants in the copies that give the codes, as a logarithm
+PEOPLE = 0.55  # share of human recordings where the decoder learns from voices
 SIZES = {"phones": 8, "joint": 6, "quantized": 6, "decoder": 5}  # crops in a batch
 RATE = 8e-4
 BAND_HZ = 400.0  # the fundamental of all voices and little more
@@ -85,29 +96,6 @@ class Batch:
     phones: Tensor  # int64 (B, FRAMES), -1 unknown
 
 
-def disturb(wave: np.ndarray, phones: np.ndarray, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Another speaker, room and microphone: resampled (pitch, tempo, formants to 16 %), equalised, scaled; only the heard one is noisy.
-
-    wave: (m,), phones: (m / HOP rounded up,). Returns heard (frames * HOP,), clean of the same shape and phones (frames,).
-    """
-    n = frames * HOP
-    ratio = math.exp(rng.uniform(-0.15, 0.15)) if rng.random() < 0.6 else 1.0
-    need = math.ceil(n * ratio) + 1
-    wave = np.pad(wave, (0, max(0, need - len(wave))))[:need]
-    phones = np.pad(phones, (0, max(0, math.ceil(need / HOP) - len(phones))), constant_values=-1)
-    clean = np.interp(np.arange(n) * ratio, np.arange(need), wave) if ratio != 1 else wave[:n]
-    labels = phones[((np.arange(frames) + 0.5) * ratio).astype(int)]
-    spectrum = np.fft.rfft(clean)
-    curve = np.interp(np.linspace(0, 5, len(spectrum)), range(6), rng.normal(0, 4, 6))  # dB
-    clean = np.fft.irfft(spectrum * 10 ** (curve / 20), n)
-    peak = np.abs(clean).max()
-    if peak > 0.02:
-        clean = clean * rng.uniform(0.25, 0.9) / peak
-    level = rng.uniform(-3.5, -1.9) if rng.random() < 0.4 else -3.7  # log10 of the noise's deviation; never exact zeros
-    heard = clean + rng.normal(0, 10**level, n)
-    return heard.astype(np.float32), clean.astype(np.float32), labels
-
-
 class Feeder:
     """Draws training crops: a fixed share from recorded people, the rest from synthesizers."""
 
@@ -122,6 +110,7 @@ class Feeder:
             raise ModelFault("There is no speech to train on.", "No finished set lies in runs/data/speech.", "Make the speech data first.")
         weights = [np.sqrt([clip.frames for clip in pool]) for pool in self.pools]
         self.weights = [np.cumsum(weight / weight.sum()) if len(weight) else weight for weight in weights]
+        self.by_voice: dict[str, list[Clip]] = {}
 
     def clip(self) -> Clip:
         """One training clip."""
@@ -140,24 +129,24 @@ class Feeder:
         heard, clean, phones = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         return Batch(heard[:, None], clean[:, None], phones)
 
-    def coded_batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Crops with their codes: int64 (8, B, FRAMES) and float (B, 1, n)."""
-        codes, waves = [], []
-        for _ in range(1000 * size):
-            clip = self.clip()
-            home = self.sets[clip.set]
-            if home.codes is not None and home.coded(clip) and clip.frames > FRAMES:
-                first = int(self.rng.integers(0, clip.frames - FRAMES))
-                codes.append(np.asarray(home.codes[clip.frames_start + first : clip.frames_start + first + FRAMES], np.int64))
-                waves.append(home.wave(clip, first, FRAMES))
-            if len(codes) == size:
-                break
-        return torch.from_numpy(np.stack(codes)).permute(2, 0, 1), torch.from_numpy(np.stack(waves))[:, None]
-
-    @property
-    def coded(self) -> bool:
-        """Whether there are codes to train the decoder from."""
-        return any(self.sets[clip.set].coded(clip) for pool in self.pools for clip in pool)
+    def spoken_by(self, voice: str, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Crops of one voice and the same played at another speed, one for all: float (B, 1, n) each, and the frames of the latter
+        that stand for those of the former, int64 (FRAMES,).
+        """
+        clips = self.by_voice.setdefault(voice, [clip for clip in self.pools[0] if clip.voice == voice and clip.frames > FRAMES])
+        if not clips:
+            raise ModelFault(f"No clip is spoken by {voice}.", "The speech data is not that of this project.", "Make the speech data.")
+        speed = math.exp(self.rng.uniform(-DISGUISE, DISGUISE))
+        waves, copies = [], []
+        for number in self.rng.integers(len(clips), size=size):
+            clip = clips[int(number)]
+            wave = self.sets[clip.set].wave(clip, int(self.rng.integers(0, clip.frames - FRAMES)), FRAMES)
+            wave = wave * self.rng.uniform(0.25, 0.9) / max(0.02, float(np.abs(wave).max()))
+            waves.append(wave)
+            copies.append(np.interp(np.arange(int(len(wave) / speed)) * speed, np.arange(len(wave)), wave))
+        frames = ((torch.arange(FRAMES) + 0.5) / speed).long().clamp(max=math.ceil(len(copies[0]) / HOP) - 1)
+        true, copied = (torch.from_numpy(np.stack(part).astype(np.float32))[:, None] for part in (waves, copies))
+        return true, copied + 2e-4 * torch.randn_like(copied), frames
 
 
 def low_band(wave: Tensor) -> Tensor:
@@ -245,10 +234,14 @@ class Trainer:
         self.settings = settings
         self.keep = settings.options.get("keep") == "1"
         self.ends = ENDS_KEPT if self.keep else ENDS
+        ready = settings.options.get("decoder") == "1"
+        if ready:
+            self.ends = (0.0, 0.0, 0.0, 1.0)
+        self.listener = speech_listener.load(settings.runs)
         self.run = Run("speech-codec", settings)
         self.student = Student()
         self.codec = self.student.codec
-        stay = float(CONFIG["stay"]) if self.keep else 0.0  # type: ignore[arg-type]
+        stay = float(CONFIG["stay"]) if self.keep or ready else 0.0  # type: ignore[arg-type]
         self.books = CodebookStack(self.codec.quantizer.codebooks, live=(LIVE,), fixed=int(self.keep), stay=stay)
         self.mel = MelLoss(RATE_HZ)
         self.phase, self.steps = "start", 0
@@ -262,6 +255,7 @@ class Trainer:
         self.feeder = self.new_feeder()
         if state is None:
             self.initialise()
+            self.feeder = self.new_feeder()
         else:
             self.student.load_state_dict(state["student"])
             self.phase = str(state["phase"])
@@ -274,6 +268,8 @@ class Trainer:
         """The sets that are there now; also called while they still grow."""
         sets = open_sets(self.settings.runs / "data" / "speech")
         seed = self.settings.seed + len(self.run.rows) + 100_000 * self.team.rank
+        if self.phase == "decoder":
+            return Feeder(sets, seed, PEOPLE)
         return Feeder(sets, seed, labelled=self.phase in ("start", "phones"))
 
     def new_optimizer(self) -> torch.optim.AdamW:
@@ -289,7 +285,7 @@ class Trainer:
             latent = lsuv(self.codec.encoder, wave, kinds)
             lsuv(self.codec.decoder, latent, kinds, last=float(wave.std()))
         self.check_signal(wave)
-        self.phase = "phones"
+        self.phase = "phones" if self.ends[0] else "decoder"
 
     @torch.no_grad()
     def check_signal(self, wave: Tensor) -> None:
@@ -313,15 +309,20 @@ class Trainer:
         return RATE * cosine(self.progress / self.ends[2])
 
     def decoder_losses(self) -> dict[str, Tensor]:
-        """Frozen codes to waves, now and then from the first levels alone: from the codes on disk, else encoded here."""
-        levels = int(torch.randint(1, 8, (1,))) if torch.rand(1) < 0.2 else 8
-        if self.feeder.coded and not self.keep:  # those on disk may be of the encoder that was
-            codes, clean = self.feeder.coded_batch(SIZES["decoder"])
-            return self.wave_losses(self.codec.decode(codes[:levels]), clean, levels)
-        batch = self.feeder.batch(SIZES["decoder"])
+        """Frozen codes to waves: all levels, fewer of them, or the first alone in a voice of its own."""
+        draw, size = float(torch.rand(1)), SIZES["decoder"]
         with torch.no_grad():
-            total = self.books(self.codec.encoder(batch.heard), levels, learn=False).total
-        return self.wave_losses(self.codec.decoder(total), batch.clean, levels)
+            if draw < ALONE:
+                levels = 1
+                clean, copied, frames = self.feeder.spoken_by(OWN_VOICE, size)
+                total = self.books(self.codec.encoder(copied), 1, learn=False).total[..., frames]
+            else:
+                levels = int(torch.randint(2, 8, (1,))) if draw < ALONE + FEWER else 8
+                batch = self.feeder.batch(size)
+                total, clean = self.books(self.codec.encoder(batch.heard), levels, learn=False).total, batch.clean
+        made = self.codec.decoder(total)
+        heard = {} if self.listener is None else self.listener.heard(made[:, 0], clean[:, 0])
+        return self.wave_losses(made, clean, levels) | heard
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss while the encoder learns, already weighted."""

@@ -5,13 +5,14 @@
 
 writes codes.u16 beside the set: uint16 (frames, 8), frames in the order of phones.u8, so that a clip's codes are rows
 frames_start .. frames_start + frames. With --augmented N: codes_augN.u16, uint16 (frames, 1), level 1 of a disturbed copy of each clip
-(equaliser, noise, level; same length). The work lies in a .part file until it is complete and is taken up again where it stopped; a set
-that has grown is completed.
+(another voice, equaliser, noise, level; in the time of the original). The work lies in a .part file until it is complete and is taken up
+again where it stopped; a set that has grown is completed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -27,18 +28,35 @@ LEVELS = 8
 WINDOW = 200  # clips per piece
 
 
-def disturbed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another microphone in another room: equaliser, level, noise. float32 (n,), the same length."""
+OTHER_VOICE = (0.6, 0.16)  # share of disturbed copies that are played at another speed, and the most, as a logarithm
+
+
+def disturbed(wave: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Another voice at another microphone: playing speed, equaliser, level, noise. Returns float32 (n / speed,) and the speed."""
+    share, most = OTHER_VOICE
+    speed = math.exp(rng.uniform(-most, most)) if rng.random() < share else 1.0
+    wave = np.interp(np.arange(int(len(wave) / speed)) * speed, np.arange(len(wave)), wave)
     spectrum = np.fft.rfft(wave)
     curve = np.interp(np.linspace(0, 5, len(spectrum)), range(6), rng.normal(0, 4, 6))  # dB
     wave = np.fft.irfft(spectrum * 10 ** (curve / 20), len(wave))
     wave = wave * rng.uniform(0.25, 0.9) / (np.abs(wave).max() + 1e-3)
-    return (wave + rng.normal(0, 10 ** rng.uniform(-3.5, -2.0), len(wave))).astype(np.float32)
+    return (wave + rng.normal(0, 10 ** rng.uniform(-3.5, -2.0), len(wave))).astype(np.float32), speed
+
+
+def disturbed_codes(codec: SpeechCodec, wave: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Level 1 of a disturbed copy, at the frames of the original: int64 (frames, 1). wave: float32 (n,)."""
+    copied, speed = disturbed(wave, rng)
+    with torch.inference_mode():
+        codes = codec.tokenizer.encode(torch.from_numpy(copied)[None, None], 1)[0, 0].numpy()
+    rows = ((np.arange(frames) + 0.5) / speed).astype(int).clip(max=len(codes) - 1)
+    return codes[rows][:, None]
 
 
 def window_codes(codec: SpeechCodec, home: SpeechSet, clips: list[Clip], augmented: int) -> bytes:
     """Codes of some clips, one after another, uint16 (frames, levels). Clips of one length go through the encoder together."""
-    levels = 1 if augmented else LEVELS
+    if augmented:
+        made = [disturbed_codes(codec, home.wave(c), c.frames, np.random.default_rng([augmented, c.start])) for c in clips]
+        return b"".join(rows.astype("<u2").tobytes() for rows in made)
     found: list[np.ndarray] = [np.empty(0)] * len(clips)
     by_length: dict[int, list[int]] = {}
     for number, clip in enumerate(clips):
@@ -47,10 +65,8 @@ def window_codes(codec: SpeechCodec, home: SpeechSet, clips: list[Clip], augment
         for start in range(0, len(numbers), 4):
             part = numbers[start : start + 4]
             waves = [home.wave(clips[number]) for number in part]
-            if augmented:
-                waves = [disturbed(wave, np.random.default_rng([augmented, clips[n].start])) for n, wave in zip(part, waves, strict=True)]
             with torch.inference_mode():
-                codes = codec.tokenizer.encode(torch.from_numpy(np.stack(waves))[:, None], levels).permute(1, 2, 0)
+                codes = codec.tokenizer.encode(torch.from_numpy(np.stack(waves))[:, None], LEVELS).permute(1, 2, 0)
             for number, rows in zip(part, codes.numpy(), strict=True):
                 rows = rows[: clips[number].frames]
                 found[number] = np.pad(rows, ((0, clips[number].frames - len(rows)), (0, 0)), mode="edge").astype("<u2")

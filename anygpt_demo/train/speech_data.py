@@ -10,6 +10,7 @@ runs/data/speech/<set>/words.u16    where each word ends (word_spans.py)
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,3 +75,29 @@ class SpeechSet:
 def open_sets(folder: Path) -> dict[str, SpeechSet]:
     """Every finished set below a folder (its index.json is written last), by name."""
     return {path.parent.name: SpeechSet(path.parent) for path in sorted(folder.glob("*/index.json"))}
+
+
+def disturb(
+    wave: np.ndarray, phones: np.ndarray, rng: np.random.Generator, frames: int, speed: float | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Another speaker, room and microphone: resampled (pitch, tempo, formants to 16 %), equalised, scaled; only the heard one is noisy.
+
+    wave: (m,), phones: (m / HOP rounded up,). speed: of playing, drawn if None.
+    Returns heard (frames * HOP,), clean of the same shape and phones (frames,).
+    """
+    n = frames * HOP
+    ratio = speed or (math.exp(rng.uniform(-0.15, 0.15)) if rng.random() < 0.6 else 1.0)
+    need = math.ceil(n * ratio) + 1
+    wave = np.pad(wave, (0, max(0, need - len(wave))))[:need]
+    phones = np.pad(phones, (0, max(0, math.ceil(need / HOP) - len(phones))), constant_values=-1)
+    clean = np.interp(np.arange(n) * ratio, np.arange(need), wave) if ratio != 1 else wave[:n]
+    labels = phones[((np.arange(frames) + 0.5) * ratio).astype(int)]
+    spectrum = np.fft.rfft(clean)
+    curve = np.interp(np.linspace(0, 5, len(spectrum)), range(6), rng.normal(0, 4, 6))  # dB
+    clean = np.fft.irfft(spectrum * 10 ** (curve / 20), n)
+    peak = np.abs(clean).max()
+    if peak > 0.02:
+        clean = clean * rng.uniform(0.25, 0.9) / peak
+    level = rng.uniform(-3.5, -1.9) if rng.random() < 0.4 else -3.7  # log10 of the noise's deviation; never exact zeros
+    heard = clean + rng.normal(0, 10**level, n)
+    return heard.astype(np.float32), clean.astype(np.float32), labels
