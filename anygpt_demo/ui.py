@@ -50,6 +50,7 @@ SELF_TEST = "self-test"  # what the button of its card presses
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 IDLE = "() => { document.querySelector('.composer').api.idle(); }"
+ARRIVED = "() => { window.arrived = true; document.querySelector('.composer')?.api?.idle(); }"
 
 log = logging.getLogger(__name__)
 
@@ -308,7 +309,7 @@ def build(
                 grid = gr.HTML(selftest.table(chat, []), apply_default_css=False)
         whole = [session, key, messages, status, listing]
         arrived = page.load(arrive, [key], whole, **QUICK)
-        arrived.then(None, js=IDLE)
+        arrived.then(None, js=ARRIVED)
         for restore, places in filter(None, (voices, settings)):
             arrived.then(restore, [session], places, **QUICK)
         page.load(watched, None, [top, loaded, told], concurrency_limit=QUEUE, **HIDDEN)

@@ -8,7 +8,7 @@ const send = find('.composer-send'), talk = find('.composer-talk'), clock = find
 const WORDS = { image: 'Picture', speech: 'Speech', music: 'Music' };
 const OTHERS = { speech: 'music', music: 'speech' }, TURNS = { speech: 'As speech', music: 'As music' };
 const HOLD_MS = 350, SPEECH_S = 30, SILENT = 0.002, MARGIN_S = 0.25;
-let items = [], kindAsked = 'image', recorder = null, state = 'idle', pressedAt = 0, locked = false;
+let items = [], kindAsked = 'image', recorder = null, state = 'opening', pressedAt = 0, locked = false;
 let output = null, edit = null, waiting = false; // the pressed chip, the message that is edited, whether one waits for the reply to end
 let recorded = 'speech', replies = 0; // what the round button records; how many replies have ended
 let sent = null, last = null; // the message whose reply is made, and the one before
@@ -16,7 +16,7 @@ let sent = null, last = null; // the message whose reply is made, and the one be
 function setState(next) {
   state = next;
   root.dataset.state = next;
-  const labels = { idle: 'Hold to talk', starting: 'Please wait', recording: 'Stop and send', sending: 'Sending', busy: 'Stop the reply' };
+  const labels = { opening: 'Please wait', idle: 'Hold to talk', starting: 'Please wait', recording: 'Stop and send', sending: 'Sending', busy: 'Stop the reply' };
   talk.setAttribute('aria-label', labels[next]);
   talk.title = next === 'idle' ? 'Hold to talk, or tap to start and tap to send' : labels[next];
   refresh();
@@ -24,7 +24,7 @@ function setState(next) {
 
 function refresh() {
   const content = text.value.trim() || items.length;
-  send.disabled = !['idle', 'busy'].includes(state) || waiting || !content || items.some((item) => item.pending);
+  send.disabled = !['opening', 'idle', 'busy'].includes(state) || waiting || !content || items.some((item) => item.pending);
   tray.hidden = !items.length;
 }
 
@@ -158,7 +158,7 @@ page.addEventListener('drop', (event) => {
 function submit() {
   const words = text.value.trim();
   if ((!words && !items.length && edit === null) || items.some((item) => item.pending)) return;
-  if (state === 'busy') { waiting = true; say(''); clock.textContent = 'next'; refresh(); return; }
+  if (['opening', 'busy'].includes(state)) { waiting = true; say(''); clock.textContent = 'next'; refresh(); return; }
   if (state !== 'idle') return;
   const parts = items.map(({ kind, path, name }) => ({ kind, path, name }));
   sent = { words, items, output, edit };
@@ -420,7 +420,7 @@ document.addEventListener('keydown', (event) => { // a slash goes to the message
   event.preventDefault();
   text.focus();
 });
-setState('starting'); // until the page knows its visitor
+setState(window.arrived ? 'idle' : 'opening'); // what is sent before the server knows this visitor waits
 
 // ---- the conversation for screen readers: the Chatbot labels a message with its markup and leaves pictures unnamed
 

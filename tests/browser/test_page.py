@@ -342,3 +342,26 @@ def test_nothing_scrolls_sideways(page: Page, width: int, height: int) -> None:
         page.wait_for_timeout(600)
     box = page.locator(".composer").bounding_box()
     assert box is not None and box["y"] + box["height"] <= height
+
+
+def test_a_message_sent_before_the_server_knows_the_visitor_is_answered(browser: Browser, stage: Stage) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    page.add_init_script("""new MutationObserver((_, watcher) => {
+      const composer = document.querySelector('.composer');
+      if (!composer?.api) return;
+      watcher.disconnect();
+      window.first = composer.dataset.state;
+      const text = composer.querySelector('textarea');
+      text.value = 'Good morning';
+      text.dispatchEvent(new Event('input', {bubbles: true}));
+      text.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
+    }).observe(document, {subtree: true, childList: true, attributes: true});""")
+    page.goto(stage.url)
+    expect(page.locator("#chat .user-row")).to_contain_text("Good morning")
+    assert page.evaluate("window.first") == "opening"
+    page.wait_for_selector("#chat .bot-row")
+    finished(page)
+    expect(page.locator("#chat .user-row")).to_have_count(1)
+    context.close()
