@@ -234,7 +234,7 @@ def test_a_voice_and_a_disguised_copy_tell_the_same_at_the_same_frames(tmp_path:
     second = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000) * np.repeat([1, 0.01, 1, 0.01, 1], 3200)  # loud and quiet by turns
     np.tile(8000 * second, 20)[: len(home.audio)].astype(np.int16).tofile(home.folder / "audio.i16")
     feeder = Feeder({"set": SpeechSet(home.folder)}, seed=0)
-    true, copied, frames = feeder.spoken_by("v", 2)
+    true, copied, frames = feeder.disguised(feeder.of_voice("v")[:2])
     assert true.shape == (2, 1, 16_000) and copied.shape[-1] != 16_000 and frames.shape == (50,)
     loud = [
         part.reshape(-1)[: len(part.reshape(-1)) // 320 * 320].reshape(-1, 320).square().mean(1) > 0.005 for part in (true[0], copied[0])
@@ -242,7 +242,7 @@ def test_a_voice_and_a_disguised_copy_tell_the_same_at_the_same_frames(tmp_path:
     rows = frames.clamp(max=len(loud[1]) - 1)
     assert float((loud[0] == loud[1][rows]).float().mean()) > 0.85
     with pytest.raises(ModelFault):
-        feeder.spoken_by("nobody", 1)
+        feeder.of_voice("nobody")
 
 
 def test_a_disturbed_copy_is_coded_in_the_time_of_the_original(codec: SpeechCodec) -> None:

@@ -9,8 +9,9 @@ STAGES: dict[str, str] = {  # name -> module:function(Settings); the order is th
     "picture-decoder": "anygpt_demo.train.picture_decoder:train",
     "picture-enhancer": "anygpt_demo.train.picture_enhancer:train",
     "music-codec": "anygpt_demo.train.music_codec:train",
-    "soundstorm": "anygpt_demo.train.soundstorm:train",
     "text-tokenizer": "anygpt_demo.train.text_tokenizer:train",
     "codes": "anygpt_demo.train.codes:train",
+    "soundstorm": "anygpt_demo.train.soundstorm:train",
+    "speech-decoder": "anygpt_demo.train.speech_codec:train_decoder",
     "llm": "anygpt_demo.train.llm:train",
 }

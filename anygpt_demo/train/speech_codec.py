@@ -16,15 +16,18 @@ In phase 4 a frozen network that hears phones and voices (speech_listener.py) sa
 has been trained. Level 1 alone, which is what a family without SoundStorm speaks, is learnt in one voice from codes of disguised copies
 of it: of many voices at once the decoder would learn the mean, which is nobody's and hard to understand.
 
+Stage speech-decoder is phase 4 once more, from the family's weights, when there are codes of all speech: the decoder also learns to speak
+in the voices whose timbre (timbre.py) stands in the place of the acoustic codes, which is what SoundStorm gives it.
+
 Options: from=DIR begins with the exported weights of a family instead of scaled random ones; keep=1 besides holds its level 1, so that
-language models that read it stay as they are, and learns all else anew (codes above level 1 change); decoder=1 besides holds all codes:
-phase 4 alone. team, rank as in llm.py.
+language models that read it stay as they are, and learns all else anew (codes above level 1 change). team, rank as in llm.py.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,7 @@ from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
 from anygpt_demo.train.speech_data import HOP, PHONES, RATE_HZ, Clip, SpeechSet, disturb, open_sets
 from anygpt_demo.train.team import Team
+from anygpt_demo.train.timbre import Timbres, codes_of
 
 CONFIG = {
     "n_filters": 16,
@@ -73,8 +77,10 @@ LIVE = 256  # codes of level 1 in use
 GATHER = 0.15  # weight of the spread of latents within a phone
 FRAMES = 50  # per training crop: one second
 SPOKEN = 25  # of them that the decoder says while the encoder learns too: the encoder needs the longer exposure
-ALONE = 0.4  # share of the steps of phase 4 in which the decoder hears level 1 alone
-FEWER = 0.1  # share in which it hears two to seven levels
+ALONE = 0.3  # share of the steps of phase 4 in which the decoder hears level 1 alone
+CLONED = 0.45  # share in which it hears level 1 and a timbre, once there are any
+FEWER = 0.15  # share of the others in which it hears two to seven levels, not all
+CLONES = {"librispeech_clean251": 0.35, "pico_intent": 0.3, "kathleen": 0.05, "synthetic": 0.3}  # whose timbre
 OWN_VOICE = "slt"  # in which level 1 alone is spoken
 DISGUISE = 0.3  # largest change of its pitch and formants in the copies that give the codes, as a logarithm
 PEOPLE = 0.55  # share of human recordings where the decoder learns from voices
@@ -129,17 +135,20 @@ class Feeder:
         heard, clean, phones = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         return Batch(heard[:, None], clean[:, None], phones)
 
-    def spoken_by(self, voice: str, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Crops of one voice and the same played at another speed, one for all: float (B, 1, n) each, and the frames of the latter
-        that stand for those of the former, int64 (FRAMES,).
-        """
+    def of_voice(self, voice: str) -> list[Clip]:
+        """Training clips of a synthetic voice that are long enough for a crop."""
         clips = self.by_voice.setdefault(voice, [clip for clip in self.pools[0] if clip.voice == voice and clip.frames > FRAMES])
         if not clips:
             raise ModelFault(f"No clip is spoken by {voice}.", "The speech data is not that of this project.", "Make the speech data.")
+        return clips
+
+    def disguised(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor, Tensor]:
+        """A crop of each clip and the same played at another speed, one for all: float (B, 1, n) each, and the frames of the latter
+        that stand for those of the former, int64 (FRAMES,).
+        """
         speed = math.exp(self.rng.uniform(-DISGUISE, DISGUISE))
         waves, copies = [], []
-        for number in self.rng.integers(len(clips), size=size):
-            clip = clips[int(number)]
+        for clip in clips:
             wave = self.sets[clip.set].wave(clip, int(self.rng.integers(0, clip.frames - FRAMES)), FRAMES)
             wave = wave * self.rng.uniform(0.25, 0.9) / max(0.02, float(np.abs(wave).max()))
             waves.append(wave)
@@ -227,18 +236,19 @@ def spread_loss(latent: Tensor, phones: Tensor) -> Tensor:
 class Trainer:
     """One run of the stage: the student, its optimizer, its phase."""
 
-    def __init__(self, settings: Settings, team: Team | None = None) -> None:
+    def __init__(self, settings: Settings, team: Team | None = None, stage: str = "speech-codec") -> None:
+        """stage: speech-decoder to go on with the decoder of the family."""
         self.team = team or Team()
         torch.manual_seed(settings.seed)
         torch.set_flush_denormal(True)
         self.settings = settings
         self.keep = settings.options.get("keep") == "1"
         self.ends = ENDS_KEPT if self.keep else ENDS
-        ready = settings.options.get("decoder") == "1"
+        ready = stage == "speech-decoder"
         if ready:
             self.ends = (0.0, 0.0, 0.0, 1.0)
         self.listener = speech_listener.load(settings.runs)
-        self.run = Run("speech-codec", settings)
+        self.run = Run(stage, settings)
         self.student = Student()
         self.codec = self.student.codec
         stay = float(CONFIG["stay"]) if self.keep or ready else 0.0  # type: ignore[arg-type]
@@ -246,13 +256,14 @@ class Trainer:
         self.mel = MelLoss(RATE_HZ)
         self.phase, self.steps = "start", 0
         self.kept: Kept | None = None
-        if "from" in settings.options:
-            part = checkpoints.Family.open(settings.options["from"]).component("speech_tokenizer")
+        if ready or "from" in settings.options:
+            part = checkpoints.Family.open(Path(settings.options.get("from", settings.family))).component("speech_tokenizer")
             checkpoints.load_strict(self.codec, with_training_buffers(part.state()), part.role)
             self.kept = Kept(self.codec) if self.keep else None
         state = self.run.resume()
         self.progress, self.going = self.run.progress, self.run.going
         self.feeder = self.new_feeder()
+        self.timbres = Timbres(self.feeder.sets, self.codec.quantizer) if ready else None
         if state is None:
             self.initialise()
             self.feeder = self.new_feeder()
@@ -280,7 +291,7 @@ class Trainer:
     def initialise(self) -> None:
         """Scale untrained weights so that a signal passes; refuse to start if none does."""
         wave = self.feeder.batch(6).heard
-        if "from" not in self.settings.options:
+        if "from" not in self.settings.options and self.ends[0]:
             kinds = (NormedConv1d, NormedConvTranspose1d)
             latent = lsuv(self.codec.encoder, wave, kinds)
             lsuv(self.codec.decoder, latent, kinds, last=float(wave.std()))
@@ -309,15 +320,21 @@ class Trainer:
         return RATE * cosine(self.progress / self.ends[2])
 
     def decoder_losses(self) -> dict[str, Tensor]:
-        """Frozen codes to waves: all levels, fewer of them, or the first alone in a voice of its own."""
-        draw, size = float(torch.rand(1)), SIZES["decoder"]
+        """Frozen codes to waves: the first level alone in a voice of its own or in that of a timbre; all levels, or fewer of them."""
+        draw, size, rng = float(torch.rand(1)), SIZES["decoder"], self.feeder.rng
         with torch.no_grad():
             if draw < ALONE:
-                levels = 1
-                clean, copied, frames = self.feeder.spoken_by(OWN_VOICE, size)
+                levels, clips = 1, self.feeder.of_voice(OWN_VOICE)
+                clean, copied, frames = self.feeder.disguised([clips[int(number)] for number in rng.integers(len(clips), size=size)])
                 total = self.books(self.codec.encoder(copied), 1, learn=False).total[..., frames]
+            elif self.timbres is not None and draw < ALONE + CLONED:
+                levels = 1
+                drawn, vectors = zip(*(self.timbres.draw(rng, CLONES) for _ in range(size)), strict=True)
+                clean, copied, frames = self.feeder.disguised(drawn)
+                total = self.books(self.codec.encoder(copied), 1, learn=False).total[..., frames]
+                total = total + codes_of(torch.from_numpy(np.stack(vectors)), self.codec.quantizer)[1][..., None]
             else:
-                levels = int(torch.randint(2, 8, (1,))) if draw < ALONE + FEWER else 8
+                levels = int(torch.randint(2, 8, (1,))) if torch.rand(1) < FEWER else 8
                 batch = self.feeder.batch(size)
                 total, clean = self.books(self.codec.encoder(batch.heard), levels, learn=False).total, batch.clean
         made = self.codec.decoder(total)
@@ -434,10 +451,16 @@ def marker(family: Path) -> Path:
     return family / "speech_tokenizer.FROZEN"
 
 
-def train(settings: Settings) -> None:
+def train_decoder(settings: Settings) -> None:
+    """Stage speech-decoder."""
+    train(settings, "speech-decoder")
+
+
+def train(settings: Settings, stage: str = "speech-codec") -> None:
     """Train, resume or finish the speech codec within the budget and export it."""
     options = settings.options
-    trainer = Trainer(settings, Team(int(options.get("rank", 0)), int(options.get("team", 1)), int(options.get("port", 29512))))
+    team = Team(int(options.get("rank", 0)), int(options.get("team", 1)), int(options.get("port", 29512)))
+    trainer = Trainer(settings, team, stage)
     run, measured = trainer.run, trainer.run.used_s
     while trainer.going:
         trainer.advance()
