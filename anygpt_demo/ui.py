@@ -297,7 +297,7 @@ def build(
             voices: Restoring | None = None
             if speaks:
                 with gr.Tab("Voice", id="voice"):
-                    voices = voice_tab(chat, session, own=not public)
+                    voices = voice_tab(chat, session, own=not public, rough=family == "mini")
             with gr.Tab("Settings", id="settings"):
                 settings = settings_tab(chat, session, unclip=home is not None and home.has("unclip"))
             with gr.Tab("Tokens", id="tokens"):

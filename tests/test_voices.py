@@ -18,7 +18,7 @@ from anygpt_demo.api import Endpoints
 from anygpt_demo.chat import Chat
 from anygpt_demo.codecs.speech import built_in_voice
 from anygpt_demo.conversation import MediaPart, TextPart, Turn
-from anygpt_demo.drawer import DEAF, built_in_voices, choose_voice, hear_voice, record_voice
+from anygpt_demo.drawer import DEAF, ROUGH, built_in_voices, choose_voice, hear_voice, record_voice
 from anygpt_demo.errors import BadAudio, BadText
 from anygpt_demo.media import Audio, write_wav
 from anygpt_demo.turns import act
@@ -102,11 +102,18 @@ def test_a_family_with_a_voice_model_needs_nothing_else(vocabulary: Any, tmp_pat
     props = [(block.get_block_name(), block.get_config()) for block in page.blocks.values()]
     shown = [str(config.get(key)) for _, config in props for key in ("label", "value") if config.get("visible") is True]
     assert (str(f'<div class="notes">{literal(DEAF)}</div>') in shown) == (not clones and not public)
+    assert not any(literal(ROUGH) in value for value in shown)
     assert ("Voice" in shown) == (clones or not public) and ("Steps of a voice (0: as many as it needs)" in shown) == clones
     own = ("Use this voice", "Its name", "Save as .voice", "Your own: a sentence or two")
     assert [("Voices" in shown, *(name in shown for name in own))] == [(clones or not public, *[not public] * 4)]
     part = MediaPart("speech", np.zeros((5, 1), np.int64), "x.wav")
     assert ("Other voice" in part_buttons("1.1", part, chat.clones)) == clones
+
+
+def test_mini_says_that_its_voices_are_only_roughly_alike(vocabulary: Any, tmp_path: Path) -> None:
+    chat = Chat(vocabulary, None, lambda name: None)  # type: ignore[arg-type]
+    page = ui.build(chat, "mini", root=tmp_path)
+    assert any(literal(ROUGH) in str(block.get_config().get("value")) for block in page.blocks.values())
 
 
 def test_official_weights_have_a_voice_model(converted: Path) -> None:

@@ -30,7 +30,7 @@ HUMAN_SHARE = 0.5  # of the crops
 RATE = 2e-3
 SHARPNESS, MARGIN = 20.0, 0.1  # of the softmax over voices (additive margin: Wang et al. 2018, arXiv 1801.05599)
 VOICE_WEIGHT = 0.3
-HEARD = {"layers": 2.0, "voice": 2.0, "phones": 0.5}  # weights of what the listener says of a decoder's sound
+HEARD = {"layers": 2.0, "voice": 5.0, "phones": 0.5}  # weights of what the listener says of a decoder's sound
 
 
 class Listener(nn.Module):
