@@ -28,7 +28,7 @@ VOICE_LIMIT_S = 600.0  # of a voice prompt are read
 QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 FETCH = "() => { setTimeout(() => document.querySelector('#zip a, a#zip, #zip')?.click(), 300); }"
 DEAF = "This family has no voice model yet: all replies sound in the one voice of its codec. Choices here wait for a family that has one."
-ROUGH = "A recording gives mini a voice that is only roughly like it; the standard voice is the clearest."
+ROUGH = "A recording gives mini a voice of its own, which is not yet the person's. The standard voice is the clearest."
 OPEN_VOICE, CONSENT, USE_VOICE = "voice-open", "voice-consent", "voice-use"  # what the buttons of cards press
 FIELDS = ("temperature", "top_p", "top_k", "guidance")  # of Sampling that can be chosen
 RESET = "sampling-reset"  # the button that takes the numbers of the preset
@@ -102,7 +102,7 @@ Restoring = tuple[Callable[[Session], Any], list[Any]]  # what a reloaded page a
 
 
 def voice_tab(chat: Chat, session: gr.State, *, own: bool = True, rough: bool = False) -> Restoring:
-    """The voice of replies: a built-in one, or a recording of which 3 s are used. own: recordings are taken; rough: copied badly."""
+    """The voice of replies: a built-in one, or a recording of which 3 s are used. own: recordings are taken; rough: and copied badly."""
     voices = built_in_voices()
     if not chat.clones:
         gr.HTML(remark(DEAF), apply_default_css=False)
