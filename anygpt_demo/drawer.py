@@ -107,7 +107,7 @@ def voice_tab(chat: Chat, session: gr.State, *, own: bool = True, rough: bool = 
     if not chat.clones:
         gr.HTML(remark(DEAF), apply_default_css=False)
     elif own and rough:
-        gr.HTML(remark(ROUGH), apply_default_css=False)
+        gr.HTML(f'<p class="smallprint">{literal(ROUGH)}</p>', apply_default_css=False)
     built_in = gr.Dropdown(["standard", *voices], value="standard", label="Voices", visible=bool(voices))
     sources = "".join(f"<li><b>{literal(name)}</b>: {literal(told)}</li>" for name, told in voices.items())
     gr.HTML(f'<details class="sources"><summary>Where they are from</summary><ul>{sources}</ul></details>', apply_default_css=False)

@@ -36,7 +36,8 @@ MODALITY = Modality(
 )
 VOICES = Path(__file__).resolve().parents[2] / "assets" / "voices"
 DEFAULT_VOICE = "slt"
-FIRST, LATER = 25, 50  # codes that SoundStorm fills at first, for a quick beginning, and then
+FIRST = 25  # codes of a piece of sound
+OPENING, LATER = 36, 50  # codes that SoundStorm fills at first: a piece, and what the decoder hears ahead of its end; and then
 CONTEXT = 50  # frames that were filled before and that the next window sees
 PROMPT_FRAMES = 150  # 3 s of the voice prompt are used, as in the paper's demo of SoundStorm
 
@@ -112,7 +113,7 @@ class SpeechCodec:
             if self.soundstorm is not None:
                 filler = Filler(self, voice or built_in_voice(), seed)
                 whole = levels.shape[-1]
-                cuts = [0, *range(FIRST, whole, LATER), whole] if self.clean else [0, whole]
+                cuts = [0, *range(OPENING, whole, LATER), whole] if self.clean else [0, whole]
                 windows = [filler.fill(levels[0, :, a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
                 levels = torch.cat(windows, 1).permute(2, 0, 1)
             samples = self.tokenizer.decode(levels)[0, 0].float().cpu().numpy()
@@ -197,7 +198,7 @@ class SpeechStream:
         self.codec = codec
         self.filler = None if codec.soundstorm is None else Filler(codec, voice, seed)
         self.waiting: list[np.ndarray] = []
-        self.window = FIRST
+        self.window = OPENING
         tokenizer = codec.tokenizer
 
         def vectors(codes: torch.Tensor) -> torch.Tensor:
