@@ -50,7 +50,6 @@ SHARES = {"librispeech_clean251": 0.4, "pico_intent": 0.3, "kathleen": 0.05, "sy
 LATENT = 1.0  # weight of the squared distance between expected and true vector, as a share of the true power
 ENTROPY = 0.1  # of the cross-entropy of the codes, mean over levels
 SURE = 3.0  # deviation of the logits at the start: the expected vector of codes that are all alike likely is nothing, and learns nothing
-SHORTEST = 60  # frames of a prompt: it is repeated if it is shorter than PROMPT
 HELD = 19  # speakers
 
 

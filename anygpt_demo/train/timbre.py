@@ -20,6 +20,7 @@ GAIN = 3.0  # the mean of frames is small beside the code vectors; of 2, 3, 4 an
 LOUD = 0.25  # share of a clip's mean level from which a frame counts
 ONE_EACH = ("pico_intent", "librispeech_clean251")  # sources with one recording of each speaker
 SETS = ("synth0", "human")
+SHORTEST = 60  # frames of a clip that is used
 
 
 def mean_vector(codes: np.ndarray, wave: np.ndarray, books: np.ndarray) -> np.ndarray:
@@ -49,7 +50,7 @@ class Timbres:
             if home.codes is None:
                 continue
             for number, clip in enumerate(home.split("train")):
-                if not home.coded(clip) or clip.frames < 60 or clip.source == "pico_wake":
+                if not home.coded(clip) or clip.frames < SHORTEST or clip.source == "pico_wake":
                     continue
                 codes = np.asarray(home.codes[clip.frames_start : clip.frames_start + clip.frames], np.int64)
                 source = clip.source if home.folder.name == "human" else "synthetic"
