@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import EncodecModel
 
 from anygpt_demo import checkpoints
 from anygpt_demo.codecs.music import HOP, MODALITY, MusicCodec
 from anygpt_demo.errors import BadCheckpoint
 from anygpt_demo.media import Audio
 from anygpt_demo.models import encodec
-from anygpt_demo.train.music_codec import FRAMES, Batch, Student, Trainer
+from anygpt_demo.train import oscillators
+from anygpt_demo.train.loop import Settings
+from anygpt_demo.train.music_data import MusicSet, make
+from anygpt_demo.train.music_listener import LOWEST as LOWEST_NOTE
+from anygpt_demo.train.music_listener import NOTES, WINDOW, Feeder, Listener, load, semitone_filters, train
 
 TINY = {**encodec.OFFICIAL, "num_filters": 4, "hidden_size": 16, "codebook_dim": 16}
 
@@ -103,26 +109,121 @@ def test_loading_from_a_family(codec: MusicCodec, tmp_path: Path):
         MusicCodec.load(checkpoints.Family.open(tmp_path))
 
 
-def test_the_decoder_alone_learns_what_the_encoder_hears():
+@pytest.fixture(scope="module")
+def tuned_model() -> EncodecModel:
     torch.manual_seed(0)
-    trainer = Trainer.__new__(Trainer)
-    trainer.student, trainer.phase = Student(), "decoder"
-    trainer.codec = trainer.student.codec
-    trainer.new_optimizer()
-    frames, clip = (2, FRAMES), {"family": torch.zeros(2).long(), "tempo": torch.zeros(2).long(), "genre": torch.zeros(2).long()}
-    batch = Batch(
-        wav=0.1 * torch.randn(2, 1, FRAMES * 640),
-        bits=torch.zeros(*frames, 5),
-        chords=torch.zeros(*frames, 12),
-        lead=torch.zeros(frames).long(),
-        bass=torch.zeros(frames).long(),
-        clip=clip | {"drums": torch.ones(2)},
-    )
-    assert trainer.heard_losses(batch.wav, batch)["heard"] < 1e-5
-    made = trainer.codec.decoder(torch.randn(2, 128, FRAMES))
-    terms = trainer.heard_losses(made, batch)
-    assert terms["heard"] > 0
-    (terms["heard"] + terms["score"]).backward()
-    learns = {name.split(".")[0] for name, value in trainer.student.named_parameters() if value.grad is not None and value.grad.any()}
-    assert learns == {"codec"}
-    assert all(name.startswith("codec.decoder") for name, value in trainer.student.named_parameters() if value.grad is not None)
+    model = encodec.build(encodec.SMALL)
+    assert not oscillators.tuned(model)
+    oscillators.tune(model)
+    assert oscillators.tuned(model)
+    return model
+
+
+@pytest.mark.parametrize("number", [0, 24, 45, 57, 83])
+def test_an_oscillator_sounds_its_note_whatever_else_is_heard(tuned_model: EncodecModel, number: int):
+    lstm = copy.deepcopy(oscillators.part(tuned_model))
+    lstm.load_state_dict({name: value.bfloat16().float() for name, value in lstm.state_dict().items()})  # as it is shipped
+    with torch.inference_mode():
+        played, other = (oscillators.first_layer(lstm, torch.randn(500, 1, lstm.hidden_size))[:, 0] for _ in range(2))
+    assert torch.equal(played[:, : oscillators.UNITS], other[:, : oscillators.UNITS])
+    pair = torch.view_as_complex(played[:, 2 * number : 2 * number + 2].contiguous())
+    assert pair[:25].abs().max() > 0.3 and (pair[100:].abs() - 0.55).abs().max() < 0.2
+    hz = oscillators.hertz()[number]
+    turned = np.polyfit(np.arange(300), np.unwrap(np.angle(pair[200:].numpy())), 1)[0]
+    apart = (turned * 50 / (2 * np.pi) - hz + 25) % 50 - 25  # 50 frames a second: known but for multiples of 50 Hz
+    assert abs(1200 * np.log2(1 + apart / hz)) < 15
+
+
+def test_the_first_layer_alone_is_that_of_the_whole(tuned_model: EncodecModel):
+    lstm = oscillators.part(tuned_model)
+    one = torch.nn.LSTM(lstm.input_size, lstm.hidden_size)
+    one.load_state_dict({name: value for name, value in lstm.state_dict().items() if name.endswith("l0")})
+    x = torch.randn(9, 2, lstm.input_size)
+    assert torch.allclose(oscillators.first_layer(lstm, x), one(x)[0], atol=1e-6)
+
+
+def test_what_is_set_is_not_trained(tuned_model: EncodecModel):
+    model, units = copy.deepcopy(tuned_model), oscillators.UNITS
+    oscillators.hold(model)
+    model.decoder(torch.randn(1, 128, 20)).square().sum().backward()
+    lstm, size = oscillators.part(model), oscillators.part(model).hidden_size
+    for gate in range(4):
+        rows = slice(gate * size, gate * size + units)
+        assert not lstm.weight_hh_l0.grad[rows].any() and not lstm.bias_ih_l0.grad[rows].any() and not lstm.weight_ih_l0.grad[rows].any()
+        assert not lstm.weight_hh_l1.grad[rows].any() and not lstm.weight_ih_l1.grad[rows, :units].any()
+        assert bool(lstm.weight_ih_l1.grad[rows, units:].any()) == (gate == 3)  # output gates learn when to open
+    assert lstm.weight_ih_l0.grad[units:size].any()
+
+
+def test_shares_tell_which_notes_sound_and_how_loud(tuned_model: EncodecModel):
+    tones = oscillators.Tones(tuned_model, 25)
+    hz = oscillators.hertz()
+    for number, size in ((20, 0.15), (40, 0.06), (70, 0.2)):
+        wave = torch.from_numpy(size * np.sin(2 * np.pi * hz[number] * np.arange(25 * HOP) / 32000)).float()[None]
+        share = tones.shares(wave)[0, :, 12]
+        assert abs(float(share[number]) - size / oscillators.LOUDEST) < 0.1 * size / oscillators.LOUDEST
+        assert float(share[: number - 5].max()) < 0.1 * float(share[number]) and int(share.argmax()) == number
+
+
+def test_the_sound_of_open_gates_has_their_notes(tuned_model: EncodecModel):
+    tones = oscillators.Tones(tuned_model, 75)
+    shares = torch.full((1, oscillators.NOTES, 75), oscillators.FAINTEST)
+    shares[:, 36], shares[:, 43] = 0.5, 0.25
+    heard = tones.shares(tones.sound(shares))[0, :, 40:60].mean(-1)
+    assert heard.topk(2).indices.tolist() == [36, 43]
+    assert abs(float(heard[36]) - 0.5) < 0.05 and abs(float(heard[43]) - 0.25) < 0.03
+
+
+def test_the_decoder_learns_what_its_oscillators_sound_like(tuned_model: EncodecModel):
+    torch.manual_seed(1)
+    model, tones = copy.deepcopy(tuned_model), oscillators.Tones(tuned_model, 25)
+    oscillators.hold(model)
+    optimizer = torch.optim.Adam(model.decoder.parameters(), 2e-3)
+    hz, missed = oscillators.hertz(), []
+    for step in range(60):
+        chord = (10 + step % 7, 30 + step % 5, 45)
+        wave = torch.from_numpy(sum(0.2 * np.sin(2 * np.pi * hz[note] * np.arange(25 * HOP) / 32000) for note in chord)).float()[None]
+        terms = tones.losses(model, torch.randn(1, 128, 25), wave, sounding=True)
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        missed.append(float(terms["tones"].detach()))
+    assert np.mean(missed[-7:]) < 0.5 * np.mean(missed[:7])
+    assert set(tones.losses(model, torch.randn(1, 128, 25), wave, sounding=False)) == {"gates"}
+
+
+def test_the_listener_hears_no_difference_where_there_is_none():
+    torch.manual_seed(0)
+    listener = Listener().eval().requires_grad_(False)
+    true = 0.1 * torch.randn(2, 50 * HOP)
+    assert all(abs(float(term)) < 1e-5 for term in listener.heard(true.clone(), true).values())
+    made = (0.5 * true.roll(1, 0)).requires_grad_()
+    terms = listener.heard(made, true)
+    assert all(float(term.detach()) > 0 for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    assert made.grad is not None and bool(made.grad.abs().amax(1).gt(0).all())
+
+
+def test_a_semitone_band_hears_its_note_and_not_the_next():
+    rows = semitone_filters()
+    for number in (0, 12, 40, NOTES - 1):
+        hz = 440 * 2 ** ((LOWEST_NOTE + number - 69) / 12)
+        spectrum = np.abs(np.fft.rfft(np.sin(2 * np.pi * hz * np.arange(WINDOW) / 32000) * np.hanning(WINDOW))) ** 2
+        heard = rows @ spectrum
+        assert heard.argmax() == number
+
+
+def test_listening_is_learnt(tmp_path: Path):
+    home = tmp_path / "data" / "music"
+    make(home / "train", 24, 1)
+    make(home / "test", 6, 2)
+    train(Settings(12.0, tmp_path, None, tmp_path / "none", 0))
+    assert load(tmp_path) is not None and load(tmp_path / "elsewhere") is None
+    feeder = Feeder(MusicSet.open(home / "train"), 0)
+    listener = load(tmp_path)
+    wave, frames, clip = feeder.batch()
+    with torch.inference_mode():
+        found, told = listener.answers(listener.layers(wave))
+    chance = np.log(13)
+    assert float(torch.nn.functional.cross_entropy(found["lead"].flatten(0, 1), frames["lead"].flatten())) < 0.9 * chance
+    assert set(told) == set(clip)

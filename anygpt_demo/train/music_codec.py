@@ -4,9 +4,11 @@ Phases, as shares of the budget:
   1. the encoder alone on what the score says of each frame (spectral losses alone let it die: the mean spectrum is a strong local optimum);
   2. encoder and decoder without quantizer;
   3. codebooks by k-means on a buffer of latents, then everything together; the score heads read all levels and level 1 alone;
-  4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on. From here on the
-     frozen encoder listens to what the decoder plays: its layers should hear the same as in the original, and its heads the score.
+  4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on.
 transformers' class has no training path for its quantizer; CodebookStack works on its buffers from outside.
+
+Stage music-decoder teaches the decoder once more, from the family's weights and frozen codes: with oscillators in it (oscillators.py),
+first what their notes sound like, then everything by a listener's ear (music_listener.py).
 
 A language model reads the codes, so they should say little that is not music: level 1 uses LIVE of its codes, and between onsets
 the latent is asked to hold still.
@@ -29,22 +31,25 @@ from anygpt_demo import checkpoints
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.models import encodec
 from anygpt_demo.synth import music
+from anygpt_demo.train import music_listener, oscillators
 from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.music_data import FAMILIES, HOP, RATE_HZ, TEMPOS, MusicSet, sets
 from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
 
-PHASES = ("heads", "joint", "quantized", "decoder")
-ENDS = (0.09, 0.24, 0.6, 1.0)  # of the phases, as shares of the budget
+PHASES = ("heads", "joint", "quantized", "tones", "decoder")
+ENDS = (0.09, 0.24, 0.6, 0.6, 1.0)  # of the phases, as shares of the budget
 FRAMES = 50  # per training crop: one second
-CROPS = (6, 4, 4, 4)  # per step and phase
+CROPS = (6, 4, 4, 3, 3)  # per step and phase
+DECODED = 75  # frames of a crop in phase 4: an oscillator takes ten to start
 RATE = 6e-4
+TONES_RATE = 2e-3
 HEARD_S = 2.5  # of a person's music that the small language model is given: 500 ids, what fits beside a chat
 WIDTH = int(encodec.SMALL["hidden_size"])
 LIVE = 128  # codes of level 1 in use
 HOLD = 0.3  # weight of the changes of latents where nothing begins
-LISTENERS = (13, 15)  # layers of the encoder behind its strided convolutions, which hear phases: its LSTM and the last
-HEARD_WEIGHT, SCORE_WEIGHT = 2.0, 0.3  # of what the frozen encoder hears in the decoder's sound
+TONES_S = 480.0  # seconds in which the oscillators' sound alone is learnt
+REPEATED, GATES = 0.3, 0.5  # share of the steps after it in which it is repeated, and its weight from then on
 BITS = 5
 BANDS = 64
 HEADS = {
@@ -72,17 +77,17 @@ class Feeder:
     def __init__(self, data: MusicSet, seed: int) -> None:
         self.data, self.rng = data, np.random.default_rng(seed)
 
-    def batch(self, size: int) -> Batch:
+    def batch(self, size: int, frames: int = FRAMES) -> Batch:
         """`size` random crops."""
         rows = self.rng.integers(len(self.data.pieces), size=size)
-        starts = self.rng.integers(0, 250 - FRAMES + 1, size=size)
+        starts = self.rng.integers(0, 250 - frames + 1, size=size)
         gains = self.rng.uniform(0.4, 1.3, size=(size, 1)).astype(np.float32)
-        wav = np.stack([self.data.wave(int(row), int(start), FRAMES) for row, start in zip(rows, starts, strict=True)]) * gains
+        wav = np.stack([self.data.wave(int(row), int(start), frames) for row, start in zip(rows, starts, strict=True)]) * gains
         return self.labelled(torch.from_numpy(wav.astype(np.float32))[:, None], rows, starts)
 
     def labelled(self, wav: Tensor, rows: np.ndarray, starts: np.ndarray) -> Batch:
-        """Crops with their labels. wav: (B, 1, FRAMES * HOP)."""
-        spans = starts[:, None] + np.arange(FRAMES)
+        """Crops with their labels. wav: (B, 1, T * HOP)."""
+        spans = starts[:, None] + np.arange(wav.shape[-1] // HOP)
         labels = self.data.labels
         arrays = (labels.bits, labels.chords, labels.lead, labels.bass)
         bits, chords, lead, bass = (torch.from_numpy(array[rows[:, None], spans].astype(np.int64)) for array in arrays)
@@ -194,11 +199,16 @@ def hold_loss(latent: Tensor, bits: Tensor) -> Tensor:
 class Trainer:
     """One run of the stage: the student, its optimizer, its phase."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stage: str = "music-codec") -> None:
+        """stage: music-decoder to go on with the decoder of the family."""
         torch.manual_seed(settings.seed)
+        torch.set_flush_denormal(True)
         self.settings = settings
         self.data, self.tests = sets(settings)
-        self.run = Run("music-codec", settings)
+        self.ready = stage == "music-decoder"
+        self.ends = (0.0, 0.0, 0.0, min(0.3, TONES_S / settings.budget_s), 1.0) if self.ready else ENDS
+        self.run = Run(stage, settings)
+        self.listener = music_listener.load(settings.runs)
         self.student = Student()
         self.codec = self.student.codec
         books = [layer.codebook for layer in self.codec.quantizer.layers]
@@ -207,7 +217,7 @@ class Trainer:
         self.pitch, self.peaks = PitchLoss(), PeakLoss()
         state = self.run.resume()
         self.feeder = Feeder(self.data, settings.seed + len(self.run.rows))
-        self.phase = "heads" if state is None else str(state["phase"])
+        self.phase = str(state["phase"]) if state is not None else "tones" if self.ready else "heads"
         if state is None:
             self.initialise()
         else:
@@ -215,19 +225,26 @@ class Trainer:
         self.optimizer = self.new_optimizer()
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
+        self.tones: oscillators.Tones | None = None
+        if self.ready:
+            oscillators.hold(self.codec)
+            self.tones = oscillators.Tones(self.codec, DECODED)
 
     def new_optimizer(self) -> torch.optim.AdamW:
         """AdamW over what the phase trains."""
-        part: nn.Module = self.codec.decoder if self.phase == "decoder" else self.student
-        self.student.requires_grad_(self.phase != "decoder")
+        alone = PHASES.index(self.phase) >= PHASES.index("tones")
+        part: nn.Module = self.codec.decoder if alone else self.student
+        self.student.requires_grad_(not alone)
         part.requires_grad_(True)
         return torch.optim.AdamW(part.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
 
     def initialise(self) -> None:
         """Scale the untrained weights so that a signal passes, or load trained ones."""
-        if "from" in self.settings.options:
-            part = checkpoints.Family.open(Path(self.settings.options["from"])).component("music_codec")
+        if self.ready or "from" in self.settings.options:
+            part = checkpoints.Family.open(Path(self.settings.options.get("from", self.settings.family))).component("music_codec")
             checkpoints.load_strict(self.codec, encodec.with_training_buffers(part.state()), part.role)
+            if self.ready and not oscillators.tuned(self.codec):
+                oscillators.tune(self.codec)
             return
         wav, kinds = self.feeder.batch(6).wav, (nn.Conv1d, nn.ConvTranspose1d)
         latent = lsuv(self.codec.encoder, wav, kinds)
@@ -239,17 +256,24 @@ class Trainer:
 
     def rate(self) -> float:
         """Learning rate: one cosine until the freeze, a second one for the decoder alone."""
+        if self.phase == "tones":
+            return TONES_RATE
         if self.phase == "decoder":
-            return 0.8 * RATE * cosine(max(0.02, (self.run.progress - ENDS[2]) / (1 - ENDS[2])))
-        return RATE * cosine(self.run.progress / ENDS[2], floor=0.1)
+            return RATE * cosine(max(0.02, (self.run.progress - self.ends[3]) / (1 - self.ends[3])))
+        return RATE * cosine(self.run.progress / self.ends[2], floor=0.1)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, already weighted."""
-        if self.phase == "decoder":
+        if self.phase in ("tones", "decoder"):
             with torch.no_grad():
                 total = self.books(self.codec.encoder(batch.wav), learn=False).total
+            sounding = self.phase == "tones" or float(torch.rand(1)) < REPEATED
+            gates = self.tones.losses(self.codec, total, batch.wav[:, 0], sounding) if self.tones else {}
+            if self.phase == "tones":
+                return gates
             made = self.codec.decoder(total)[..., : batch.wav.shape[-1]]
-            return self.wave_losses(made, batch.wav) | self.heard_losses(made, batch)
+            heard = {} if self.listener is None else self.listener.heard(made[:, 0], batch.wav[:, 0])
+            return self.wave_losses(made, batch.wav) | heard | {name: GATES * term for name, term in gates.items()}
         latent = self.codec.encoder(batch.wav)
         terms = {"hold": HOLD * hold_loss(latent, batch.bits)}
         terms["spread"] = 0.2 * (latent.mean((0, 2)).square().mean() + (latent.std((0, 2)) - 1).square().mean())
@@ -267,28 +291,12 @@ class Trainer:
         made, true = wav[:, 0, : target.shape[-1]], target[:, 0]
         return {"mel": self.mel(made, true), "pitch": 1.5 * self.pitch(made, true), "peaks": self.peaks(made, true)}
 
-    def heard_losses(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """What the frozen encoder hears in made (B, 1, n): its layers against those of the original, as shares of size, and the score."""
-        with torch.no_grad():
-            wanted = self.heard(batch.wav)
-        found = self.heard(made)
-        apart = [(own - true).abs().mean() / true.abs().mean() for own, true in zip(found, wanted, strict=True)]
-        return {"heard": HEARD_WEIGHT * torch.stack(apart).mean(), "score": SCORE_WEIGHT * score_loss(self.student, found[-1], batch)}
-
-    def heard(self, wav: Tensor) -> list[Tensor]:
-        """What the encoder hears: outputs of the LISTENERS, the latent last. wav: (B, 1, n)."""
-        found, x = [], wav
-        for number, layer in enumerate(self.codec.encoder.layers):
-            x = layer(x)
-            if number in LISTENERS:
-                found.append(x)
-        return found
-
     def step(self) -> dict[str, float]:
         """One update. Returns the terms."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        terms = self.losses(self.feeder.batch(CROPS[PHASES.index(self.phase)]))
+        frames = DECODED if self.phase in ("tones", "decoder") else FRAMES
+        terms = self.losses(self.feeder.batch(CROPS[PHASES.index(self.phase)], frames))
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
@@ -297,8 +305,12 @@ class Trainer:
 
     def advance(self) -> None:
         """Enter the phase that the clock asks for. A larger budget never leads back: frozen codes stay frozen."""
-        due = next(name for name, end in zip(PHASES, ENDS, strict=True) if self.run.progress <= end)
+        due = next(name for name, end in zip(PHASES, self.ends, strict=True) if self.run.progress <= end)
         if PHASES.index(due) <= PHASES.index(self.phase):
+            return
+        if self.ready:
+            self.run.save(self.state())
+            self.phase = due
             return
         if PHASES.index(self.phase) < 2 <= PHASES.index(due):
             self.start_codebooks()
@@ -362,7 +374,7 @@ class Trainer:
         """Log evaluate(); stop if the decoder says the same whatever it hears."""
         figures = self.evaluate(count)
         self.run.log(**figures)
-        if figures.get("swap", 1.0) < 0.25 and self.run.progress > ENDS[0] + 0.08:
+        if figures.get("swap", 1.0) < 0.25 and self.run.progress > self.ends[0] + 0.08:
             cause = f"Its output hardly depends on its input (swap test {figures['swap']:.2f})."
             raise ModelFault("The music codec has died.", cause, "Lower the learning rate or change the seed.")
 
@@ -385,9 +397,14 @@ def marker(family: Path) -> Path:
     return family / "music_codec.FROZEN"
 
 
-def train(settings: Settings) -> None:
+def train_decoder(settings: Settings) -> None:
+    """Stage music-decoder."""
+    train(settings, "music-decoder")
+
+
+def train(settings: Settings, stage: str = "music-codec") -> None:
     """Train, resume or finish the music codec within the budget and export it."""
-    trainer = Trainer(settings)
+    trainer = Trainer(settings, stage)
     run = trainer.run
     steps, measured = 0, run.used_s
     while run.going:

@@ -52,7 +52,7 @@ from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
 from anygpt_demo.train.speech_data import HOP, PHONES, RATE_HZ, Clip, SpeechSet, disturb, open_sets
 from anygpt_demo.train.team import Team
-from anygpt_demo.train.timbre import Timbres, codes_of
+from anygpt_demo.train.timbre import OWN_VOICE, Timbres, codes_of
 
 CONFIG = {
     "n_filters": 16,
@@ -77,11 +77,10 @@ LIVE = 256  # codes of level 1 in use
 GATHER = 0.15  # weight of the spread of latents within a phone
 FRAMES = 50  # per training crop: one second
 SPOKEN = 25  # of them that the decoder says while the encoder learns too: the encoder needs the longer exposure
-ALONE = 0.3  # share of the steps of phase 4 in which the decoder hears level 1 alone
+ALONE = 0.15  # share of the steps of phase 4 in which the decoder hears level 1 alone
 CLONED = 0.45  # share in which it hears level 1 and a timbre, once there are any
 FEWER = 0.15  # share of the others in which it hears two to seven levels, not all
-CLONES = {"librispeech_clean251": 0.35, "pico_intent": 0.3, "kathleen": 0.05, "synthetic": 0.3}  # whose timbre
-OWN_VOICE = "slt"  # in which level 1 alone is spoken
+CLONES = {"librispeech_clean251": 0.25, "pico_intent": 0.2, "kathleen": 0.05, "synthetic": 0.2, "standard": 0.3}  # whose timbre
 DISGUISE = 0.3  # largest change of its pitch and formants in the copies that give the codes, as a logarithm
 PEOPLE = 0.55  # share of human recordings where the decoder learns from voices
 SIZES = {"phones": 8, "joint": 6, "quantized": 6, "decoder": 5}  # crops in a batch

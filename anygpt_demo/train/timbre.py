@@ -20,6 +20,7 @@ GAIN = 3.0  # the mean of frames is small beside the code vectors; of 2, 3, 4 an
 LOUD = 0.25  # share of a clip's mean level from which a frame counts
 ONE_EACH = ("pico_intent", "librispeech_clean251")  # sources with one recording of each speaker
 SETS = ("synth0", "human")
+OWN_VOICE = "slt"  # mini's standard voice
 SHORTEST = 60  # frames of a clip that is used
 
 
@@ -53,7 +54,7 @@ class Timbres:
                 if not home.coded(clip) or clip.frames < SHORTEST or clip.source == "pico_wake":
                     continue
                 codes = np.asarray(home.codes[clip.frames_start : clip.frames_start + clip.frames], np.int64)
-                source = clip.source if home.folder.name == "human" else "synthetic"
+                source = clip.source if home.folder.name == "human" else "standard" if clip.voice == OWN_VOICE else "synthetic"
                 voice = f"{number}" if source in ONE_EACH else clip.voice
                 vector = mean_vector(codes, home.wave(clip), books)
                 self.voices.setdefault(source, {}).setdefault(voice, []).append((clip, vector))
