@@ -70,3 +70,10 @@ def test_the_bench_of_a_card_runs_on_a_tiny_model(vocabulary, monkeypatch, kind)
         name.removesuffix(f"_{kind}") for name in found["figures"]
     }
     assert all(item["value"] > 0 for name, item in found["figures"].items() if not name.startswith("peak"))
+
+
+def test_divergence_is_what_the_packed_weights_cost_on_average():
+    true, own = torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.25, 0.5, 0.25]).log()
+    assert bench.divergence(true, true) == 0
+    drawn = torch.multinomial(true.exp(), 20_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    assert bench.divergence(own, true) == pytest.approx(float((true - own)[drawn].mean()), abs=0.02)
