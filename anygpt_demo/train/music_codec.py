@@ -33,7 +33,7 @@ from anygpt_demo.models import encodec
 from anygpt_demo.synth import music
 from anygpt_demo.train import music_listener, oscillators
 from anygpt_demo.train.loop import Run, Settings, cosine
-from anygpt_demo.train.music_data import FAMILIES, HOP, RATE_HZ, TEMPOS, MusicSet, sets
+from anygpt_demo.train.music_data import FAMILIES, HOP, RATE_HZ, TEMPOS, MusicSet, pitch_class, sets, unpack
 from anygpt_demo.train.quantizer import CodebookStack, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
 
@@ -98,17 +98,7 @@ class Feeder:
             "genre": torch.tensor([music.GENRES.index(piece.genre) for piece in pieces]),
             "drums": torch.tensor([float(piece.drums) for piece in pieces]),
         }
-        return Batch(wav, _unpack(bits, BITS), _unpack(chords, 12), _pitch_class(lead), _pitch_class(bass), clip)
-
-
-def _unpack(packed: Tensor, bits: int) -> Tensor:
-    """packed: int64 (B, T). Returns float32 (B, T, bits)."""
-    return (packed[..., None] >> torch.arange(bits) & 1).float()
-
-
-def _pitch_class(pitch: Tensor) -> Tensor:
-    """pitch: int64 (B, T), 0 none. Returns 0..11, or 12 for none."""
-    return torch.where(pitch > 0, pitch % 12, 12)
+        return Batch(wav, unpack(bits, BITS), unpack(chords, 12), pitch_class(lead), pitch_class(bass), clip)
 
 
 class PitchLoss(nn.Module):
@@ -360,7 +350,7 @@ class Trainer:
     def read(self, frames: Tensor, count: int) -> dict[str, float]:
         """Frame accuracies of the heads on the first `count` test clips. frames: (count, D, T)."""
         out = self.student.heads(False, frames)
-        lead = _pitch_class(torch.from_numpy(self.tests.labels.lead[:count].astype(np.int64)))
+        lead = pitch_class(torch.from_numpy(self.tests.labels.lead[:count].astype(np.int64)))
         pieces = self.tests.pieces[:count]
         family = torch.tensor([FAMILIES.index(piece.family) for piece in pieces])
         drums = torch.tensor([piece.drums for piece in pieces])

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from anygpt_demo.synth import music
 from anygpt_demo.train.loop import Settings
@@ -39,6 +41,16 @@ class Labels:
     lead: np.ndarray  # uint8: pitch of the melody, 0 none
     chords: np.ndarray  # uint16: bit k = pitch class k sounds in the accompaniment
     bass: np.ndarray  # uint8: pitch of the bass, 0 none
+
+
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """packed: int64 (B, T). Returns float32 (B, T, bits)."""
+    return (packed[..., None] >> torch.arange(bits) & 1).float()
+
+
+def pitch_class(pitch: Tensor) -> Tensor:
+    """pitch: int64 (B, T), 0 none. Returns 0..11, or 12 for none."""
+    return torch.where(pitch > 0, pitch % 12, 12)
 
 
 def label(notes: list[music.Note]) -> Labels:

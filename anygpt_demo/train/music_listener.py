@@ -6,6 +6,7 @@ another network, trained by itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from anygpt_demo.synth import music
 from anygpt_demo.train.loop import Averaged, Run, Settings, cosine
-from anygpt_demo.train.music_data import HOP, RATE_HZ, MusicSet, sets
+from anygpt_demo.train.music_data import HOP, RATE_HZ, MusicSet, pitch_class, sets, unpack
 from anygpt_demo.train.spectra import LogMel
 from anygpt_demo.train.speech_teacher import Block
 
@@ -91,9 +92,9 @@ class Listener(nn.Module):
         return {f"heard_{name}": HEARD[name] * term for name, term in terms.items()}
 
 
-def sum_of(terms: object) -> Tensor:
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
     """Sum of scalars."""
-    return torch.stack(list(terms)).sum()  # type: ignore[call-overload]
+    return torch.stack(list(terms)).sum()
 
 
 def divergence(logits: Tensor, wanted: Tensor, independent: bool = False) -> Tensor:
@@ -146,10 +147,10 @@ class Feeder:
             torch.from_numpy(part[rows[:, None], spans].astype(np.int64)) for part in (labels.bits, labels.chords, labels.lead, labels.bass)
         )
         frames = {
-            "lead": torch.where(lead > 0, lead % 12, 12),
-            "bass": torch.where(bass > 0, bass % 12, 12),
-            "chords": (chords[..., None] >> torch.arange(12) & 1).float(),
-            "bits": (bits[..., None] >> torch.arange(5) & 1).float(),
+            "lead": pitch_class(lead),
+            "bass": pitch_class(bass),
+            "chords": unpack(chords, PER_FRAME["chords"]),
+            "bits": unpack(bits, PER_FRAME["bits"]),
         }
         return wave, frames, dict(zip(PER_CLIP, self.facts[torch.from_numpy(rows)].T, strict=True))
 

@@ -4,8 +4,8 @@ The same code fifty times is the same 20 ms fifty times, a comb of 50 Hz in whic
 codes that do not tell them. So the first UNITS units of the LSTM's first layer are set, not trained: pairs that a turn by their note's
 phase in one frame keeps going, whatever is played, and HISS more that turn by anything, which together are a noise. The same units of the
 second layer pass them on through their output gates, which the codes open and close. The convolutions behind them learn from an exact
-target: oscillators have a known phase, so the sound that they should make is known sample by sample (Tones.sound). In 4 minutes they come
-within 15 dB of it; from spectra alone they never find it.
+target: oscillators have a known phase, so the sound that they should make is known sample by sample (Tones.sound). In 4 minutes
+what they miss is 15 dB below it; from spectra alone they never find it.
 
 Dimension names: B batch, T frames (50 Hz), N notes, H units of the LSTM, n samples.
 """
