@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from anygpt_demo import checkpoints
 from anygpt_demo.grammar import section_of
 from anygpt_demo.synth import dialogues, music, phrasings, scenes
 from anygpt_demo.synth.dialogues import Words
@@ -170,6 +171,28 @@ def test_a_new_picture_tokenizer_takes_over_from_the_old_one() -> None:
     shares = llm.translation(old, new, 16)
     assert torch.equal(shares.argmax(1)[3:10], torch.arange(7)) and shares[0, 7] == 1
     assert set(shares.sum(1).tolist()) == {0.0, 1.0} and shares[1].sum() == 0
+
+
+def test_layers_that_a_new_music_codec_kept_keep_their_rows(home: Path) -> None:
+    torch.manual_seed(0)
+    books = {f"quantizer.layers.{layer}.codebook.embed": torch.randn(2048, 8).bfloat16() for layer in range(4)}
+    checkpoints.export(home / "before", "music_codec", {}, books)
+    books["quantizer.layers.1.codebook.embed"] = torch.randn(2048, 8).bfloat16()
+    checkpoints.export(home / "mini", "music_codec", {}, books)
+    given = settings(home, 1)
+    trainer = llm.Trainer(dataclasses.replace(given, options={**given.options, "from": str(home / "before")}))
+    item = trainer.vocabulary.ranges["music"]
+    (low, high), (first, last) = item.layer(1), item.layer(0)
+    trainer.model.head.data[low:high] += 0.3
+    before = trainer.model.head.detach().clone()
+    trainer._adopt_vectors("music")
+    after = trainer.model.head.detach()
+    assert torch.equal(after[first:last], before[first:last]) and torch.equal(after[high:], before[high:])
+    assert not torch.equal(after[low:high], before[low:high])
+    assert torch.allclose(after[low:high].mean(0), before[low:high].mean(0), atol=2e-3)  # guesses go on from the usual
+    assert abs(float((after[low:high] - after[low:high].mean(0)).std() / (before[low:high] - before[low:high].mean(0)).std()) - 1) < 0.1
+    (home / "mini" / "music_codec").rename(home / "unused")
+    (home / "mini" / "manifest.json").unlink()
 
 
 def test_documents(home: Path) -> None:

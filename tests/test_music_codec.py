@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,12 @@ from anygpt_demo.codecs.music import HOP, MODALITY, MusicCodec
 from anygpt_demo.errors import BadCheckpoint
 from anygpt_demo.media import Audio
 from anygpt_demo.models import encodec
-from anygpt_demo.train import oscillators
+from anygpt_demo.train import music_codec, music_decoder, oscillators
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.music_data import MusicSet, make
 from anygpt_demo.train.music_listener import LOWEST as LOWEST_NOTE
 from anygpt_demo.train.music_listener import NOTES, WINDOW, Feeder, Listener, load, semitone_filters, train
+from anygpt_demo.train.quantizer import CodebookStack, nearest
 
 TINY = {**encodec.OFFICIAL, "num_filters": 4, "hidden_size": 16, "codebook_dim": 16}
 
@@ -227,3 +230,80 @@ def test_listening_is_learnt(tmp_path: Path):
     chance = np.log(13)
     assert float(torch.nn.functional.cross_entropy(found["lead"].flatten(0, 1), frames["lead"].flatten())) < 0.9 * chance
     assert set(told) == set(clip)
+
+
+def test_codes_that_see_a_part_of_the_latent_lie_in_it_and_a_plain_codec_finds_them():
+    torch.manual_seed(0)
+    books = [layer.codebook for layer in encodec.build(TINY).quantizer.layers[:3]]
+    axes = torch.linalg.qr(torch.randn(16, 16)).Q
+    slow, fast = axes[:5], axes[5:]
+    stack = CodebookStack(books, live=(128,), views=(fast.T @ fast, slow.T @ slow))
+    stack.start(torch.randn(5000, 16), 600)
+    latent = torch.randn(4, 16, 150).requires_grad_()
+    made = stack(latent)
+    assert (books[0].embed @ slow.T).abs().max() < 1e-4 and (books[1].embed @ fast.T).abs().max() < 1e-4
+    residual = latent.detach().transpose(1, 2).reshape(-1, 16)
+    made = stack(latent, learn=False)
+    for book, codes in zip(books, made.codes, strict=True):  # as at inference: the nearest code of the whole table
+        index = nearest(residual, book.embed)
+        assert torch.equal(book.embed[index], book.embed[codes.flatten()])
+        residual = residual - book.embed[index]
+    made.parts[1].sum().backward()  # teaches what level 2 sees, and nothing else
+    assert latent.grad is not None and torch.allclose(latent.grad[0, :, 0], slow.T @ slow @ torch.ones(16), atol=1e-5)
+    assert torch.allclose(made.total, sum(part.detach() for part in made.parts), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    runs = tmp_path_factory.mktemp("runs")
+    make(runs / "data" / "music" / "train", 12, 1)
+    make(runs / "data" / "music" / "test", 4, 2)
+    settings = Settings(8.0, runs, None, runs / "family", 0)
+    music_codec.train(settings)
+    return settings
+
+
+def heard(settings: Settings) -> tuple[EncodecModel, torch.Tensor]:
+    model = MusicCodec.load(checkpoints.Family.open(settings.family)).model
+    data = MusicSet.open(settings.runs / "data" / "music" / "test")
+    with torch.inference_mode():
+        return model, torch.stack([encodec.encode(model, torch.from_numpy(data.wave(row, 0, 75))[None, None])[0] for row in range(4)])
+
+
+def test_the_stage_makes_codes_whose_second_level_sees_its_part_alone(trained: Settings):
+    model, codes = heard(trained)
+    first, second = (model.quantizer.layers[level].codebook.embed for level in (0, 1))
+    assert torch.equal(first[: music_codec.LIVE], first[music_codec.LIVE : 2 * music_codec.LIVE]) and len(codes[..., 0].unique()) > 10
+    assert torch.linalg.matrix_rank(second) <= music_codec.SLOW
+
+
+def test_a_round_that_keeps_level_1_holds_its_latents_and_not_the_rest(trained: Settings):
+    runs = trained.runs / "again"
+    (runs / "data").parent.mkdir()
+    (runs / "data").symlink_to(trained.runs / "data")
+    trainer = music_codec.Trainer(replace(trained, runs=runs, options={"from": str(trained.family), "keep": "1"}))
+    batch = trainer.batch()
+    before = float(trainer.losses(batch)["kept"].detach())  # not quite nothing: what was stored heard more of the piece
+    last = trainer.codec.encoder.layers[-1].conv
+    with torch.no_grad():
+        last.bias += 0.5 * trainer.slow[0]  # what level 1 does not see may move
+    assert abs(float(trainer.losses(batch)["kept"].detach()) - before) < 1e-4
+    with torch.no_grad():
+        last.bias += 2.0 * trainer.first_axes[0]
+    assert float(trainer.losses(batch)["kept"].detach()) > before + 0.05
+    table = trainer.books.books[0].embed.clone()
+    trainer.phase = "quantized"
+    trainer.step()
+    assert torch.equal(trainer.books.books[0].embed, table)  # and its codes stay where they are
+
+
+def test_the_decoder_is_taught_on_codes_that_stay(trained: Settings):
+    before, codes = heard(trained)
+    settings = replace(trained, budget_s=8.0)
+    music_decoder.train(settings)
+    after, same = heard(settings)
+    assert torch.equal(codes, same) and oscillators.tuned(after) and not oscillators.tuned(before)
+    rows = json.loads((settings.runs / "music-decoder" / "log.json").read_text())
+    assert any("tones" in row for row in rows) and all("chroma" in row or row["gates"] > 0 for row in rows)
+    sounds = [model.decoder(torch.zeros(1, 128, 20)) for model in (before, after)]
+    assert not torch.allclose(*sounds)

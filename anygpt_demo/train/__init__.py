@@ -10,7 +10,7 @@ STAGES: dict[str, str] = {  # name -> module:function(Settings); the order is th
     "picture-enhancer": "anygpt_demo.train.picture_enhancer:train",
     "music-listener": "anygpt_demo.train.music_listener:train",
     "music-codec": "anygpt_demo.train.music_codec:train",
-    "music-decoder": "anygpt_demo.train.music_codec:train_decoder",
+    "music-decoder": "anygpt_demo.train.music_decoder:train",
     "text-tokenizer": "anygpt_demo.train.text_tokenizer:train",
     "codes": "anygpt_demo.train.codes:train",
     "soundstorm": "anygpt_demo.train.soundstorm:train",

@@ -14,7 +14,8 @@
   thing stands where, or place, time and style. These heads are not exported either.
 - Before each frame of music five heads are guided: to the words for tempo, drums, genre and instrument, and to the frame one beat ago.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
-  phones that stood in for them before the codec was there, those of a new picture tokenizer from the codes of the one before.
+  phones that stood in for them before the codec was there, those of a new picture tokenizer from the codes of the one before, and of
+  a new music codec the levels that are as they were stay.
 
 Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
@@ -447,11 +448,17 @@ class Trainer:
         self._set_rows(low, high, torch.where(used, shares @ old, old))
 
     def _adopt_vectors(self, name: str) -> None:
-        item = self.vocabulary.ranges[name]
+        """Rows of each layer: spread about their old mean as the code vectors are; a layer that the new codec kept stays."""
+        item, origin = self.vocabulary.ranges[name], self.settings.options.get("from")
+        before = code_vectors(Path(origin), name) if origin else []
         for layer, vectors in enumerate(code_vectors(self.settings.family, name)):
             low, high = item.layer(layer)
-            if len(vectors) == high - low:
-                self._set_rows(low, high, _project(vectors, self.config.hidden_size, 7 + layer))
+            if len(vectors) != high - low or (layer < len(before) and torch.equal(before[layer], vectors)):
+                continue
+            old = self.model.head[low:high].detach()
+            mean = old.mean(0)
+            size = (old - mean).std() / INIT_STD
+            self._set_rows(low, high, mean + size * _project(vectors, self.config.hidden_size, 7 + layer))
 
     def _adopt_speech(self, library: Library) -> None:
         """Rows of speech codes: the mixture of their phones' rows, a little of their code vector, a little noise."""

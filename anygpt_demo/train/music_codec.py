@@ -1,19 +1,21 @@
-"""Stage music-codec: trains a small EncodecModel so that its codes keep tempo, drums, instruments and notes.
+"""Stage music-codec: trains encoder and codebooks of a small EncodecModel: codes keep tempo, drums, instruments and notes.
 
-Phases, as shares of the budget:
-  1. the encoder alone on what the score says of each frame (spectral losses alone let it die: the mean spectrum is a strong local optimum);
-  2. encoder and decoder without quantizer;
-  3. codebooks by k-means on a buffer of latents, then everything together; the score heads read all levels and level 1 alone;
-  4. encoder and codebooks frozen (their codes are training data of other models from here on), the decoder alone goes on.
-transformers' class has no training path for its quantizer; CodebookStack works on its buffers from outside.
+Phases:
+  1. the whole encoder on what the score says of each frame (spectral losses alone let it die: the mean spectrum is a strong local optimum);
+  2. its late layers alone, on what the early ones make of a crop of each piece (kept on disk): a quarter of the time and three times the
+     batch. Instruments are heard in minutes this way; end to end they took hours;
+  3. codebooks by k-means on a buffer of latents, then late layers and codebooks together.
+transformers' class has no training path for its quantizer; CodebookStack works on its buffers from outside. The decoder comes after it
+(music_decoder.py): codes are training data of other models, so from the end of this stage on they stay as they are.
 
-Stage music-decoder teaches the decoder once more, from the family's weights and frozen codes: with oscillators in it (oscillators.py),
-first what their notes sound like, then everything by a listener's ear (music_listener.py).
+A language model reads and writes the codes, so each level has its own business, and says little that is not music:
+  1. LIVE codes for what changes: what begins, and what sounds;
+  2. what stands still: who plays, in which key and genre. It sees SLOW dimensions of the latent that level 1 does not see;
+  3. and 4. what is left: notes, and how they sound.
+Between onsets the latent is asked to hold still. At inference this is a plain EncodecModel: codes that lie in a subspace are
+nearest to a latent if they are nearest to its part in that subspace.
 
-A language model reads the codes, so they should say little that is not music: level 1 uses LIVE of its codes, and between onsets
-the latent is asked to hold still.
-
-Options: from=DIR begins with the exported weights of a family instead of scaled random ones.
+Options: from=DIR begins at phase 2 with the exported encoder and codebooks of a family; keep=1: level 1 goes on meaning what it meant.
 """
 
 from __future__ import annotations
@@ -28,28 +30,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anygpt_demo import checkpoints
-from anygpt_demo.errors import ModelFault
 from anygpt_demo.models import encodec
 from anygpt_demo.synth import music
-from anygpt_demo.train import music_listener, oscillators
 from anygpt_demo.train.loop import Run, Settings, cosine
 from anygpt_demo.train.music_data import FAMILIES, HOP, RATE_HZ, TEMPOS, MusicSet, pitch_class, sets, unpack
-from anygpt_demo.train.quantizer import CodebookStack, lsuv
-from anygpt_demo.train.spectra import LogMel, MelLoss
+from anygpt_demo.train.oscillators import NOTES, NoteShares
+from anygpt_demo.train.quantizer import CodebookStack, lsuv, spanned
+from anygpt_demo.train.spectra import LogMel
 
-PHASES = ("heads", "joint", "quantized", "tones", "decoder")
-ENDS = (0.09, 0.24, 0.6, 0.6, 1.0)  # of the phases, as shares of the budget
-FRAMES = 50  # per training crop: one second
-CROPS = (6, 4, 4, 3, 3)  # per step and phase
-DECODED = 75  # frames of a crop in phase 4: an oscillator takes ten to start
-RATE = 6e-4
-TONES_RATE = 2e-3
+PHASES = ("whole", "late", "quantized")
+WHOLE = 0.5  # share of the budget for phase 1
+LATE_S = 150.0  # CPU seconds of phase 2
+EARLY = 9  # layers of the encoder that only phase 1 trains: up to 2 kHz
+FRAMES = 75  # of a training crop
+CROPS, LATE_CROPS = 4, 12  # per step
+RATE, LATE_RATE = 6e-4, 1e-3
+STORED = 150  # frames of each piece that late layers learn from
+TILT = 0.35  # most of the first-order filter that crops are played through
 HEARD_S = 2.5  # of a person's music that the small language model is given: 500 ids, what fits beside a chat
 WIDTH = int(encodec.SMALL["hidden_size"])
 LIVE = 128  # codes of level 1 in use
+KEPT, SLOW = 48, 24  # dimensions of the latent that level 1 needs where it is kept, and that are level 2's
+SLOW_SIZE = 2.5  # deviation of the latent there; elsewhere it is 1, and level 3 should not mistake who plays for a note
 HOLD = 0.3  # weight of the changes of latents where nothing begins
-TONES_S = 480.0  # seconds in which the oscillators' sound alone is learnt
-REPEATED, GATES = 0.3, 0.5  # share of the steps after it in which it is repeated, and its weight from then on
+SETTLING = 20  # frames in which the encoder has not yet heard who plays
 BITS = 5
 BANDS = 64
 HEADS = {
@@ -57,98 +61,87 @@ HEADS = {
     "family": len(FAMILIES), "tempo": len(TEMPOS), "genre": len(music.GENRES), "drums": 1,
 }  # fmt: skip
 WEIGHTS = {"mel": 2.0, "bits": 0.9, "chords": 0.8, "lead": 0.4, "bass": 0.25, "family": 0.4, "tempo": 0.25, "genre": 0.15, "drums": 0.4}
+NOTES_WEIGHT = 20.0
+INSTRUMENTS, MODES = tuple(music.PROGRAMS), tuple(music.MODES)
+FACTS = {"instrument": len(INSTRUMENTS), "genre": len(music.GENRES), "key": 12 * len(MODES), "tempo": len(TEMPOS), "family": len(FAMILIES)}
+FACT_WEIGHTS = {"instrument": 0.5, "genre": 0.2, "key": 0.3, "tempo": 0.1, "family": 0.6}  # of what level 2 alone should tell
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is played in crops."""
+
+    bits: Tensor  # float32 (B, T, BITS), 0 or 1: onset, melody onset, kick, snare, cymbals
+    chords: Tensor  # float32 (B, T, 12), 0 or 1: pitch classes of the accompaniment
+    lead: Tensor  # int64 (B, T): pitch class of the melody, 12 none
+    bass: Tensor  # int64 (B, T): the same of the bass
+    clip: dict[str, Tensor]  # FACTS int64 (B,); drums float32 (B,)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of FRAMES frames and what their score says."""
+    """Crops, what is heard in them and what their score says."""
 
-    wav: Tensor  # float32 (B, 1, FRAMES * HOP)
-    bits: Tensor  # float32 (B, FRAMES, BITS), 0 or 1: onset, melody onset, kick, snare, cymbals
-    chords: Tensor  # float32 (B, FRAMES, 12), 0 or 1: pitch classes of the accompaniment
-    lead: Tensor  # int64 (B, FRAMES): pitch class of the melody, 12 none
-    bass: Tensor  # int64 (B, FRAMES): the same of the bass
-    clip: dict[str, Tensor]  # family, tempo, genre int64 (B,); drums float32 (B,)
+    features: Tensor  # float32 (B, C, 40 T): what the early layers make of them
+    before: Tensor  # float32 (B, D, T): the latent when the features were stored
+    mel: Tensor  # float32 (B, T, BANDS): log-mel of each frame, about unit size
+    shares: Tensor  # float32 (B, NOTES, T): how loud each note sounds
+    score: Score
 
 
 class Feeder:
-    """Draws training crops at random levels."""
+    """Draws training crops at random levels and through random filters."""
 
     def __init__(self, data: MusicSet, seed: int) -> None:
         self.data, self.rng = data, np.random.default_rng(seed)
 
-    def batch(self, size: int, frames: int = FRAMES) -> Batch:
-        """`size` random crops."""
+    def crops(self, size: int, frames: int = FRAMES) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """`size` random crops (B, 1, frames * HOP), the pieces that they are of, and the frames at which they begin."""
         rows = self.rng.integers(len(self.data.pieces), size=size)
-        starts = self.rng.integers(0, 250 - frames + 1, size=size)
-        gains = self.rng.uniform(0.4, 1.3, size=(size, 1)).astype(np.float32)
+        return *self.played(rows, frames), rows
+
+    def played(self, rows: np.ndarray, frames: int) -> tuple[Tensor, np.ndarray]:
+        """A crop of each of these pieces, and the frames at which they begin."""
+        starts = self.rng.integers(0, 251 - frames, size=len(rows))
+        gains = self.rng.uniform(0.4, 1.3, size=(len(rows), 1)).astype(np.float32)
+        tilts = self.rng.uniform(-TILT, TILT, size=(len(rows), 1)).astype(np.float32)
         wav = np.stack([self.data.wave(int(row), int(start), frames) for row, start in zip(rows, starts, strict=True)]) * gains
-        return self.labelled(torch.from_numpy(wav.astype(np.float32))[:, None], rows, starts)
-
-    def labelled(self, wav: Tensor, rows: np.ndarray, starts: np.ndarray) -> Batch:
-        """Crops with their labels. wav: (B, 1, T * HOP)."""
-        spans = starts[:, None] + np.arange(wav.shape[-1] // HOP)
-        labels = self.data.labels
-        arrays = (labels.bits, labels.chords, labels.lead, labels.bass)
-        bits, chords, lead, bass = (torch.from_numpy(array[rows[:, None], spans].astype(np.int64)) for array in arrays)
-        pieces = [self.data.pieces[row] for row in rows]
-        clip = {
-            "family": torch.tensor([FAMILIES.index(piece.family) for piece in pieces]),
-            "tempo": torch.tensor([TEMPOS.index(piece.tempo) for piece in pieces]),
-            "genre": torch.tensor([music.GENRES.index(piece.genre) for piece in pieces]),
-            "drums": torch.tensor([float(piece.drums) for piece in pieces]),
-        }
-        return Batch(wav, unpack(bits, BITS), unpack(chords, 12), pitch_class(lead), pitch_class(bass), clip)
+        return torch.from_numpy((wav + tilts * np.roll(wav, 1, -1)).astype(np.float32))[:, None], starts
 
 
-class PitchLoss(nn.Module):
-    """Mean absolute difference of log magnitudes below 3 kHz at 7.8 Hz resolution: mel bands alone do not hear notes."""
-
-    window: Tensor
-
-    def __init__(self, size: int = 4096, top_hz: float = 3000.0) -> None:
-        super().__init__()
-        self.register_buffer("window", torch.hann_window(size))
-        self.bins = slice(4, int(top_hz * size / RATE_HZ))
-
-    def spectrum(self, wav: Tensor) -> Tensor:
-        """wav: (B, n). Returns log magnitudes (B, bins, 1 + n / 1024)."""
-        size = len(self.window)
-        part = torch.stft(wav, size, size // 4, window=self.window, return_complex=True)[:, self.bins]
-        return (part.real.square() + part.imag.square() + 1e-4).log() / 2
-
-    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """wav, target: (B, n). Returns a scalar."""
-        return F.l1_loss(self.spectrum(wav), self.spectrum(target))
+def score_of(data: MusicSet, rows: np.ndarray, starts: np.ndarray, frames: int) -> Score:
+    """What is played in crops."""
+    spans = starts[:, None] + np.arange(frames)
+    arrays = (data.labels.bits, data.labels.chords, data.labels.lead, data.labels.bass)
+    bits, chords, lead, bass = (torch.from_numpy(array[rows[:, None], spans].astype(np.int64)) for array in arrays)
+    pieces = [data.pieces[row] for row in rows]
+    clip = {name: torch.tensor([facts(piece)[name] for piece in pieces]) for name in FACTS}
+    clip["drums"] = torch.tensor([float(piece.drums) for piece in pieces])
+    return Score(unpack(bits, BITS), unpack(chords, 12), pitch_class(lead), pitch_class(bass), clip)
 
 
-class PeakLoss(nn.Module):
-    """Relative distance of magnitudes (spectral convergence, Arik et al. 2018, arXiv 1808.06719): loud partials count most."""
-
-    def __init__(self, sizes: tuple[int, ...] = (1024, 4096)) -> None:
-        super().__init__()
-        self.sizes = sizes
-        for size in sizes:
-            self.register_buffer(f"window{size}", torch.hann_window(size))
-
-    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """wav, target: (B, n). Returns a scalar."""
-        terms = []
-        for size in self.sizes:
-            window = self.get_buffer(f"window{size}")
-            made, true = (torch.stft(x, size, size // 4, window=window, return_complex=True).abs() for x in (wav, target))
-            terms.append(((made - true).square().sum((1, 2)) / (true.square().sum((1, 2)) + 1e-3)).clamp(min=1e-6).sqrt().mean())
-        return torch.stack(terms).sum()
+def facts(piece: music.Piece) -> dict[str, int]:
+    """The classes of FACTS that a piece belongs to."""
+    return {
+        "instrument": INSTRUMENTS.index(piece.lead),
+        "genre": music.GENRES.index(piece.genre),
+        "key": music.KEYS.index(piece.key) * len(MODES) + MODES.index(piece.mode),
+        "tempo": TEMPOS.index(piece.tempo),
+        "family": FAMILIES.index(piece.family),
+    }
 
 
 class Student(nn.Module):
-    """The codec with what only training needs: linear heads that read the score from frames."""
+    """The codec with what only training needs: heads that read the score from frames, who plays from level 2, and notes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.codec = encodec.build(encodec.SMALL)
         self.on_total = nn.Linear(WIDTH, sum(HEADS.values()))
         self.on_first = nn.Linear(WIDTH, sum(HEADS.values()))
+        self.on_slow = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, sum(FACTS.values())))
+        self.on_notes = nn.Conv1d(WIDTH, NOTES, 7, padding=3)
+        self.heard_notes = NoteShares()
         self.frame_mel = LogMel(RATE_HZ, 4 * HOP, BANDS)  # hop 640: one column per codec frame
 
     def heads(self, on_first: bool, frames: Tensor) -> dict[str, Tensor]:
@@ -156,26 +149,103 @@ class Student(nn.Module):
         head = self.on_first if on_first else self.on_total
         return dict(zip(HEADS, head(frames.transpose(1, 2)).split(list(HEADS.values()), -1), strict=True))
 
-    def mel_target(self, wav: Tensor) -> Tensor:
-        """wav: (B, 1, n). Returns the log-mel of each frame, about unit size, (B, T, BANDS)."""
+    def told(self, second: Tensor) -> dict[str, Tensor]:
+        """What level 2 says of the piece. second: (B, D, T). Returns {fact: (B, T, classes)}."""
+        return dict(zip(FACTS, self.on_slow(second.transpose(1, 2)).split(list(FACTS.values()), -1), strict=True))
+
+    def early(self, wav: Tensor) -> Tensor:
+        """What the early layers make of waves (B, 1, T * HOP): (B, C, 40 T)."""
+        return _through(self.codec.encoder.layers[:EARLY], wav)
+
+    def late(self, features: Tensor) -> Tensor:
+        """Latents (B, D, T) of features (B, C, 40 T)."""
+        return _through(self.codec.encoder.layers[EARLY:], features)
+
+    @torch.no_grad()
+    def targets(self, wav: Tensor) -> tuple[Tensor, Tensor]:
+        """Of waves (B, 1, T * HOP): log-mel of each frame, about unit size, (B, T, BANDS), and how loud each note sounds, (B, NOTES, T)."""
         mel = self.frame_mel(wav[:, 0])[..., : wav.shape[-1] // HOP].transpose(1, 2)
-        return (mel.clamp(min=-7.0) + 4.5) / 2.0
+        return (mel.clamp(min=-7.0) + 4.5) / 2.0, self.heard_notes.shares(wav[:, 0])
+
+
+def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+class Store:
+    """A crop of each piece on disk as the early layers hear it, with what is to be learnt from it. Arrays of STORED frames a piece."""
+
+    NAMES = ("features", "before", "mel", "shares", "starts")  # as in Batch; shares of 255; the frame at which each crop begins
+
+    def __init__(self, folder: Path, data: MusicSet) -> None:
+        self.folder, self.data = folder, data
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is there; what is written last is."""
+        return (self.folder / "starts.npy").is_file()
+
+    @torch.inference_mode()
+    def fill(self, student: Student, feeder: Feeder, size: int = 8) -> None:
+        """Hear every piece once, at one level and through one filter each: 1 CPU second for 10 pieces, .75 MB each."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        count = len(self.data.pieces)
+        shapes = {"features": (64, 40 * STORED), "before": (WIDTH, STORED), "mel": (STORED, BANDS), "shares": (NOTES, STORED)}
+        kinds = {name: np.uint8 if name == "shares" else np.float16 for name in shapes}
+        arrays = {
+            name: np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kinds[name], (count, *shape))
+            for name, shape in shapes.items()
+        }
+        starts = np.zeros(count, np.int64)
+        for first in range(0, count, size):
+            rows = np.arange(first, min(count, first + size))
+            wav, starts[rows] = feeder.played(rows, STORED)
+            features = student.early(wav)
+            mel, shares = student.targets(wav)
+            found = {"features": features, "before": student.late(features), "mel": mel, "shares": (255 * shares).round()}
+            for name, values in found.items():
+                arrays[name][rows] = values.numpy().astype(kinds[name])
+        np.save(self.folder / "starts.npy", starts)
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        """Random parts of FRAMES frames of random crops."""
+        kept = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.NAMES}
+        rows, at = rng.integers(len(kept["starts"]), size=size), rng.integers(0, STORED - FRAMES + 1, size=size)
+
+        def part(name: str, axis: int, step: int = 1) -> Tensor:
+            found = [kept[name][row].take(range(step * first, step * (first + FRAMES)), axis) for row, first in zip(rows, at, strict=True)]
+            return torch.from_numpy(np.stack(found).astype(np.float32))
+
+        score = score_of(self.data, rows, kept["starts"][rows] + at, FRAMES)
+        return Batch(part("features", 1, 40), part("before", 1), part("mel", 0), part("shares", 1) / 255, score)
 
 
 def score_loss(student: Student, frames: Tensor, batch: Batch, on_first: bool = False) -> Tensor:
     """How badly linear heads read the score from frames (B, D, T)."""
-    out = student.heads(on_first, frames)
+    out, score = student.heads(on_first, frames), batch.score
     terms = {
-        "mel": F.l1_loss(out["mel"], student.mel_target(batch.wav)),
-        "bits": F.binary_cross_entropy_with_logits(out["bits"], batch.bits, pos_weight=torch.full((BITS,), 4.0)),
-        "chords": F.binary_cross_entropy_with_logits(out["chords"], batch.chords),
-        "lead": F.cross_entropy(out["lead"].flatten(0, 1), batch.lead.flatten()),
-        "bass": F.cross_entropy(out["bass"].flatten(0, 1), batch.bass.flatten()),
-        "drums": F.binary_cross_entropy_with_logits(out["drums"][..., 0], batch.clip["drums"][:, None].expand(out["drums"].shape[:2])),
+        "mel": F.l1_loss(out["mel"], batch.mel),
+        "bits": F.binary_cross_entropy_with_logits(out["bits"], score.bits, pos_weight=torch.full((BITS,), 4.0)),
+        "chords": F.binary_cross_entropy_with_logits(out["chords"], score.chords),
+        "lead": F.cross_entropy(out["lead"].flatten(0, 1), score.lead.flatten()),
+        "bass": F.cross_entropy(out["bass"].flatten(0, 1), score.bass.flatten()),
+        "drums": F.binary_cross_entropy_with_logits(out["drums"][..., 0], score.clip["drums"][:, None].expand(out["drums"].shape[:2])),
     }
     for name in ("family", "tempo", "genre"):
-        terms[name] = F.cross_entropy(out[name].flatten(0, 1), batch.clip[name].repeat_interleave(out[name].shape[1]))
+        terms[name] = F.cross_entropy(out[name].flatten(0, 1), score.clip[name].repeat_interleave(out[name].shape[1]))
     return torch.stack([WEIGHTS[name] * term for name, term in terms.items()]).sum()
+
+
+def facts_loss(student: Student, second: Tensor, score: Score) -> Tensor:
+    """How badly level 2 alone tells who plays what; little counts before it can know. second: (B, D, T)."""
+    counts = torch.where(torch.arange(second.shape[-1]) < SETTLING, 0.2, 1.0)
+    total = second.new_zeros(())
+    for name, scores in student.told(second).items():
+        missed = F.cross_entropy(scores.transpose(1, 2), score.clip[name][:, None].expand(scores.shape[:2]), reduction="none")
+        total = total + FACT_WEIGHTS[name] * (missed * counts).mean()
+    return total
 
 
 def hold_loss(latent: Tensor, bits: Tensor) -> Tensor:
@@ -186,215 +256,176 @@ def hold_loss(latent: Tensor, bits: Tensor) -> Tensor:
     return (moves * still).sum() / still.sum().clamp(min=1)
 
 
+def spread_loss(values: Tensor, size: float) -> Tensor:
+    """How far each dimension is from mean 0 and deviation `size`. values: (B, D, T)."""
+    return values.mean((0, 2)).square().mean() + (values.std((0, 2)) - size).square().mean()
+
+
 class Trainer:
     """One run of the stage: the student, its optimizer, its phase."""
 
-    def __init__(self, settings: Settings, stage: str = "music-codec") -> None:
-        """stage: music-decoder to go on with the decoder of the family."""
+    def __init__(self, settings: Settings) -> None:
         torch.manual_seed(settings.seed)
         torch.set_flush_denormal(True)
         self.settings = settings
         self.data, self.tests = sets(settings)
-        self.ready = stage == "music-decoder"
-        self.ends = (0.0, 0.0, 0.0, min(0.3, TONES_S / settings.budget_s), 1.0) if self.ready else ENDS
-        self.run = Run(stage, settings)
-        self.listener = music_listener.load(settings.runs)
+        self.run = Run("music-codec", settings)
         self.student = Student()
         self.codec = self.student.codec
-        books = [layer.codebook for layer in self.codec.quantizer.layers]
-        self.books = CodebookStack(books, expiry=0.1 * CROPS[2] * FRAMES / 2048, live=(LIVE,))
-        self.mel = MelLoss(RATE_HZ, ((512, 32), (1024, 64), (2048, 96), (4096, 128)))
-        self.pitch, self.peaks = PitchLoss(), PeakLoss()
         state = self.run.resume()
         self.feeder = Feeder(self.data, settings.seed + len(self.run.rows))
-        self.phase = str(state["phase"]) if state is not None else "tones" if self.ready else "heads"
-        if state is None:
-            self.initialise()
-        else:
-            self.student.load_state_dict(state["student"])
+        self.store = Store(self.run.folder / "heard", self.data)
+        self.initialise()
+        self.keep = settings.options.get("keep") == "1"
+        books = [layer.codebook for layer in self.codec.quantizer.layers]
+        axes = spanned(books[0].embed[:LIVE]) if self.keep else torch.eye(WIDTH)
+        self.first_axes, self.slow = axes[:KEPT], axes[KEPT : KEPT + SLOW]
+        self.fast = torch.cat([axes[:KEPT], axes[KEPT + SLOW :]])
+        views = (self.fast.T @ self.fast, self.slow.T @ self.slow)
+        self.books = CodebookStack(books, expiry=0.1 * LATE_CROPS * FRAMES / 2048, live=(LIVE,), fixed=int(self.keep), views=views)
+        self.phase, self.began_s = "late" if "from" in settings.options else "whole", 0.0  # began_s: of phase 2, seconds of the budget
         self.optimizer = self.new_optimizer()
         if state is not None:
+            self.phase, self.began_s = str(state["phase"]), float(state["began_s"])
+            self.student.load_state_dict(state["student"])
+            self.optimizer = self.new_optimizer()
             self.optimizer.load_state_dict(state["optimizer"])
-        self.tones: oscillators.Tones | None = None
-        if self.ready:
-            oscillators.hold(self.codec)
-            self.tones = oscillators.Tones(self.codec, DECODED)
-
-    def new_optimizer(self) -> torch.optim.AdamW:
-        """AdamW over what the phase trains."""
-        alone = PHASES.index(self.phase) >= PHASES.index("tones")
-        part: nn.Module = self.codec.decoder if alone else self.student
-        self.student.requires_grad_(not alone)
-        part.requires_grad_(True)
-        return torch.optim.AdamW(part.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
+        elif self.phase == "late":
+            self.start_late()
 
     def initialise(self) -> None:
         """Scale the untrained weights so that a signal passes, or load trained ones."""
-        if self.ready or "from" in self.settings.options:
-            part = checkpoints.Family.open(Path(self.settings.options.get("from", self.settings.family))).component("music_codec")
+        if "from" in self.settings.options:
+            part = checkpoints.Family.open(Path(self.settings.options["from"])).component("music_codec")
             checkpoints.load_strict(self.codec, encodec.with_training_buffers(part.state()), part.role)
-            if self.ready and not oscillators.tuned(self.codec):
-                oscillators.tune(self.codec)
             return
-        wav, kinds = self.feeder.batch(6).wav, (nn.Conv1d, nn.ConvTranspose1d)
-        latent = lsuv(self.codec.encoder, wav, kinds)
-        lsuv(self.codec.decoder, latent, kinds, last=float(wav.std()))
+        kinds = (nn.Conv1d, nn.ConvTranspose1d)
+        latent = lsuv(self.codec.encoder, self.feeder.crops(6)[0], kinds)
+        lsuv(self.codec.decoder, latent, kinds, last=0.1)
+
+    def new_optimizer(self) -> torch.optim.AdamW:
+        """AdamW over what the phase trains."""
+        layers: nn.Module = self.codec.encoder if self.phase == "whole" else self.codec.encoder.layers[EARLY:]
+        parts = [layers, *(part for name, part in self.student.named_children() if name.startswith("on_"))]
+        self.trained = [item for part in parts for item in part.parameters()]
+        return torch.optim.AdamW(self.trained, RATE, betas=(0.9, 0.98), weight_decay=0.02)
+
+    def start_late(self) -> None:
+        """Enter phase 2: store what the early layers hear."""
+        if not self.store.whole:
+            self.store.fill(self.student, self.feeder)
+        self.phase, self.began_s = "late", self.run.used_s
+        self.optimizer = self.new_optimizer()
 
     def state(self) -> dict[str, Any]:
         """What resume needs."""
-        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase}
+        state = {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**state, "phase": self.phase, "began_s": self.began_s}
 
     def rate(self) -> float:
-        """Learning rate: one cosine until the freeze, a second one for the decoder alone."""
-        if self.phase == "tones":
-            return TONES_RATE
-        if self.phase == "decoder":
-            return RATE * cosine(max(0.02, (self.run.progress - self.ends[3]) / (1 - self.ends[3])))
-        return RATE * cosine(self.run.progress / self.ends[2], floor=0.1)
+        """Learning rate: one cosine for phase 1, one for the rest."""
+        used, budget = self.run.used_s, self.settings.budget_s
+        if self.phase == "whole":
+            return RATE * cosine(used / budget / WHOLE, floor=0.1)
+        return LATE_RATE * cosine((used - self.began_s) / max(1.0, budget - self.began_s), floor=0.03)
+
+    def batch(self) -> Batch:
+        """Crops for a step of this phase."""
+        if self.phase != "whole":
+            return self.store.batch(self.feeder.rng, LATE_CROPS)
+        wav, starts, rows = self.feeder.crops(CROPS)
+        features, targets = self.student.early(wav), self.student.targets(wav)
+        return Batch(features, features.new_zeros(0), *targets, score_of(self.data, rows, starts, FRAMES))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, already weighted."""
-        if self.phase in ("tones", "decoder"):
-            with torch.no_grad():
-                total = self.books(self.codec.encoder(batch.wav), learn=False).total
-            sounding = self.phase == "tones" or float(torch.rand(1)) < REPEATED
-            gates = self.tones.losses(self.codec, total, batch.wav[:, 0], sounding) if self.tones else {}
-            if self.phase == "tones":
-                return gates
-            made = self.codec.decoder(total)[..., : batch.wav.shape[-1]]
-            heard = {} if self.listener is None else self.listener.heard(made[:, 0], batch.wav[:, 0])
-            return self.wave_losses(made, batch.wav) | heard | {name: GATES * term for name, term in gates.items()}
-        latent = self.codec.encoder(batch.wav)
-        terms = {"hold": HOLD * hold_loss(latent, batch.bits)}
-        terms["spread"] = 0.2 * (latent.mean((0, 2)).square().mean() + (latent.std((0, 2)) - 1).square().mean())
+        latent = self.student.late(batch.features)
+        slow = torch.einsum("kd,bdt->bkt", self.slow, latent)
+        terms = {"hold": HOLD * hold_loss(latent, batch.score.bits), "slow": (slow[..., 1:] - slow[..., :-1]).square().mean()}
+        terms["spread"] = 0.2 * spread_loss(slow, SLOW_SIZE)
+        if self.keep:
+            terms["kept"] = 0.05 * torch.einsum("kd,bdt->bkt", self.first_axes, latent - batch.before).square().sum(1).mean()
+        else:
+            terms["spread"] = terms["spread"] + 0.2 * spread_loss(torch.einsum("kd,bdt->bkt", self.fast, latent), 1.0)
+        total, second = latent, torch.einsum("kd,bkt->bdt", self.slow, slow)
         if self.phase == "quantized":
             quantized = self.books(latent)
-            terms["score"] = score_loss(self.student, quantized.total, batch)
-            terms["first"] = 0.7 * score_loss(self.student, quantized.first, batch, on_first=True)
-            terms["commit"] = quantized.commitment
-            return terms | self.wave_losses(self.codec.decoder(quantized.total), batch.wav)
-        terms["score"] = score_loss(self.student, latent, batch)
-        return terms if self.phase == "heads" else terms | self.wave_losses(self.codec.decoder(latent), batch.wav)
-
-    def wave_losses(self, wav: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Spectral distances. No sample-wise one: phases cannot be known from codes, and fear of a wrong phase makes the bass quiet."""
-        made, true = wav[:, 0, : target.shape[-1]], target[:, 0]
-        return {"mel": self.mel(made, true), "pitch": 1.5 * self.pitch(made, true), "peaks": self.peaks(made, true)}
+            total, second = quantized.total, quantized.parts[1]
+            terms["commit"] = len(quantized.parts) * quantized.commitment
+            if not self.keep:
+                terms["first"] = 0.7 * score_loss(self.student, quantized.first, batch, on_first=True)
+        terms["score"] = score_loss(self.student, total, batch)
+        terms["facts"] = facts_loss(self.student, second, batch.score)
+        terms["notes"] = NOTES_WEIGHT * F.binary_cross_entropy_with_logits(self.student.on_notes(total), batch.shares)
+        return terms
 
     def step(self) -> dict[str, float]:
         """One update. Returns the terms."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        frames = DECODED if self.phase in ("tones", "decoder") else FRAMES
-        terms = self.losses(self.feeder.batch(CROPS[PHASES.index(self.phase)], frames))
+        terms = self.losses(self.batch())
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
-        nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         return {key: float(value.detach()) for key, value in terms.items()}
 
     def advance(self) -> None:
-        """Enter the phase that the clock asks for. A larger budget never leads back: frozen codes stay frozen."""
-        due = next(name for name, end in zip(PHASES, self.ends, strict=True) if self.run.progress <= end)
-        if PHASES.index(due) <= PHASES.index(self.phase):
-            return
-        if self.ready:
-            self.run.save(self.state())
-            self.phase = due
-            return
-        if PHASES.index(self.phase) < 2 <= PHASES.index(due):
+        """Enter the phase that the clock asks for."""
+        if self.phase == "whole" and self.run.progress > WHOLE:
+            self.start_late()
+        elif self.phase == "late" and self.run.used_s - self.began_s > min(LATE_S, 0.2 * (self.settings.budget_s - self.began_s)):
             self.start_codebooks()
-        self.phase = due
-        if due == "decoder":
-            self.optimizer = self.new_optimizer()
-            self.freeze()
+            self.phase = "quantized"
 
     @torch.no_grad()
     def start_codebooks(self) -> None:
-        """K-means on a buffer of 30k latent frames; the head of level 1 starts from that of the latent."""
-        latents = [self.codec.encoder(self.feeder.batch(10).wav).transpose(1, 2).reshape(-1, WIDTH) for _ in range(60)]
-        self.books.start(torch.cat(latents), CROPS[2] * FRAMES)
+        """K-means on a buffer of latents; the head of level 1 starts from that of the latent."""
+        latents = [self.student.late(self.batch().features).transpose(1, 2).reshape(-1, WIDTH) for _ in range(40)]
+        self.books.start(torch.cat(latents), LATE_CROPS * FRAMES)
         self.student.on_first.load_state_dict(self.student.on_total.state_dict())
 
-    @torch.no_grad()
-    def freeze(self) -> None:
-        """Round the encoder side to what is exported (bfloat16), export, and say that its codes are final."""
-        for tensor in [*self.codec.encoder.parameters(), *(book.embed for book in self.books.books)]:
-            tensor.copy_(tensor.bfloat16().float())
-        self.run.save(self.state())
-        self.export()
-        marker(self.settings.family).touch()
-
     def export(self) -> None:
-        """Write the role music_codec of the family."""
+        """Write the role music_codec of the family; its decoder is what it was at the start."""
         config = {**encodec.SMALL, "heard_s": HEARD_S}
         checkpoints.export(self.settings.family, "music_codec", config, encodec.without_training_buffers(self.codec.state_dict()))
 
     @torch.inference_mode()
-    def evaluate(self, count: int = 16) -> dict[str, float]:
-        """On test clips of 5 s: log-mel distance, chroma correlation, swap test, codes in use, frame accuracies of the heads."""
-        wav = torch.from_numpy(np.stack([self.tests.wave(number) for number in range(count)]))[:, None]
-        frames = torch.cat([self.codec.encoder(part) for part in wav.split(4)])
-        made = self.books(frames, learn=False) if PHASES.index(self.phase) >= 2 else None
-        frames = frames if made is None else made.total
-        figures = self.read(frames, count) | {"std": float((frames - frames.mean((0, 2), keepdim=True)).std())}
-        if made is not None:
-            figures |= {f"used{level + 1}": float(len(codes.unique())) for level, codes in enumerate(made.codes)}
-        if self.phase != "heads":
-            out = torch.cat([self.codec.decoder(part) for part in frames.split(4)])[..., : wav.shape[-1]]
-            figures["mel"] = float(F.l1_loss(self.mel.scales[2](out[:, 0]), self.mel.scales[2](wav[:, 0])))
-            figures["chroma"] = chroma_correlation(self.pitch, out[:, 0], wav[:, 0])
-            figures["swap"] = float((out - out.roll(1, 0)).std() / (2**0.5 * out.std() + 1e-9))
-        return figures
+    def measure(self, count: int = 48) -> None:
+        """Log what the codes of the first 2.5 s of test clips tell, how often they change, and how much of the notes is missed."""
+        figures: dict[str, list[float]] = {}
+        for row in range(min(count, len(self.tests.pieces))):
+            for name, value in self.of_test(row, 125).items():
+                figures.setdefault(name, []).append(value)
+        self.run.log(**{name: float(np.mean(values)) for name, values in figures.items()})
 
-    def read(self, frames: Tensor, count: int) -> dict[str, float]:
-        """Frame accuracies of the heads on the first `count` test clips. frames: (count, D, T)."""
-        out = self.student.heads(False, frames)
-        lead = pitch_class(torch.from_numpy(self.tests.labels.lead[:count].astype(np.int64)))
-        pieces = self.tests.pieces[:count]
-        family = torch.tensor([FAMILIES.index(piece.family) for piece in pieces])
-        drums = torch.tensor([piece.drums for piece in pieces])
-        return {
-            "lead": float((out["lead"].argmax(-1) == lead)[lead < 12].float().mean()),
-            "family": float((out["family"].mean(1).argmax(-1) == family).float().mean()),
-            "drums": float(((out["drums"].mean((1, 2)) > 0) == drums).float().mean()),
-        }
-
-    def measure(self, count: int = 16) -> None:
-        """Log evaluate(); stop if the decoder says the same whatever it hears."""
-        figures = self.evaluate(count)
-        self.run.log(**figures)
-        if figures.get("swap", 1.0) < 0.25 and self.run.progress > self.ends[0] + 0.08:
-            cause = f"Its output hardly depends on its input (swap test {figures['swap']:.2f})."
-            raise ModelFault("The music codec has died.", cause, "Lower the learning rate or change the seed.")
+    def of_test(self, row: int, frames: int) -> dict[str, float]:
+        """Figures of the beginning of one test clip."""
+        wav = torch.from_numpy(self.tests.wave(row, 0, frames))[None, None]
+        (mel, shares), score = self.student.targets(wav), score_of(self.tests, np.array([row]), np.array([0]), frames)
+        latent = self.codec.encoder(wav)
+        total, second = latent, torch.einsum("kd,kc,bct->bdt", self.slow, self.slow, latent)
+        figures = {}
+        if self.phase == "quantized":
+            quantized = self.books(latent, learn=False)
+            total, second = quantized.total, quantized.parts[1]
+            for level, codes in enumerate(quantized.codes[:, 0]):
+                figures[f"moves{level + 1}"] = float((codes[1:] != codes[:-1]).float().mean())
+        told = {name: int(scores[0, 2 * SETTLING :].log_softmax(-1).mean(0).argmax()) for name, scores in self.student.told(second).items()}
+        figures |= {name: float(answer == score.clip[name][0]) for name, answer in told.items()}
+        figures["mode"] = float(told["key"] % len(MODES) == score.clip["key"][0] % len(MODES))
+        out, playing = self.student.heads(False, total), score.lead < 12
+        if bool(playing.any()):
+            figures["lead"] = float((out["lead"].argmax(-1) == score.lead)[playing].float().mean())
+        figures["drums"] = float((out["drums"].mean() > 0) == bool(score.clip["drums"][0]))
+        figures["mel"] = float(F.l1_loss(out["mel"], mel))
+        missed = F.binary_cross_entropy_with_logits(self.student.on_notes(total), shares) - F.binary_cross_entropy(shares, shares)
+        return figures | {"notes_missed": float(missed)}
 
 
-def chroma_correlation(pitch: PitchLoss, made: Tensor, true: Tensor) -> float:
-    """Mean correlation of pitch-class profiles over time. made, true: (B, n)."""
-    hz = torch.arange(pitch.bins.start, pitch.bins.stop) * RATE_HZ / len(pitch.window)
-    keep = hz > 100  # below, a bin is wider than a semitone
-    classes = (12 * (hz[keep] / 440).log2()).round().long() % 12
-    rows = []
-    for wav in (made, true):
-        profile = torch.zeros(len(wav), 12, pitch.spectrum(wav).shape[-1]).index_add_(1, classes, pitch.spectrum(wav)[:, keep].exp())
-        profile = profile / profile.sum(1, keepdim=True)
-        rows.append((profile - profile.mean((1, 2), keepdim=True)).flatten(1))
-    return float(F.cosine_similarity(*rows).mean())
-
-
-def marker(family: Path) -> Path:
-    """The file whose presence says that the codes of the music codec are final."""
-    return family / "music_codec.FROZEN"
-
-
-def train_decoder(settings: Settings) -> None:
-    """Stage music-decoder."""
-    train(settings, "music-decoder")
-
-
-def train(settings: Settings, stage: str = "music-codec") -> None:
-    """Train, resume or finish the music codec within the budget and export it."""
-    trainer = Trainer(settings, stage)
+def train(settings: Settings) -> None:
+    """Train, resume or finish the encoder and the codebooks within the budget and export them."""
+    trainer = Trainer(settings)
     run = trainer.run
     steps, measured = 0, run.used_s
     while run.going:
@@ -403,13 +434,13 @@ def train(settings: Settings, stage: str = "music-codec") -> None:
         steps += 1
         if steps % 50 == 0:
             run.log(phase=PHASES.index(trainer.phase), **terms)
-        if run.used_s - measured > settings.budget_s / 20:
+        if run.used_s - measured > settings.budget_s / 10:
             measured = run.used_s
             trainer.measure()
         if run.due():
             run.save(trainer.state())
     run.save(trainer.state())
-    if trainer.phase in ("quantized", "decoder"):
-        trainer.measure(32)
+    if trainer.phase == "quantized":
+        trainer.measure(300)
         trainer.export()
     run.plot()

@@ -130,8 +130,27 @@ def openings(codec: EncodecModel, latent: Tensor) -> Tensor:
     return (heard @ outer[rows].T + bias[rows] + other[rows]).permute(1, 2, 0)
 
 
-class Tones(nn.Module):
-    """What the oscillators do in the first `frames` frames, and what of a recording they could play."""
+class NoteShares(nn.Module):
+    """What of a recording the oscillators could play."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for window, low, high in WINDOWS:
+            self.register_buffer(f"window{window}", torch.hann_window(window))
+            self.register_buffer(f"filters{window}", torch.from_numpy(_filters(window, hertz()[(hertz() >= low) & (hertz() < high)])))
+
+    @torch.no_grad()
+    def shares(self, wave: Tensor) -> Tensor:
+        """Amplitude of each note in a wave (B, n) as a share of LOUDEST, FAINTEST to .95: (B, N, n / HOP)."""
+        frames, found = wave.shape[-1] // HOP, []
+        for window, _, _ in WINDOWS:
+            spectrum = torch.stft(wave, window, HOP, window=self.get_buffer(f"window{window}"), return_complex=True)[..., :frames]
+            found.append((self.get_buffer(f"filters{window}") @ (spectrum.real.square() + spectrum.imag.square())).clamp(min=0).sqrt())
+        return (torch.cat(found, 1) / LOUDEST).clamp(FAINTEST, 0.95)
+
+
+class Tones(NoteShares):
+    """What the oscillators do in the first `frames` frames."""
 
     passed: Tensor
     bank: Tensor
@@ -151,18 +170,6 @@ class Tones(nn.Module):
         size = np.minimum(1.0, size[:-1, :, None] * (1 - along) + size[1:, :, None] * along)
         bank = (size * np.cos(phase)).transpose(1, 0, 2).reshape(NOTES, -1)
         self.register_buffer("bank", torch.from_numpy(bank.astype(np.float32)))  # (N, T * HOP): each note at amplitude 1
-        for window, low, high in WINDOWS:
-            self.register_buffer(f"window{window}", torch.hann_window(window))
-            self.register_buffer(f"filters{window}", torch.from_numpy(_filters(window, hertz()[(hertz() >= low) & (hertz() < high)])))
-
-    @torch.no_grad()
-    def shares(self, wave: Tensor) -> Tensor:
-        """Amplitude of each note in a wave (B, n) as a share of LOUDEST, FAINTEST to .95: (B, N, n / HOP)."""
-        frames, found = wave.shape[-1] // HOP, []
-        for window, _, _ in WINDOWS:
-            spectrum = torch.stft(wave, window, HOP, window=self.get_buffer(f"window{window}"), return_complex=True)[..., :frames]
-            found.append((self.get_buffer(f"filters{window}") @ (spectrum.real.square() + spectrum.imag.square())).clamp(min=0).sqrt())
-        return (torch.cat(found, 1) / LOUDEST).clamp(FAINTEST, 0.95)
 
     @torch.no_grad()
     def sound(self, shares: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ matmul distances (not on one batch), and a code expires below ~0.1 x frames per 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -34,9 +35,14 @@ class Quantized:
     """What the stack made of a batch of latents."""
 
     total: Tensor  # (B, D, T) sum of the levels in use, straight-through gradient
-    first: Tensor  # (B, D, T) level 1 alone, straight-through gradient
+    parts: tuple[Tensor, ...]  # (B, D, T) of each level, straight-through gradient to what that level sees of the latent
     codes: Tensor  # int64 (levels, B, T)
-    commitment: Tensor  # scalar: mean squared distance of each level's residual to its code
+    commitment: Tensor  # scalar: mean squared distance of what each level sees to its code
+
+    @property
+    def first(self) -> Tensor:
+        """Level 1 alone, (B, D, T)."""
+        return self.parts[0]
 
 
 def nearest(vectors: Tensor, table: Tensor) -> Tensor:
@@ -58,20 +64,59 @@ def kmeans(vectors: Tensor, size: int, rounds: int = 8) -> tuple[Tensor, Tensor]
     return centres, counts
 
 
+def spanned(table: Tensor) -> Tensor:
+    """Orthonormal axes (D, D), those along which the rows of table (K, D) differ most first."""
+    return torch.linalg.svd(table - table.mean(0), full_matrices=True).Vh
+
+
+class Kept:
+    """What a round that keeps level 1 holds on to: the old latents, in the subspace that the first codebook spans.
+
+    The differences between a latent's distances to the codes depend on its part within that subspace alone; the rest is free.
+    """
+
+    def __init__(self, encoder: nn.Module, table: Tensor, width: int) -> None:
+        """encoder: of waves (B, 1, n); it is copied. table: (K, D), the codes in use. width: dimensions that hold nearly all of them."""
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.basis = spanned(table)[:width]
+
+    def free(self, latent: Tensor) -> Tensor:
+        """The part of latents (B, D, T) that level 1 does not see."""
+        return latent - torch.einsum("kd,kc,bct->bdt", self.basis, self.basis, latent)
+
+    def loss(self, latent: Tensor, heard: Tensor) -> Tensor:
+        """Squared distance per frame to the old encoder's latents of the same waves (B, 1, n), within the subspace."""
+        with torch.no_grad():
+            old = self.encoder(heard)
+        return torch.einsum("kd,bdt->bkt", self.basis, latent - old).pow(2).sum(1).mean()
+
+
 class CodebookStack:
     """Trains the codebooks in place; the modules stay plain inference modules."""
 
     def __init__(
-        self, books: Sequence[Any], decay: float = 0.99, expiry: float = 0.03, live: Sequence[int] = (), fixed: int = 0, stay: float = 0.0
+        self,
+        books: Sequence[Any],
+        decay: float = 0.99,
+        expiry: float = 0.03,
+        live: Sequence[int] = (),
+        fixed: int = 0,
+        stay: float = 0.0,
+        views: Sequence[Tensor] = (),
     ) -> None:
         """decay: of the moving averages, per batch. expiry: a code below this average number of uses per batch is moved to live data.
 
         live: codes in use of the first levels, each a divisor of K; the rest of a table repeats them and is never chosen. All K elsewhere.
         fixed: first levels that are ready and never move. stay: cost of a change of level-1 codes, see speechtokenizer.steady.
+        views: (D, D) projections of the first levels: what each sees of the latent; its codes lie in that subspace. All of it elsewhere.
         """
         self.books: list[Book] = list(books)
         self.decay, self.expiry, self.fixed, self.stay = decay, expiry, fixed, stay
         self.live = [*live, *(len(book.embed) for book in self.books[len(live) :])]
+        self.views = views
+
+    def _seen(self, residual: Tensor, level: int) -> Tensor:
+        return residual @ self.views[level] if level < len(self.views) else residual
 
     @torch.no_grad()
     def start(self, vectors: Tensor, frames_per_batch: int, rounds: int = 8) -> list[int]:
@@ -79,13 +124,14 @@ class CodebookStack:
         residual, used = vectors, []
         for level, (book, live) in enumerate(zip(self.books, self.live, strict=True)):
             if level < self.fixed:
-                residual = residual - book.embed[nearest(residual, book.embed[:live])]
+                residual = residual - book.embed[nearest(self._seen(residual, level), book.embed[:live])]
                 continue
-            centres, counts = kmeans(residual, live, rounds)
+            seen = self._seen(residual, level)
+            centres, counts = kmeans(seen, live, rounds)
             uses = (counts * frames_per_batch / len(vectors)).clamp(min=4 * self.expiry)
             self._set(book, centres, uses)
             used.append(int((counts > 0).sum()))
-            residual = residual - centres[nearest(residual, centres)]
+            residual = residual - centres[nearest(seen, centres)]
         return used
 
     def _set(self, book: Book, centres: Tensor, uses: Tensor) -> None:
@@ -115,25 +161,26 @@ class CodebookStack:
         """Quantize latent (B, D, T) with the first `levels` codebooks (all by default); `learn` also moves the codebooks."""
         batch, width, frames = latent.shape
         flat = latent.transpose(1, 2).reshape(-1, width)
-        residual, codes, parts = flat, [], []
+        total, codes, parts = torch.zeros_like(flat), [], []
         commitment = flat.new_zeros(())
         for level, (book, live) in enumerate(zip(self.books[:levels], self.live, strict=False)):
-            vectors = residual.detach()
+            seen = self._seen(flat - total, level)
+            vectors = seen.detach()
             if self.stay and level == 0:
                 rows = torch.cdist(vectors, book.embed[:live]).square().view(batch, frames, live).numpy()
                 index = torch.from_numpy(np.concatenate([steady(row, self.stay) for row in rows]))
             else:
                 index = nearest(vectors, book.embed[:live])
             part = F.embedding(index, book.embed)
-            commitment = commitment + F.mse_loss(residual, part)
+            commitment = commitment + F.mse_loss(seen, part)
             if learn and level >= self.fixed:
                 self._learn(book, live, vectors, index)
-            residual = residual - part
+            total = total + part
             codes.append(index.view(batch, frames))
-            parts.append(part)
-        total, first = (flat + (value - flat).detach() for value in (torch.stack(parts).sum(0), parts[0]))
-        shaped = [value.view(batch, frames, width).transpose(1, 2) for value in (total, first)]
-        return Quantized(shaped[0], shaped[1], torch.stack(codes), commitment / len(parts))
+            parts.append(seen + (part - seen).detach())
+        total = flat + (total - flat).detach()
+        whole, *each = (value.view(batch, frames, width).transpose(1, 2) for value in (total, *parts))
+        return Quantized(whole, tuple(each), torch.stack(codes), commitment / len(parts))
 
 
 @torch.no_grad()

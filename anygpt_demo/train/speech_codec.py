@@ -25,7 +25,6 @@ language models that read it stay as they are, and learns all else anew (codes a
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ from anygpt_demo.models.speechtokenizer import (
 )
 from anygpt_demo.train import speech_listener
 from anygpt_demo.train.loop import Run, Settings, cosine
-from anygpt_demo.train.quantizer import CodebookStack, lsuv
+from anygpt_demo.train.quantizer import CodebookStack, Kept, lsuv
 from anygpt_demo.train.spectra import LogMel, MelLoss
 from anygpt_demo.train.speech_data import HOP, PHONES, RATE_HZ, Clip, SpeechSet, disturb, open_sets
 from anygpt_demo.train.team import Team
@@ -170,28 +169,6 @@ def band_loss(wave: Tensor, target: Tensor) -> Tensor:
     return ((low_band(wave) - truth).norm(dim=-1) / (truth.norm(dim=-1) + 0.05)).mean()
 
 
-class Kept:
-    """What a round that keeps level 1 holds on to: the old latents, in the subspace that the first codebook spans.
-
-    The differences between a latent's distances to the codes depend on its part within that subspace alone; the rest is free.
-    """
-
-    def __init__(self, codec: SpeechTokenizer) -> None:
-        self.encoder = copy.deepcopy(codec.encoder).requires_grad_(False)
-        table = codec.quantizer.codebooks[0].embed[:LIVE]
-        self.basis = torch.linalg.svd(table - table.mean(0), full_matrices=False).Vh[:KEPT]  # (KEPT, D)
-
-    def free(self, latent: Tensor) -> Tensor:
-        """The part of latents (B, D, T) that level 1 does not see."""
-        return latent - torch.einsum("kd,kc,bct->bdt", self.basis, self.basis, latent)
-
-    def loss(self, latent: Tensor, heard: Tensor) -> Tensor:
-        """Squared distance per frame to the old encoder's latents of the same waves (B, 1, n), within the subspace."""
-        with torch.no_grad():
-            old = self.encoder(heard)
-        return torch.einsum("kd,bdt->bkt", self.basis, latent - old).pow(2).sum(1).mean()
-
-
 class Student(nn.Module):
     """The codec with what only training needs: phone heads on the latent and on level 1, and a head for the low band."""
 
@@ -258,7 +235,7 @@ class Trainer:
         if ready or "from" in settings.options:
             part = checkpoints.Family.open(Path(settings.options.get("from", settings.family))).component("speech_tokenizer")
             checkpoints.load_strict(self.codec, with_training_buffers(part.state()), part.role)
-            self.kept = Kept(self.codec) if self.keep else None
+            self.kept = Kept(self.codec.encoder, self.codec.quantizer.codebooks[0].embed[:LIVE], KEPT) if self.keep else None
         state = self.run.resume()
         self.progress, self.going = self.run.progress, self.run.going
         self.feeder = self.new_feeder()
@@ -413,7 +390,6 @@ class Trainer:
             tensor.copy_(tensor.bfloat16().float())
         if self.team.leads:
             self.export()
-            marker(self.settings.family).touch()
 
     def export(self) -> None:
         """Write the role speech_tokenizer of the family."""
@@ -443,11 +419,6 @@ class Trainer:
             if distance:
                 figures[f"{name} mel"] = float(np.mean(distance))
         return figures
-
-
-def marker(family: Path) -> Path:
-    """The file whose presence says that the codes of the speech tokenizer are final."""
-    return family / "speech_tokenizer.FROZEN"
 
 
 def train_decoder(settings: Settings) -> None:

@@ -1,0 +1,193 @@
+"""Stage music-decoder: teaches the decoder of the music codec to sound like what the codes were made of.
+
+The encoder and the codebooks are those of the family and stay as they are. The decoder holds oscillators (oscillators.py): phase 1 learns
+what their notes sound like, phase 2 everything, by spectra and by a listener's ear (music_listener.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anygpt_demo import checkpoints
+from anygpt_demo.errors import ModelFault
+from anygpt_demo.models import encodec
+from anygpt_demo.train import music_listener, oscillators
+from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.music_codec import LIVE, Feeder
+from anygpt_demo.train.music_data import RATE_HZ, sets
+from anygpt_demo.train.quantizer import CodebookStack
+from anygpt_demo.train.spectra import MelLoss
+
+PHASES = ("tones", "decoder")
+FRAMES, CROPS = 75, 3  # of a step: an oscillator takes ten frames to start
+RATE, TONES_RATE = 6e-4, 2e-3
+TONES_S, TONES_SHARE = 480.0, 0.3  # CPU seconds of phase 1, and at most this share of the budget
+REPEATED, GATES = 0.3, 0.5  # share of the later steps in which it is repeated, and its weight from then on
+
+
+class PitchLoss(nn.Module):
+    """Mean absolute difference of log magnitudes below 3 kHz at 7.8 Hz resolution: mel bands alone do not hear notes."""
+
+    window: Tensor
+
+    def __init__(self, size: int = 4096, top_hz: float = 3000.0) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(size))
+        self.bins = slice(4, int(top_hz * size / RATE_HZ))
+
+    def spectrum(self, wav: Tensor) -> Tensor:
+        """wav: (B, n). Returns log magnitudes (B, bins, 1 + n / 1024)."""
+        size = len(self.window)
+        part = torch.stft(wav, size, size // 4, window=self.window, return_complex=True)[:, self.bins]
+        return (part.real.square() + part.imag.square() + 1e-4).log() / 2
+
+    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
+        """wav, target: (B, n). Returns a scalar."""
+        return F.l1_loss(self.spectrum(wav), self.spectrum(target))
+
+
+class PeakLoss(nn.Module):
+    """Relative distance of magnitudes (spectral convergence, Arik et al. 2018, arXiv 1808.06719): loud partials count most."""
+
+    def __init__(self, sizes: tuple[int, ...] = (1024, 4096)) -> None:
+        super().__init__()
+        self.sizes = sizes
+        for size in sizes:
+            self.register_buffer(f"window{size}", torch.hann_window(size))
+
+    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
+        """wav, target: (B, n). Returns a scalar."""
+        terms = []
+        for size in self.sizes:
+            window = self.get_buffer(f"window{size}")
+            made, true = (torch.stft(x, size, size // 4, window=window, return_complex=True).abs() for x in (wav, target))
+            terms.append(((made - true).square().sum((1, 2)) / (true.square().sum((1, 2)) + 1e-3)).clamp(min=1e-6).sqrt().mean())
+        return torch.stack(terms).sum()
+
+
+class Trainer:
+    """One run of the stage: the codec, the optimizer of its decoder, its phase."""
+
+    def __init__(self, settings: Settings) -> None:
+        torch.manual_seed(settings.seed)
+        torch.set_flush_denormal(True)
+        self.settings = settings
+        self.data, self.tests = sets(settings)
+        self.run = Run("music-decoder", settings)
+        self.listener = music_listener.load(settings.runs)
+        self.part = checkpoints.Family.open(settings.family).component("music_codec")
+        self.codec = encodec.build(encodec.SMALL)
+        checkpoints.load_strict(self.codec, encodec.with_training_buffers(self.part.state()), self.part.role)
+        self.books = CodebookStack([layer.codebook for layer in self.codec.quantizer.layers], live=(LIVE,))
+        self.mel = MelLoss(RATE_HZ, ((512, 32), (1024, 64), (2048, 96), (4096, 128)))
+        self.pitch, self.peaks = PitchLoss(), PeakLoss()
+        state = self.run.resume()
+        self.feeder = Feeder(self.data, settings.seed + len(self.run.rows))
+        self.phase = "tones" if state is None else str(state["phase"])
+        if state is not None:
+            self.codec.decoder.load_state_dict(state["decoder"])
+        elif not oscillators.tuned(self.codec):
+            oscillators.tune(self.codec)
+        self.codec.requires_grad_(False)
+        self.codec.decoder.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.codec.decoder.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-4)
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        oscillators.hold(self.codec)
+        self.tones = oscillators.Tones(self.codec, FRAMES)
+        self.end = min(TONES_SHARE, TONES_S / settings.budget_s)  # of phase 1, as a share of the budget
+
+    def state(self) -> dict[str, Any]:
+        """What resume needs."""
+        return {"decoder": self.codec.decoder.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase}
+
+    def rate(self) -> float:
+        """Learning rate: constant while the notes are learnt, then one cosine."""
+        return TONES_RATE if self.phase == "tones" else RATE * cosine(max(0.02, (self.run.progress - self.end) / (1 - self.end)))
+
+    def losses(self, wav: Tensor) -> dict[str, Tensor]:
+        """The terms of the loss, already weighted. wav: (B, 1, n).
+
+        No sample-wise one for the whole: phases cannot be known from codes, and fear of a wrong phase makes the bass quiet.
+        """
+        with torch.no_grad():
+            total = self.books(self.codec.encoder(wav), learn=False).total
+        sounding = self.phase == "tones" or float(torch.rand(1)) < REPEATED
+        gates = self.tones.losses(self.codec, total, wav[:, 0], sounding)
+        if self.phase == "tones":
+            return gates
+        true, made = wav[:, 0], self.codec.decoder(total)[:, 0, : wav.shape[-1]]
+        terms = {"mel": self.mel(made, true), "pitch": 1.5 * self.pitch(made, true), "peaks": self.peaks(made, true)}
+        heard = {} if self.listener is None else self.listener.heard(made, true)
+        return terms | heard | {name: GATES * term for name, term in gates.items()}
+
+    def step(self) -> dict[str, float]:
+        """One update. Returns the terms."""
+        if self.phase == "tones" and self.run.progress > self.end:
+            self.phase = "decoder"
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        terms = self.losses(self.feeder.crops(CROPS, FRAMES)[0])
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), 1.0)
+        self.optimizer.step()
+        return {key: float(value.detach()) for key, value in terms.items()}
+
+    def export(self) -> None:
+        """Write the role music_codec of the family."""
+        state = encodec.without_training_buffers(self.codec.state_dict())
+        checkpoints.export(self.settings.family, "music_codec", self.part.config, state)
+
+    @torch.inference_mode()
+    def measure(self, count: int = 16) -> None:
+        """Log on test clips of 5 s: log-mel distance, chroma correlation, swap test. Stop if all codes sound the same."""
+        wav = torch.from_numpy(np.stack([self.tests.wave(number) for number in range(min(count, len(self.tests.pieces)))]))[:, None]
+        total = torch.cat([self.books(self.codec.encoder(part), learn=False).total for part in wav.split(4)])
+        out = torch.cat([self.codec.decoder(part) for part in total.split(4)])[:, 0, : wav.shape[-1]]
+        swap = float((out - out.roll(1, 0)).std() / (2**0.5 * out.std() + 1e-9))
+        distance = float(F.l1_loss(self.mel.scales[2](out), self.mel.scales[2](wav[:, 0])))
+        self.run.log(mel=distance, chroma=chroma_correlation(self.pitch, out, wav[:, 0]), swap=swap)
+        if swap < 0.25 and self.run.used_s > 2 * TONES_S:
+            cause = f"Its output hardly depends on its input (swap test {swap:.2f})."
+            raise ModelFault("The decoder of the music codec has died.", cause, "Lower the learning rate or change the seed.")
+
+
+def chroma_correlation(pitch: PitchLoss, made: Tensor, true: Tensor) -> float:
+    """Mean correlation of pitch-class profiles over time. made, true: (B, n)."""
+    hz = torch.arange(pitch.bins.start, pitch.bins.stop) * RATE_HZ / len(pitch.window)
+    keep = hz > 100  # below, a bin is wider than a semitone
+    classes = (12 * (hz[keep] / 440).log2()).round().long() % 12
+    rows = []
+    for wav in (made, true):
+        profile = torch.zeros(len(wav), 12, pitch.spectrum(wav).shape[-1]).index_add_(1, classes, pitch.spectrum(wav)[:, keep].exp())
+        profile = profile / profile.sum(1, keepdim=True)
+        rows.append((profile - profile.mean((1, 2), keepdim=True)).flatten(1))
+    return float(F.cosine_similarity(*rows).mean())
+
+
+def train(settings: Settings) -> None:
+    """Train, resume or finish the decoder within the budget and export it."""
+    trainer = Trainer(settings)
+    run = trainer.run
+    steps, measured = 0, run.used_s
+    while run.going:
+        terms = trainer.step()
+        steps += 1
+        if steps % 10 == 1:
+            run.log(phase=PHASES.index(trainer.phase), **terms)
+        if run.used_s - measured > settings.budget_s / 20:
+            measured = run.used_s
+            trainer.measure()
+        if run.due():
+            run.save(trainer.state())
+    run.save(trainer.state())
+    if trainer.phase == "decoder":
+        trainer.measure(32)
+        trainer.export()
+    run.plot()
