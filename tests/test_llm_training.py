@@ -139,9 +139,26 @@ def test_training_resumes_and_exports(home: Path, monkeypatch: pytest.MonkeyPatc
 def test_two_rounds_are_averaged(home: Path) -> None:
     one, two = (llm.Trainer(settings(home, 1)) for _ in range(2))
     two.model.model.norm.weight.data.fill_(3.0)
+    two.begin_average()
     two.export()
     one.mix(home / "mini")
-    assert torch.equal(one.model.model.norm.weight.data, torch.full_like(one.model.model.norm.weight.data, 2.0))
+    assert torch.equal(one.average["model.norm.weight"], torch.full_like(one.average["model.norm.weight"], 2.0))
+
+
+def test_what_is_exported_follows_the_model_as_an_average(home: Path) -> None:
+    trainer = llm.Trainer(settings(home, 1))
+    begun = trainer.model.model.norm.weight.detach().clone()
+    source = stream(home, trainer)
+    for _ in range(12):
+        trainer.step(next(source.batches(View(), 400, pool=8)), 1.0)
+    here, there = trainer.model.model.norm.weight.detach(), trainer.average["model.norm.weight"]
+    assert 0 < float((there - begun).norm()) < float((here - begun).norm())
+    trainer.export()
+    shipped = checkpoints.Family.open(home / "mini").component("llm").state()["model.norm.weight"].float()
+    assert torch.allclose(shipped, there, atol=1e-2) and torch.equal(shipped, there.bfloat16().float())
+    again = llm.Trainer(settings(home, 1))
+    again.load(trainer.state())
+    assert torch.equal(again.average["model.norm.weight"], there) and torch.equal(again.model.model.norm.weight, here)
 
 
 def test_codes_take_over_from_phones(home: Path) -> None:

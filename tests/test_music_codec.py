@@ -270,11 +270,14 @@ def heard(settings: Settings) -> tuple[EncodecModel, torch.Tensor]:
         return model, torch.stack([encodec.encode(model, torch.from_numpy(data.wave(row, 0, 75))[None, None])[0] for row in range(4)])
 
 
-def test_the_stage_makes_codes_whose_second_level_sees_its_part_alone(trained: Settings):
+def test_the_stage_makes_codes_of_which_each_level_sees_its_part_alone(trained: Settings):
     model, codes = heard(trained)
-    first, second = (model.quantizer.layers[level].codebook.embed for level in (0, 1))
+    first, second, third = (model.quantizer.layers[level].codebook.embed for level in (0, 1, 2))
     assert torch.equal(first[: music_codec.LIVE], first[music_codec.LIVE : 2 * music_codec.LIVE]) and len(codes[..., 0].unique()) > 10
-    assert torch.linalg.matrix_rank(second) <= music_codec.SLOW
+    assert torch.linalg.matrix_rank(second) <= music_codec.PART and torch.linalg.matrix_rank(third) <= music_codec.PART
+    assert float((second @ third.T).abs().max()) < 0.02 * float(
+        second.norm(dim=1).max() * third.norm(dim=1).max()
+    )  # and none sees the other's
 
 
 def test_a_round_that_keeps_level_1_holds_its_latents_and_not_the_rest(trained: Settings):
@@ -286,7 +289,7 @@ def test_a_round_that_keeps_level_1_holds_its_latents_and_not_the_rest(trained: 
     before = float(trainer.losses(batch)["kept"].detach())  # not quite nothing: what was stored heard more of the piece
     last = trainer.codec.encoder.layers[-1].conv
     with torch.no_grad():
-        last.bias += 0.5 * trainer.slow[0]  # what level 1 does not see may move
+        last.bias += 0.5 * trainer.parts[0][0]  # what level 1 does not see may move
     assert abs(float(trainer.losses(batch)["kept"].detach()) - before) < 1e-4
     with torch.no_grad():
         last.bias += 2.0 * trainer.first_axes[0]

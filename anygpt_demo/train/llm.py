@@ -27,6 +27,7 @@ team and rank (several processes with the same options and ranks 0, 1, ... train
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ from anygpt_demo.vocabulary import Vocabulary
 
 # Dimension names: P prefix positions, B batch, T positions of the longest chat, D width, H heads, E head width.
 INIT_STD = 0.02
+KEEP = 0.999  # share of the average of weights that stays in each step
 RESCAN_S = 150.0  # wall seconds between looks for new codes
 EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
@@ -396,11 +398,18 @@ class Trainer:
         self.prefix = torch.tensor([self.vocabulary.bos, *self.vocabulary.encode_text(_system())])
         self.steps = 0
         self.adopted: set[str] = set()  # modalities whose embeddings came from their codec
+        self.begin_average()
+
+    def begin_average(self) -> None:
+        """The average, which is what is exported, becomes what the model is now."""
+        self.averaged = 0  # steps in it
+        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def state(self) -> dict[str, object]:
         """Everything that resuming needs."""
         return {
-            "model": self.model.state_dict(), "aids": [aid.state_dict() for aid in self.aids], "optimizer": self.optimizer.state_dict(),
+            "model": self.model.state_dict(), "average": self.average, "averaged": self.averaged,
+            "aids": [aid.state_dict() for aid in self.aids], "optimizer": self.optimizer.state_dict(),
             "steps": self.steps, "adopted": sorted(self.adopted),
         }  # fmt: skip
 
@@ -411,11 +420,13 @@ class Trainer:
             aid.load_state_dict(own)
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.steps = int(state["steps"])  # type: ignore[call-overload]
+        self.average, self.averaged = state["average"], int(state["averaged"])  # type: ignore[assignment, call-overload]
         self.adopted = set(state["adopted"])  # type: ignore[call-overload]
 
     def begin_from(self, family: Path) -> None:
         """Start from exported weights; the embeddings of codecs that are still the same are kept."""
         checkpoints.load_strict(self.model, checkpoints.Family.open(family).component("llm").state(), "llm")
+        self.begin_average()
         marks = ((name, codec_mark(family, name)) for name in ROLES)
         self.adopted = {f"{name} {mark}" for name, mark in marks if mark and mark == codec_mark(self.settings.family, name)}
 
@@ -474,6 +485,9 @@ class Trainer:
         weight = self.model.model.embed_tokens.weight
         with torch.no_grad():
             weight[low:high] = rows.to(weight.dtype)
+        for value in self.average.values():
+            if value.shape == weight.shape:
+                value[low:high] = rows
         for moment in ("exp_avg", "exp_avg_sq"):
             if moment in self.optimizer.state.get(weight, {}):
                 self.optimizer.state[weight][moment][low:high] = 0.0
@@ -509,16 +523,20 @@ class Trainer:
         self.optimizer.step()
         self.steps += 1
         self.team.share(self.steps, self.parameters)
+        self.averaged += 1
+        keep = min(KEEP, (1 + self.averaged) / (10 + self.averaged))
+        for key, value in self.model.state_dict().items():
+            self.average[key].lerp_(value, 1 - keep)
         return batch.tokens, figures, going
 
     def mix(self, family: Path) -> None:
-        """Become the mean of this model and the `llm` of a family (weights of rounds on one path, arXiv 2203.05482)."""
+        """The average becomes its mean with the `llm` of a family (weights of rounds on one path, arXiv 2203.05482)."""
         own = checkpoints.Family.open(family).component("llm").state()
-        self.model.load_state_dict({key: (value + own[key].float()) / 2 for key, value in self.model.state_dict().items()})
+        self.average = {key: (value + own[key].float()) / 2 for key, value in self.average.items()}
 
     def export(self) -> None:
         """Write the `llm` of the family."""
-        checkpoints.export(self.settings.family, "llm", self.config.to_json() | {"sampling": SAMPLING}, self.model.state_dict())
+        checkpoints.export(self.settings.family, "llm", self.config.to_json() | {"sampling": SAMPLING}, self.average)
 
 
 def _system() -> str:
@@ -648,5 +666,6 @@ def _evaluate(run: Run, trainer: Trainer) -> None:
     """Small held-out checks while training."""
     from anygpt_demo.eval.chat import quick_figures
 
-    run.log(**quick_figures(trainer.model, trainer.vocabulary, run.settings.runs))
-    trainer.model.train()
+    model = copy.deepcopy(trainer.model)
+    model.load_state_dict(trainer.average)
+    run.log(**quick_figures(model, trainer.vocabulary, run.settings.runs))

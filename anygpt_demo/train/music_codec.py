@@ -10,12 +10,14 @@ transformers' class has no training path for its quantizer; CodebookStack works 
 
 A language model reads and writes the codes, so each level has its own business, and says little that is not music:
   1. LIVE codes for what changes: what begins, and what sounds;
-  2. what stands still: who plays, in which key and genre. It sees SLOW dimensions of the latent that level 1 does not see;
-  3. and 4. what is left: notes, and how they sound.
+  2. what stands still: who plays. It sees PART dimensions of the latent that level 1 does not see;
+  3. what changes with the chords: harmony, bass and key. It sees PART others;
+  4. what is left.
 Between onsets the latent is asked to hold still. At inference this is a plain EncodecModel: codes that lie in a subspace are
 nearest to a latent if they are nearest to its part in that subspace.
 
-Options: from=DIR begins at phase 2 with the exported encoder and codebooks of a family; keep=1: level 1 goes on meaning what it meant.
+Options: from=DIR begins at phase 2 with the exported encoder and codebooks of a family; keep=1 or 2: so many levels go on meaning what
+they meant.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ TILT = 0.35  # most of the first-order filter that crops are played through
 HEARD_S = 2.5  # of a person's music that the small language model is given: 500 ids, what fits beside a chat
 WIDTH = int(encodec.SMALL["hidden_size"])
 LIVE = 128  # codes of level 1 in use
-KEPT, SLOW = 48, 24  # dimensions of the latent that level 1 needs where it is kept, and that are level 2's
-SLOW_SIZE = 2.5  # deviation of the latent there; elsewhere it is 1, and level 3 should not mistake who plays for a note
+KEPT, PART = 48, 24  # dimensions of the latent that level 1 needs where it is kept, and that are level 2's, and level 3's
+SIZES = (2.5, 1.8)  # deviation of the latent in those of levels 2 and 3; elsewhere it is 1
+STILL = (1.0, 0.4)  # weights of its changes there
 HOLD = 0.3  # weight of the changes of latents where nothing begins
 SETTLING = 20  # frames in which the encoder has not yet heard who plays
 BITS = 5
@@ -64,7 +67,9 @@ WEIGHTS = {"mel": 2.0, "bits": 0.9, "chords": 0.8, "lead": 0.4, "bass": 0.25, "f
 NOTES_WEIGHT = 20.0
 INSTRUMENTS, MODES = tuple(music.PROGRAMS), tuple(music.MODES)
 FACTS = {"instrument": len(INSTRUMENTS), "genre": len(music.GENRES), "key": 12 * len(MODES), "tempo": len(TEMPOS), "family": len(FAMILIES)}
-FACT_WEIGHTS = {"instrument": 0.5, "genre": 0.2, "key": 0.3, "tempo": 0.1, "family": 0.6}  # of what level 2 alone should tell
+FACT_WEIGHTS = {"instrument": 0.5, "genre": 0.2, "key": 0.1, "tempo": 0.1, "family": 0.6}  # of what level 2 alone should tell
+HARMONY = {"chords": 12, "bass": 13, "key": 12 * len(MODES)}
+HARMONY_WEIGHTS = {"chords": 2.0, "bass": 0.4, "key": 0.5}  # of what level 3 alone should tell
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ class Student(nn.Module):
         self.on_total = nn.Linear(WIDTH, sum(HEADS.values()))
         self.on_first = nn.Linear(WIDTH, sum(HEADS.values()))
         self.on_slow = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, sum(FACTS.values())))
+        self.on_harmony = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, sum(HARMONY.values())))
         self.on_notes = nn.Conv1d(WIDTH, NOTES, 7, padding=3)
         self.heard_notes = NoteShares()
         self.frame_mel = LogMel(RATE_HZ, 4 * HOP, BANDS)  # hop 640: one column per codec frame
@@ -152,6 +158,10 @@ class Student(nn.Module):
     def told(self, second: Tensor) -> dict[str, Tensor]:
         """What level 2 says of the piece. second: (B, D, T). Returns {fact: (B, T, classes)}."""
         return dict(zip(FACTS, self.on_slow(second.transpose(1, 2)).split(list(FACTS.values()), -1), strict=True))
+
+    def harmony(self, third: Tensor) -> dict[str, Tensor]:
+        """What level 3 says of each frame. third: (B, D, T). Returns {name: (B, T, size)}."""
+        return dict(zip(HARMONY, self.on_harmony(third.transpose(1, 2)).split(list(HARMONY.values()), -1), strict=True))
 
     def early(self, wav: Tensor) -> Tensor:
         """What the early layers make of waves (B, 1, T * HOP): (B, C, 40 T)."""
@@ -240,12 +250,26 @@ def score_loss(student: Student, frames: Tensor, batch: Batch, on_first: bool = 
 
 def facts_loss(student: Student, second: Tensor, score: Score) -> Tensor:
     """How badly level 2 alone tells who plays what; little counts before it can know. second: (B, D, T)."""
-    counts = torch.where(torch.arange(second.shape[-1]) < SETTLING, 0.2, 1.0)
-    total = second.new_zeros(())
-    for name, scores in student.told(second).items():
-        missed = F.cross_entropy(scores.transpose(1, 2), score.clip[name][:, None].expand(scores.shape[:2]), reduction="none")
-        total = total + FACT_WEIGHTS[name] * (missed * counts).mean()
-    return total
+    told = student.told(second)
+    return torch.stack([FACT_WEIGHTS[name] * _settled(scores, score.clip[name]) for name, scores in told.items()]).sum()
+
+
+def harmony_loss(student: Student, third: Tensor, score: Score) -> Tensor:
+    """How badly level 3 alone tells chords, bass and key. third: (B, D, T)."""
+    told = student.harmony(third)
+    terms = {
+        "chords": F.binary_cross_entropy_with_logits(told["chords"], score.chords),
+        "bass": F.cross_entropy(told["bass"].flatten(0, 1), score.bass.flatten()),
+        "key": _settled(told["key"], score.clip["key"]),
+    }
+    return torch.stack([HARMONY_WEIGHTS[name] * term for name, term in terms.items()]).sum()
+
+
+def _settled(scores: Tensor, answers: Tensor) -> Tensor:
+    """Cross-entropy of one answer for all frames, of which the first count little. scores: (B, T, classes); answers: int64 (B,)."""
+    counts = torch.where(torch.arange(scores.shape[1]) < SETTLING, 0.2, 1.0)
+    missed = F.cross_entropy(scores.transpose(1, 2), answers[:, None].expand(scores.shape[:2]), reduction="none")
+    return (missed * counts).mean()
 
 
 def hold_loss(latent: Tensor, bits: Tensor) -> Tensor:
@@ -276,13 +300,17 @@ class Trainer:
         self.feeder = Feeder(self.data, settings.seed + len(self.run.rows))
         self.store = Store(self.run.folder / "heard", self.data)
         self.initialise()
-        self.keep = settings.options.get("keep") == "1"
+        self.keep = int(settings.options.get("keep", "0"))  # levels
         books = [layer.codebook for layer in self.codec.quantizer.layers]
         axes = spanned(books[0].embed[:LIVE]) if self.keep else torch.eye(WIDTH)
-        self.first_axes, self.slow = axes[:KEPT], axes[KEPT : KEPT + SLOW]
-        self.fast = torch.cat([axes[:KEPT], axes[KEPT + SLOW :]])
-        views = (self.fast.T @ self.fast, self.slow.T @ self.slow)
-        self.books = CodebookStack(books, expiry=0.1 * LATE_CROPS * FRAMES / 2048, live=(LIVE,), fixed=int(self.keep), views=views)
+        self.first_axes, *self.parts = (
+            axes[:KEPT],
+            axes[KEPT : KEPT + PART],
+            axes[KEPT + PART : KEPT + 2 * PART],
+        )  # the parts: levels 2 and 3
+        self.rest = torch.cat([axes[:KEPT], axes[KEPT + 2 * PART :]])
+        self.views = [axes.T @ axes for axes in (self.rest, *self.parts)]
+        self.books = CodebookStack(books, expiry=0.1 * LATE_CROPS * FRAMES / 2048, live=(LIVE,), fixed=self.keep, views=self.views)
         self.phase, self.began_s = "late" if "from" in settings.options else "whole", 0.0  # began_s: of phase 2, seconds of the budget
         self.optimizer = self.new_optimizer()
         if state is not None:
@@ -340,24 +368,32 @@ class Trainer:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, already weighted."""
         latent = self.student.late(batch.features)
-        slow = torch.einsum("kd,bdt->bkt", self.slow, latent)
-        terms = {"hold": HOLD * hold_loss(latent, batch.score.bits), "slow": (slow[..., 1:] - slow[..., :-1]).square().mean()}
-        terms["spread"] = 0.2 * spread_loss(slow, SLOW_SIZE)
+        parts = [torch.einsum("kd,bdt->bkt", axes, latent) for axes in self.parts]
+        moves = [weight * (part[..., 1:] - part[..., :-1]).square().mean() for weight, part in zip(STILL, parts, strict=True)]
+        spread = [spread_loss(part, size) for part, size in zip(parts, SIZES, strict=True)]
+        terms = {"hold": HOLD * hold_loss(latent, batch.score.bits), "still": torch.stack(moves).sum()}
         if self.keep:
             terms["kept"] = 0.05 * torch.einsum("kd,bdt->bkt", self.first_axes, latent - batch.before).square().sum(1).mean()
         else:
-            terms["spread"] = terms["spread"] + 0.2 * spread_loss(torch.einsum("kd,bdt->bkt", self.fast, latent), 1.0)
-        total, second = latent, torch.einsum("kd,bkt->bdt", self.slow, slow)
+            spread.append(spread_loss(torch.einsum("kd,bdt->bkt", self.rest, latent), 1.0))
+        terms["spread"] = 0.2 * torch.stack(spread).sum()
+        total, second, third = latent, *self.seen(latent)
         if self.phase == "quantized":
             quantized = self.books(latent)
-            total, second = quantized.total, quantized.parts[1]
+            total, second, third = quantized.total, quantized.parts[1], quantized.parts[2]
             terms["commit"] = len(quantized.parts) * quantized.commitment
             if not self.keep:
                 terms["first"] = 0.7 * score_loss(self.student, quantized.first, batch, on_first=True)
         terms["score"] = score_loss(self.student, total, batch)
         terms["facts"] = facts_loss(self.student, second, batch.score)
+        terms["harmony"] = harmony_loss(self.student, third, batch.score)
         terms["notes"] = NOTES_WEIGHT * F.binary_cross_entropy_with_logits(self.student.on_notes(total), batch.shares)
         return terms
+
+    def seen(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """What levels 2 and 3 see of a latent (B, D, T), the same shape each."""
+        second, third = (torch.einsum("dc,bct->bdt", view, latent) for view in self.views[1:])
+        return second, third
 
     def step(self) -> dict[str, float]:
         """One update. Returns the terms."""
@@ -404,15 +440,18 @@ class Trainer:
         wav = torch.from_numpy(self.tests.wave(row, 0, frames))[None, None]
         (mel, shares), score = self.student.targets(wav), score_of(self.tests, np.array([row]), np.array([0]), frames)
         latent = self.codec.encoder(wav)
-        total, second = latent, torch.einsum("kd,kc,bct->bdt", self.slow, self.slow, latent)
+        total, second, third = latent, *self.seen(latent)
         figures = {}
         if self.phase == "quantized":
             quantized = self.books(latent, learn=False)
-            total, second = quantized.total, quantized.parts[1]
+            total, second, third = quantized.total, quantized.parts[1], quantized.parts[2]
             for level, codes in enumerate(quantized.codes[:, 0]):
                 figures[f"moves{level + 1}"] = float((codes[1:] != codes[:-1]).float().mean())
-        told = {name: int(scores[0, 2 * SETTLING :].log_softmax(-1).mean(0).argmax()) for name, scores in self.student.told(second).items()}
+        harmony = self.student.harmony(third)
+        logits = {**self.student.told(second), "key": harmony["key"]}
+        told = {name: int(scores[0, 2 * SETTLING :].log_softmax(-1).mean(0).argmax()) for name, scores in logits.items()}
         figures |= {name: float(answer == score.clip[name][0]) for name, answer in told.items()}
+        figures["chords"] = float(((harmony["chords"] > 0) == (score.chords > 0)).float().mean())
         figures["mode"] = float(told["key"] % len(MODES) == score.clip["key"][0] % len(MODES))
         out, playing = self.student.heads(False, total), score.lead < 12
         if bool(playing.any()):
