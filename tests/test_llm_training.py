@@ -390,6 +390,7 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tup
     assert documents
     low, high = trainer.vocabulary.ranges["music"].layer(0)
     firsts = [row[:, 0].tolist() for row in codes]
+    modes: set[str] = set()
     for item in documents:
         query, until, facts = item.played[:, 0], item.played[:, 1 : 1 + SOUNDS], item.played[:, 1 + SOUNDS :]
         following = item.ids[query + 1]
@@ -399,13 +400,16 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tup
         row = next(n for n, codes_0 in enumerate(firsts) if codes_0[:count] == (following[start : start + count] - low).tolist())
         bits = music_data.label(music.compose(pieces[row], music_data.SECONDS)).bits[: music_codes.FRAMES].astype(int)
         assert until[:count].tolist() == until_next(bits)[:count].tolist()
-        tempo, drums = (
+        tempo, drums, *_, mode = (
             "".join(trainer.vocabulary.spell(int(number)).decode() for number in item.ids[first:end]).strip()
-            for first, end in facts[0].reshape(-1, 2)[:2]
+            for first, end in facts[0].reshape(-1, 2)[:5]
         )
+        modes.add(mode)
+        assert mode in ("", pieces[row].mode)
         beat = round(3000 / pieces[row].bpm)
         assert facts[:beat, -2:].max() == -1 and (facts[beat:count, -2] == query[: max(0, count - beat)] + 1).all()
         assert (tempo, drums) == (pieces[row].tempo, "with" if pieces[row].drums else "without")
+    assert modes & set(music.MODES)
     assert any((item.shown != item.ids).any() for item in documents)
     for item in documents:
         for query, *until in item.played[:, : 1 + SOUNDS].tolist():

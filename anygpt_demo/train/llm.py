@@ -12,7 +12,7 @@
   of the score begins: chance does not blur that, so it is learnt sooner than the codes. In music that a person sent another head learns to
   tell the facts of the piece all along, not only where a question about them is answered. Before each code of a picture one says which
   thing stands where, or place, time and style. These heads are not exported either.
-- Before each frame of music five heads are guided: to the words for tempo, drums, genre and instrument, and to the frame one beat ago.
+- Before each frame of music six heads are guided: to the words for tempo, drums, genre, instrument and mode, and to the frame a beat ago.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there, those of a new picture tokenizer from the codes of the one before, and of
   a new music codec the levels that are as they were stay.
@@ -57,7 +57,7 @@ EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
 GUIDES = 3  # heads of a guided layer: one for what is said, one for what is copied; for FACTS of music see facts_loss()
-SEATS = ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))  # guided layer and head of each of the FACTS
+SEATS = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (1, 2))  # guided layer and head of each of the FACTS
 SOUND_WEIGHT = 0.5
 PLAY_WEIGHT = 0.6
 KNOW_WEIGHT = 0.5
@@ -291,8 +291,8 @@ def painting_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | Non
 
 
 def facts_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
-    """How far the guided heads are from looking, before each frame, at the words for tempo, drums, genre and instrument, and at the frame
-    that sounded one beat ago, in nats.
+    """How far the guided heads are from looking, before each frame, at the words for tempo, drums, genre, instrument and mode, and at the
+    frame that sounded one beat ago, in nats.
 
     looks: as hidden_states() returns; lead: P. Each of the FACTS has a head of its own. None without music.
     """

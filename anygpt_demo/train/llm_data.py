@@ -43,7 +43,14 @@ WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.4}  # of predict
 READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.1}  # of tokens in a person's message
 SOUNDS = 5  # of a score: any onset, melody, kick, snare, cymbals (music_data.Labels)
 FAR = 31  # frames: a sound that begins later than that counts as this far
-FACTS = ("tempo", "drums", "genre", "lead", "beat")  # what a frame of music looks at: words before the piece, and the frame one beat ago
+FACTS = (
+    "tempo",
+    "drums",
+    "genre",
+    "lead",
+    "mode",
+    "beat",
+)  # what a frame of music looks at: words before the piece, and the frame one beat ago
 KNOWN: dict[str, tuple[object, ...]] = {  # what somebody who listens to a piece can tell: fields of music.Piece and their classes
     "tempo": tuple(music.TEMPOS), "drums": (False, True), "genre": music.GENRES, "family": tuple(music.FAMILIES),
     "lead": tuple(music.PROGRAMS), "mode": tuple(music.MODES), "mood": tuple(music.MOODS),
@@ -54,7 +61,7 @@ PAINTED = {  # classes of what the codes of a picture show: of a thing, and of t
 }  # fmt: skip
 SLOT = 8  # codes: the scene, then one thing after another (train/picture_tokenizer.py)
 PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
-LAYER_WEIGHTS = {"music": (5.0, 1.0, 0.3, 0.1)}  # of codebooks: rhythm is in the first, and most of what else can be told in the second
+LAYER_WEIGHTS = {"music": (5.0, 1.0, 1.0, 0.1)}  # of codebooks: rhythm is in the first, who plays in the second, harmony in the third
 
 
 def read_scene(row: Mapping[str, object]) -> scenes.Scene:
@@ -594,7 +601,7 @@ class Writer:
         """First and end position of the words for each of the FACTS, the last time that they stand there; -1, -1 if they do not."""
         told = [word for word, *_ in words]
         found: list[int] = []
-        for name in (piece.tempo, "with drums" if piece.drums else "without drums", piece.genre, piece.lead):
+        for name in (piece.tempo, "with drums" if piece.drums else "without drums", piece.genre, piece.lead, piece.mode):
             sought = name.split()
             last = (at for at in range(len(told) - len(sought), -1, -1) if told[at : at + len(sought)] == sought)
             at = next(last, None)
