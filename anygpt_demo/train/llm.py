@@ -400,9 +400,9 @@ class Trainer:
         self.adopted: set[str] = set()  # modalities whose embeddings came from their codec
         self.begin_average()
 
-    def begin_average(self) -> None:
-        """The average, which is what is exported, becomes what the model is now."""
-        self.averaged = 0  # steps in it
+    def begin_average(self, trained: bool = False) -> None:
+        """The average, which is what is exported, becomes what the model is now. trained: it is worth keeping; else it soon makes way."""
+        self.averaged = 20 / (1 - KEEP) if trained else 0.0  # steps in it
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def state(self) -> dict[str, object]:
@@ -420,13 +420,13 @@ class Trainer:
             aid.load_state_dict(own)
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.steps = int(state["steps"])  # type: ignore[call-overload]
-        self.average, self.averaged = state["average"], int(state["averaged"])  # type: ignore[assignment, call-overload]
+        self.average, self.averaged = state["average"], float(state["averaged"])  # type: ignore[assignment, arg-type]
         self.adopted = set(state["adopted"])  # type: ignore[call-overload]
 
     def begin_from(self, family: Path) -> None:
         """Start from exported weights; the embeddings of codecs that are still the same are kept."""
         checkpoints.load_strict(self.model, checkpoints.Family.open(family).component("llm").state(), "llm")
-        self.begin_average()
+        self.begin_average(trained=True)
         marks = ((name, codec_mark(family, name)) for name in ROLES)
         self.adopted = {f"{name} {mark}" for name, mark in marks if mark and mark == codec_mark(self.settings.family, name)}
 
