@@ -151,8 +151,13 @@ def test_what_is_exported_follows_the_model_as_an_average(home: Path) -> None:
     source = stream(home, trainer)
     for _ in range(12):
         trainer.step(next(source.batches(View(), 400, pool=8)), 1.0)
-    here, there = trainer.model.model.norm.weight.detach(), trainer.average["model.norm.weight"]
+    here, there = trainer.model.model.norm.weight.detach().clone(), trainer.average["model.norm.weight"].clone()
     assert 0 < float((there - begun).norm()) < float((here - begun).norm())
+    trainer.begin_average(trained=True)
+    trainer.step(next(source.batches(View(), 400, pool=8)), 1.0)
+    moved = (trainer.average["model.norm.weight"] - here).norm() / (trainer.model.model.norm.weight.detach() - here).norm()
+    assert float(moved) < 0.01
+    here, there = trainer.model.model.norm.weight.detach(), trainer.average["model.norm.weight"]
     trainer.export()
     shipped = checkpoints.Family.open(home / "mini").component("llm").state()["model.norm.weight"].float()
     assert torch.allclose(shipped, there, atol=1e-2) and torch.equal(shipped, there.bfloat16().float())
