@@ -15,9 +15,9 @@ from anygpt_demo.errors import ModelFault
 from anygpt_demo.eval.metrics import figure, word_error_rates, word_errors
 from anygpt_demo.media import Audio
 from anygpt_demo.models.speechtokenizer import NormedConv1d, ResidualQuantizer, SpeechTokenizer, steady
-from anygpt_demo.train.quantizer import CodebookStack, kmeans, lsuv, nearest
+from anygpt_demo.train.quantizer import CodebookStack, Kept, kmeans, lsuv, nearest
 from anygpt_demo.train.spectra import LogMel, MelLoss, mel_filters
-from anygpt_demo.train.speech_codec import BAND, Feeder, Kept, band_loss, low_band, pitch_loss
+from anygpt_demo.train.speech_codec import BAND, Feeder, band_loss, low_band, pitch_loss
 from anygpt_demo.train.speech_codes import disturbed, disturbed_codes, encode_set
 from anygpt_demo.train.speech_data import SpeechSet
 
@@ -324,7 +324,7 @@ def test_what_level_1_does_not_see_is_free() -> None:
     model = SpeechTokenizer(TINY | {"dimension": 64, "semantic_dimension": 64})
     book = model.quantizer.codebooks[0]
     book.embed.copy_(torch.randn(32, 8) @ torch.randn(8, 64))  # spans 8 of 64 dimensions
-    kept = Kept(model)
+    kept = Kept(model.encoder, book.embed, 32)
     wave = torch.randn(1, 1, 3200)
     latent = model.encoder(wave).detach()
     moved = latent + kept.free(torch.randn_like(latent) * 5)
