@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -173,3 +173,35 @@ class Run:
         figure.tight_layout()
         figure.savefig(self.folder / "curves.png", dpi=110)
         plt.close(figure)
+
+
+class Steps(Protocol):
+    """A trainer that follow() can drive."""
+
+    run: Run
+
+    def step(self) -> dict[str, float]:
+        """One update. Returns what is logged."""
+
+    def measure(self) -> None:
+        """Log figures on test items."""
+
+    def state(self) -> dict[str, Any]:
+        """What resume needs."""
+
+
+def follow(trainer: Steps, every: int, measures: int) -> None:
+    """Step until the budget is spent: the terms are logged every so many steps, `measures` measurements are taken, states are saved."""
+    run = trainer.run
+    steps, measured = 0, run.used_s
+    while run.going:
+        terms = trainer.step()
+        steps += 1
+        if steps % every == 1:
+            run.log(**terms)
+        if run.used_s - measured > run.settings.budget_s / measures:
+            measured = run.used_s
+            trainer.measure()
+        if run.due():
+            run.save(trainer.state())
+    run.save(trainer.state())

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from anygpt_demo import checkpoints
 from anygpt_demo.models import encodec
 from anygpt_demo.synth import music
-from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.loop import Run, Settings, cosine, follow
 from anygpt_demo.train.music_data import FAMILIES, HOP, RATE_HZ, TEMPOS, MusicSet, pitch_class, sets, unpack
 from anygpt_demo.train.oscillators import NOTES, NoteShares
 from anygpt_demo.train.quantizer import CodebookStack, lsuv, spanned
@@ -396,7 +396,8 @@ class Trainer:
         return second, third
 
     def step(self) -> dict[str, float]:
-        """One update. Returns the terms."""
+        """One update, in the phase that the clock asks for. Returns the terms."""
+        self.advance()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         terms = self.losses(self.batch())
@@ -404,7 +405,7 @@ class Trainer:
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
-        return {key: float(value.detach()) for key, value in terms.items()}
+        return {"phase": PHASES.index(self.phase), **{key: float(value.detach()) for key, value in terms.items()}}
 
     def advance(self) -> None:
         """Enter the phase that the clock asks for."""
@@ -465,21 +466,8 @@ class Trainer:
 def train(settings: Settings) -> None:
     """Train, resume or finish the encoder and the codebooks within the budget and export them."""
     trainer = Trainer(settings)
-    run = trainer.run
-    steps, measured = 0, run.used_s
-    while run.going:
-        trainer.advance()
-        terms = trainer.step()
-        steps += 1
-        if steps % 50 == 0:
-            run.log(phase=PHASES.index(trainer.phase), **terms)
-        if run.used_s - measured > settings.budget_s / 10:
-            measured = run.used_s
-            trainer.measure()
-        if run.due():
-            run.save(trainer.state())
-    run.save(trainer.state())
+    follow(trainer, every=50, measures=10)
     if trainer.phase == "quantized":
         trainer.measure(300)
         trainer.export()
-    run.plot()
+    trainer.run.plot()

@@ -17,7 +17,7 @@ from anygpt_demo import checkpoints
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.models import encodec
 from anygpt_demo.train import music_listener, oscillators
-from anygpt_demo.train.loop import Run, Settings, cosine
+from anygpt_demo.train.loop import Run, Settings, cosine, follow
 from anygpt_demo.train.music_codec import LIVE, Feeder
 from anygpt_demo.train.music_data import RATE_HZ, sets
 from anygpt_demo.train.quantizer import CodebookStack
@@ -137,7 +137,7 @@ class Trainer:
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), 1.0)
         self.optimizer.step()
-        return {key: float(value.detach()) for key, value in terms.items()}
+        return {"phase": PHASES.index(self.phase), **{key: float(value.detach()) for key, value in terms.items()}}
 
     def export(self) -> None:
         """Write the role music_codec of the family."""
@@ -174,20 +174,8 @@ def chroma_correlation(pitch: PitchLoss, made: Tensor, true: Tensor) -> float:
 def train(settings: Settings) -> None:
     """Train, resume or finish the decoder within the budget and export it."""
     trainer = Trainer(settings)
-    run = trainer.run
-    steps, measured = 0, run.used_s
-    while run.going:
-        terms = trainer.step()
-        steps += 1
-        if steps % 10 == 1:
-            run.log(phase=PHASES.index(trainer.phase), **terms)
-        if run.used_s - measured > settings.budget_s / 20:
-            measured = run.used_s
-            trainer.measure()
-        if run.due():
-            run.save(trainer.state())
-    run.save(trainer.state())
+    follow(trainer, every=10, measures=20)
     if trainer.phase == "decoder":
         trainer.measure(32)
         trainer.export()
-    run.plot()
+    trainer.run.plot()
