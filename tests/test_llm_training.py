@@ -209,6 +209,8 @@ def test_layers_that_a_new_music_codec_kept_keep_their_rows(home: Path) -> None:
     before = trainer.model.head.detach().clone()
     trainer._adopt_vectors("music")
     after = trainer.model.head.detach()
+    hasty = llm.Trainer(dataclasses.replace(given, options={**given.options, "from": str(home / "before"), "haste": "3"}))
+    assert [part.data_ptr() for part in hasty.hasty] == [hasty.model.head[low:high].data_ptr()]
     assert torch.equal(after[first:last], before[first:last]) and torch.equal(after[high:], before[high:])
     assert not torch.equal(after[low:high], before[low:high])
     assert torch.allclose(after[low:high].mean(0), before[low:high].mean(0), atol=2e-3)  # guesses go on from the usual
@@ -439,6 +441,22 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tup
     silent = [item for item in (source.next(View()) for _ in range(60)) if not len(item.played)]
     assert llm.playing_loss(head, hidden, llm.collate(silent)) is None
     assert llm.facts_loss(looks, llm.collate(silent), 5) is None
+
+
+def test_codes_of_music_that_say_something_new_count_more(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
+    vocabulary = llm.Trainer(settings(home, 1, "tuned")).vocabulary
+    writer, item = Stream(vocabulary, Library(home / "tuned"), None, 0).writer, vocabulary.ranges["music"]
+    frames = np.tile([item.layer(layer)[0] + 5 for layer in range(4)], (20, 1))
+    frames[12:, 1] += 1
+    ids = np.concatenate([[7, 8, item.start], frames.ravel(), [item.end, 9]])
+    for reply in (True, False):
+        weights = np.ones(len(ids), np.float32)
+        writer._stress(ids, np.full(len(ids), reply), weights)
+        played = weights[3:-2].reshape(20, 4)
+        if reply:
+            assert (played[:6] == llm_data.OPENING).all() and played[12].tolist() == [1, llm_data.NEWS, 1, 1]
+            played[:6], played[12] = 1, 1
+        assert (weights == 1).all()
 
 
 def test_pieces_that_texts_hardly_hold_are_copied_too(home: Path) -> None:

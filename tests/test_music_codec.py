@@ -18,6 +18,7 @@ from anygpt_demo.errors import BadCheckpoint
 from anygpt_demo.media import Audio
 from anygpt_demo.models import encodec
 from anygpt_demo.train import music_codec, music_decoder, oscillators
+from anygpt_demo.train.adversary import Adversary
 from anygpt_demo.train.loop import Settings
 from anygpt_demo.train.music_data import MusicSet, make
 from anygpt_demo.train.music_listener import LOWEST as LOWEST_NOTE
@@ -186,13 +187,29 @@ def test_the_decoder_learns_what_its_oscillators_sound_like(tuned_model: Encodec
     for step in range(60):
         chord = (10 + step % 7, 30 + step % 5, 45)
         wave = torch.from_numpy(sum(0.2 * np.sin(2 * np.pi * hz[note] * np.arange(25 * HOP) / 32000) for note in chord)).float()[None]
-        terms = tones.losses(model, torch.randn(1, 128, 25), wave, sounding=True)
+        loss = tones.missed(model, wave)
         optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
+        loss.backward()
         optimizer.step()
-        missed.append(float(terms["tones"].detach()))
+        missed.append(float(loss.detach()))
     assert np.mean(missed[-7:]) < 0.5 * np.mean(missed[:7])
-    assert set(tones.losses(model, torch.randn(1, 128, 25), wave, sounding=False)) == {"gates"}
+
+
+def test_gates_learn_which_notes_codes_stand_for(tuned_model: EncodecModel):
+    torch.manual_seed(1)
+    model = copy.deepcopy(tuned_model)
+    oscillators.hold(model)
+    optimizer = torch.optim.Adam(model.decoder.layers[:2].parameters(), 1e-2)
+    latents, shares = 5 * torch.randn(4, 128, 1).expand(-1, -1, 25), torch.full((4, oscillators.NOTES, 25), oscillators.FAINTEST)
+    for row in range(4):
+        shares[row, 10 + 7 * row] = 0.5
+    for _ in range(100):
+        loss = oscillators.gates_loss(model, latents, shares)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    opened = oscillators.openings(model, latents)[:, : 2 * oscillators.NOTES : 2, 10:].sigmoid().mean(-1)
+    assert opened.argmax(1).tolist() == [10, 17, 24, 31] and float(opened[0, 10]) > 0.35
 
 
 def test_the_listener_hears_no_difference_where_there_is_none():
@@ -251,6 +268,24 @@ def test_codes_that_see_a_part_of_the_latent_lie_in_it_and_a_plain_codec_finds_t
     made.parts[1].sum().backward()  # teaches what level 2 sees, and nothing else
     assert latent.grad is not None and torch.allclose(latent.grad[0, :, 0], slow.T @ slow @ torch.ones(16), atol=1e-5)
     assert torch.allclose(made.total, sum(part.detach() for part in made.parts), atol=1e-5)
+
+
+def test_the_adversary_learns_to_tell_and_its_terms_lead_back():
+    torch.manual_seed(0)
+    adversary, times = Adversary(8), torch.arange(40 * HOP) / 32000
+    latent = torch.randn(2, 8, 1).expand(-1, -1, 40)
+    true = 0.3 * torch.sin(2 * torch.pi * torch.tensor([[440.0], [330.0]]) * times)
+    made = true + 0.03 * torch.randn_like(true)
+    told = [float(adversary.learn(made, true, latent)) for _ in range(25)]
+    assert told[-1] < 0.5 * told[0]
+    judged = adversary.judge(made, true, latent)
+    assert float(adversary.judge(true, true, latent)["alike"]) == 0 and float(judged["alike"]) > 0.1
+    assert float(adversary.judge(true, true, latent)["fooled"]) < float(judged["fooled"])
+    own = made.clone().requires_grad_()
+    before = [value.clone() for value in adversary.parameters()]
+    torch.stack(list(adversary.judge(own, true, latent).values())).sum().backward()
+    assert own.grad is not None and float(own.grad.abs().max()) > 0
+    assert all(value.requires_grad and torch.equal(value, old) for value, old in zip(adversary.parameters(), before, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wal
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
 from (a family whose exported `llm` is where a new run begins), mean (a family: at the end the mean of its `llm` and this one is
 exported, which is often better than either round), speech, pictures, music (factors on the share of chats with
-that modality), cut (share of chats without their codes), compile=1 (a fifth faster after a minute; needs a C++ compiler),
-team and rank (several processes with the same options and ranks 0, 1, ... train together).
+that modality), cut (share of chats without their codes), haste (how many times as fast as the rest the embeddings of
+music codes learn that `from` does not know: what it knows needs a low rate), compile=1 (a fifth faster after a minute; needs a C++
+compiler), team and rank (several processes with the same options and ranks 0, 1, ... train together).
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def hidden_states(model: Llama, prefix: Tensor, ids: Tensor) -> tuple[Tensor, Te
     """
     config, (batch, length), lead = model.config, ids.shape, len(prefix)
     heads, width = config.num_attention_heads, config.head_dim
-    cos, sin = rotary_angles(torch.arange(lead + length, device=ids.device), width, config.rope_theta)
+    cos, sin = rotary_angles(torch.arange(lead + length, device=ids.device), width, config.rope_theta, config.rope_scaling)
     mask = torch.ones(length, lead + length, dtype=torch.bool, device=ids.device).tril(lead)
     x = model.model.embed_tokens(torch.cat([prefix, ids.reshape(-1)]))[None]
 
@@ -398,6 +399,9 @@ class Trainer:
         self.prefix = torch.tensor([self.vocabulary.bos, *self.vocabulary.encode_text(_system())])
         self.steps = 0
         self.adopted: set[str] = set()  # modalities whose embeddings came from their codec
+        self.haste = float(options.get("haste", 1))
+        weight = self.model.model.embed_tokens.weight.detach()
+        self.hasty = [weight[low:high] for _, low, high, _ in self._changed("music")] if self.haste != 1 else []
         self.begin_average()
 
     def begin_average(self, trained: bool = False) -> None:
@@ -458,14 +462,20 @@ class Trainer:
         used = shares.sum(1, keepdim=True) > 0
         self._set_rows(low, high, torch.where(used, shares @ old, old))
 
-    def _adopt_vectors(self, name: str) -> None:
-        """Rows of each layer: spread about their old mean as the code vectors are; a layer that the new codec kept stays."""
+    def _changed(self, name: str) -> list[tuple[int, int, int, Tensor]]:
+        """Layers of codes whose vectors are not those of the family `from`: number, first and end of the rows, vectors (n, d)."""
         item, origin = self.vocabulary.ranges[name], self.settings.options.get("from")
         before = code_vectors(Path(origin), name) if origin else []
+        found = []
         for layer, vectors in enumerate(code_vectors(self.settings.family, name)):
             low, high = item.layer(layer)
-            if len(vectors) != high - low or (layer < len(before) and torch.equal(before[layer], vectors)):
-                continue
+            if len(vectors) == high - low and not (layer < len(before) and torch.equal(before[layer], vectors)):
+                found.append((layer, low, high, vectors))
+        return found
+
+    def _adopt_vectors(self, name: str) -> None:
+        """Rows of each layer: spread about their old mean as the code vectors are; a layer that the new codec kept stays."""
+        for layer, low, high, vectors in self._changed(name):
             old = self.model.head[low:high].detach()
             mean = old.mean(0)
             size = (old - mean).std() / INIT_STD
@@ -520,7 +530,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor * min(1.0, (self.steps + 1) / 60)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        rows = [part.clone() for part in self.hasty]
         self.optimizer.step()
+        for part, before in zip(self.hasty, rows, strict=True):
+            part.sub_(before).mul_(self.haste).add_(before)
         self.steps += 1
         self.team.share(self.steps, self.parameters)
         self.averaged += 1

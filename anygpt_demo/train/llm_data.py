@@ -61,6 +61,7 @@ PAINTED = {  # classes of what the codes of a picture show: of a thing, and of t
 }  # fmt: skip
 SLOT = 8  # codes: the scene, then one thing after another (train/picture_tokenizer.py)
 PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
+NEWS, OPENING, FIRST = 2.0, 8.0, 6  # factors on codes of music that differ from the frame before, and on those of the first frames
 LAYER_WEIGHTS = {"music": (5.0, 1.0, 1.0, 0.1)}  # of codebooks: rhythm is in the first, who plays in the second, harmony in the third
 
 
@@ -458,6 +459,7 @@ class Writer:
         said, music, known = self._said(ids, mask, spoken), self._played(ids, mask, played), self._known(ids, mask, sent)
         self._damage(ids, spans, rng, view)
         weights[ids == self.vocabulary.unk] = 0.0
+        self._stress(ids, mask, weights)
         shown = self._stick(ids, weights, music, rng)
         paints = self._painted(ids, mask, painted)
         return Document(ids, shown, weights, spans, said, self._copied(ids), music, known, paints, dialogue.pattern)
@@ -573,6 +575,23 @@ class Writer:
                 rows[slot * SLOT : (slot + 1) * SLOT, 1:4] = noun_index(thing.noun), min(7, int(8 * box.x)), min(7, int(8 * box.y))
             found.append(rows)
         return np.concatenate(found)
+
+    def _stress(self, ids: np.ndarray, mask: np.ndarray, weights: np.ndarray) -> None:
+        """Raises the weights of codes of music that say something new.
+
+        Most codes repeat the frame before, and all but the first frames follow from what has been played: who plays what is learnt from
+        the words only where nothing has been heard yet.
+        """
+        item = self.vocabulary.ranges["music"]
+        for start in np.flatnonzero((ids == item.start) & mask):
+            ends = np.flatnonzero(ids[start:] == item.end)
+            frames = ((int(ends[0]) if len(ends) else len(ids) - start) - 1) // 4
+            played = slice(start + 1, start + 1 + 4 * frames)
+            codes = ids[played].reshape(-1, 4)
+            factors = np.ones(codes.shape, np.float32)
+            factors[1:][codes[1:] != codes[:-1]] = NEWS
+            factors[:FIRST] = OPENING
+            weights[played] *= factors.ravel()
 
     def _stick(self, ids: np.ndarray, weights: np.ndarray, played: np.ndarray, rng: random.Random) -> np.ndarray:
         """The ids as they are read: in stretches of the music of half of the chats, a frame seems to be held.

@@ -1,7 +1,8 @@
 """Stage music-decoder: teaches the decoder of the music codec to sound like what the codes were made of.
 
-The encoder and the codebooks are those of the family and stay as they are. The decoder holds oscillators (oscillators.py): phase 1 learns
-what their notes sound like, phase 2 everything, by spectra and by a listener's ear (music_listener.py).
+The encoder and the codebooks are those of the family and stay as they are. The decoder holds oscillators (oscillators.py): their gates
+begin with what stored latents and notes say, without sound, so a step takes a hundredth of the time. Phase 1 learns what notes sound
+like, phase 2 everything, by spectra, by a listener's ear (music_listener.py) and against an adversary (adversary.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from anygpt_demo import checkpoints
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.models import encodec
 from anygpt_demo.train import music_listener, oscillators
+from anygpt_demo.train.adversary import Adversary
 from anygpt_demo.train.loop import Run, Settings, cosine, follow
 from anygpt_demo.train.music_codec import LIVE, Feeder
-from anygpt_demo.train.music_data import RATE_HZ, sets
+from anygpt_demo.train.music_data import RATE_HZ, MusicSet, sets
 from anygpt_demo.train.quantizer import CodebookStack
 from anygpt_demo.train.spectra import MelLoss
 
@@ -27,7 +29,10 @@ PHASES = ("tones", "decoder")
 FRAMES, CROPS = 75, 3  # of a step: an oscillator takes ten frames to start
 RATE, TONES_RATE = 6e-4, 2e-3
 TONES_S, TONES_SHARE = 480.0, 0.3  # CPU seconds of phase 1, and at most this share of the budget
-REPEATED, GATES = 0.3, 0.5  # share of the later steps in which it is repeated, and its weight from then on
+REPEATED, GATES = 0.3, 0.5  # share of the later steps in which it is repeated, and the weight of the gates from then on
+STORED, BATCH, SPAN = 1500, 12, 100  # pieces whose latents and notes are stored; crops of a step of the gates, and their frames
+OPENING_S, OPENING_RATE = 120.0, 3e-3  # CPU seconds of the gates alone, at most a tenth of the budget
+ADVERSARY = 0.2  # share of the budget after which the adversary takes part
 
 
 class PitchLoss(nn.Module):
@@ -70,6 +75,25 @@ class PeakLoss(nn.Module):
         return torch.stack(terms).sum()
 
 
+class Notes:
+    """Latents and note shares of the first pieces of a set."""
+
+    @torch.inference_mode()
+    def __init__(self, codec: Any, books: CodebookStack, data: MusicSet, tones: oscillators.Tones) -> None:
+        latents, shares = [], []
+        for row in range(min(STORED, len(data.pieces))):
+            wave = torch.from_numpy(data.wave(row, 0, 250))[None]
+            latents.append(books(codec.encoder(wave[:, None]), learn=False).total.half())
+            shares.append(tones.shares(wave).half())
+        self.latents, self.shares = torch.cat(latents).clone(), torch.cat(shares).clone()
+
+    def crops(self) -> tuple[Tensor, Tensor]:
+        """Latents (BATCH, D, SPAN) and shares (BATCH, N, SPAN) from anywhere."""
+        rows, start = torch.randint(0, len(self.latents), (BATCH,)), int(torch.randint(0, self.shares.shape[-1] - SPAN, ()))
+        span = slice(start, start + SPAN)
+        return self.latents[rows, :, span].float(), self.shares[rows, :, span].float()
+
+
 class Trainer:
     """One run of the stage: the codec, the optimizer of its decoder, its phase."""
 
@@ -100,11 +124,37 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         oscillators.hold(self.codec)
         self.tones = oscillators.Tones(self.codec, FRAMES)
+        self.adversary = Adversary(int(self.codec.config.hidden_size))
+        if state is not None and "adversary" in state:
+            self.adversary.load_state_dict(state["adversary"])
+            self.adversary.optimizer.load_state_dict(state["pursuit"])
+        self.notes = Notes(self.codec, self.books, self.data, self.tones)
+        self.told = 1.0  # loss of the adversary: 1 is where it knows nothing
+        self.opened = state is not None and "adversary" in state
         self.end = min(TONES_SHARE, TONES_S / settings.budget_s)  # of phase 1, as a share of the budget
 
     def state(self) -> dict[str, Any]:
         """What resume needs."""
-        return {"decoder": self.codec.decoder.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase}
+        own = {"decoder": self.codec.decoder.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase}
+        return own | {"adversary": self.adversary.state_dict(), "pursuit": self.adversary.optimizer.state_dict()}
+
+    def open_gates(self) -> None:
+        """The gates alone, with an optimizer of their own."""
+        parameters = [*self.codec.decoder.layers[:2].parameters()]
+        optimizer = torch.optim.AdamW(parameters, OPENING_RATE, betas=(0.8, 0.99), weight_decay=1e-4)
+        begun, budget, steps = self.run.used_s, min(OPENING_S, 0.1 * self.settings.budget_s), 0
+        while self.run.going and self.run.used_s - begun < budget:
+            for group in optimizer.param_groups:
+                group["lr"] = OPENING_RATE * cosine((self.run.used_s - begun) / budget)
+            loss = oscillators.gates_loss(self.codec, *self.notes.crops())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            steps += 1
+            if steps % 100 == 1:
+                self.run.log(gates=float(loss.detach()))
+        self.opened = True
 
     def rate(self) -> float:
         """Learning rate: constant while the notes are learnt, then one cosine."""
@@ -117,17 +167,25 @@ class Trainer:
         """
         with torch.no_grad():
             total = self.books(self.codec.encoder(wav), learn=False).total
-        sounding = self.phase == "tones" or float(torch.rand(1)) < REPEATED
-        gates = self.tones.losses(self.codec, total, wav[:, 0], sounding)
+        true, gates = wav[:, 0], oscillators.gates_loss(self.codec, *self.notes.crops())
         if self.phase == "tones":
-            return gates
-        true, made = wav[:, 0], self.codec.decoder(total)[:, 0, : wav.shape[-1]]
+            return {"gates": gates, "tones": self.tones.missed(self.codec, true)}
+        made = self.codec.decoder(total)[:, 0, : wav.shape[-1]]
         terms = {"mel": self.mel(made, true), "pitch": 1.5 * self.pitch(made, true), "peaks": self.peaks(made, true)}
-        heard = {} if self.listener is None else self.listener.heard(made, true)
-        return terms | heard | {name: GATES * term for name, term in gates.items()}
+        terms["gates"] = GATES * gates
+        if float(torch.rand(1)) < REPEATED:
+            terms["tones"] = GATES * self.tones.missed(self.codec, true)
+        if self.listener is not None:
+            terms |= self.listener.heard(made, true)
+        if self.run.progress > ADVERSARY:
+            self.told = float(self.adversary.learn(made, true, total))
+            terms |= self.adversary.judge(made, true, total)
+        return terms
 
     def step(self) -> dict[str, float]:
         """One update. Returns the terms."""
+        if not self.opened:
+            self.open_gates()
         if self.phase == "tones" and self.run.progress > self.end:
             self.phase = "decoder"
         for group in self.optimizer.param_groups:
@@ -137,7 +195,7 @@ class Trainer:
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), 1.0)
         self.optimizer.step()
-        return {"phase": PHASES.index(self.phase), **{key: float(value.detach()) for key, value in terms.items()}}
+        return {"phase": PHASES.index(self.phase), "adversary": self.told, **{key: float(value.detach()) for key, value in terms.items()}}
 
     def export(self) -> None:
         """Write the role music_codec of the family."""

@@ -29,7 +29,8 @@ RATE = 2e-3
 INSTRUMENTS, MODES = tuple(music.PROGRAMS), tuple(music.MODES)
 PER_FRAME = {"lead": 13, "bass": 13, "chords": 12, "bits": 5}
 PER_CLIP = {"instrument": len(INSTRUMENTS), "genre": len(music.GENRES), "key": 12 * len(MODES), "drums": 2}
-HEARD = {"layers": 2.0, "frames": 0.3, "clip": 0.3}  # weights of what the listener says of a decoder's sound
+HEARD = {"layers": 2.0, "frames": 0.3}  # weights of what the listener says of a decoder's sound
+TOLD = {"instrument": 1.5, "genre": 0.6, "key": 0.6, "drums": 0.6}  # and of what it says of the piece: timbre is the hardest to keep
 
 
 def semitone_filters() -> np.ndarray:
@@ -87,9 +88,9 @@ class Listener(nn.Module):
         terms = {
             "layers": torch.stack(apart).mean(),
             "frames": sum_of(divergence(own_frames[name], frames[name], name in ("chords", "bits")) for name in frames),
-            "clip": sum_of(divergence(own_clip[name], clip[name]) for name in clip),
         }
-        return {f"heard_{name}": HEARD[name] * term for name, term in terms.items()}
+        heard = {f"heard_{name}": HEARD[name] * term for name, term in terms.items()}
+        return heard | {f"heard_{name}": TOLD[name] * divergence(own_clip[name], clip[name]) for name in clip}
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:

@@ -179,22 +179,21 @@ class Tones(NoteShares):
         sizes = (now[..., None] * (1 - along) + then[..., None] * along for now, then in zip(loud, after, strict=True))
         return torch.stack([(size.flatten(1) * self.bank).sum(0) for size in sizes])
 
-    def losses(self, codec: EncodecModel, latent: Tensor, wave: Tensor, sounding: bool) -> dict[str, Tensor]:
-        """Gates against what sounds in a wave (B, T * HOP): a note may be told wrongly, so it is the mean that they learn, not the median.
-
-        sounding: also the convolutions against the oscillators' exact sound.
-        """
+    def missed(self, codec: EncodecModel, wave: Tensor) -> Tensor:
+        """How far the convolutions are from the oscillators' exact sound, with gates as a wave (B, T * HOP) would open them: a scalar."""
         shares = self.shares(wave)
-        gates = GATES * F.binary_cross_entropy_with_logits(openings(codec, latent)[:, : 2 * NOTES], shares.repeat_interleave(2, 1))
-        if not sounding:
-            return {"gates": gates}
         wanted = self.sound(shares)
         made = self.passed[: 2 * NOTES] * shares.repeat_interleave(2, 1)
         made = F.pad(made, (0, 0, 0, part(codec).hidden_size - 2 * NOTES))
         for layer in codec.decoder.layers[2:]:
             made = layer(made)
         missed = (made[:, 0, : wanted.shape[-1]] - wanted).square().sum(1) / (wanted.square().sum(1) + 1e-2)
-        return {"gates": gates, "tones": 2 * missed.mean()}
+        return 2 * missed.mean()
+
+
+def gates_loss(codec: EncodecModel, latent: Tensor, shares: Tensor) -> Tensor:
+    """Gates that codes (B, D, T) open against notes (B, N, T): some are told wrongly, so it is the mean that they learn, not the median."""
+    return GATES * F.binary_cross_entropy_with_logits(openings(codec, latent)[:, : 2 * NOTES], shares.repeat_interleave(2, 1))
 
 
 def _filters(window: int, notes: np.ndarray) -> np.ndarray:
