@@ -35,6 +35,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quantize", choices=["4bit", "8bit", "none"], help="bits of the language model (default: as the card needs it)")
     parser.add_argument("--vram", type=int, choices=[8, 12, 16, 24], help="GB of graphics memory to stay within (default: the card's)")
     parser.add_argument(
+        "--kv", choices=["int8", "none"], default="none", help="int8: a large model's memory of the chat in half the bytes (default: none)"
+    )
+    parser.add_argument(
         "--mcp", action="store_true", default="ANYGPT_MCP" in os.environ, help="offer the endpoints as MCP tools too (needs gradio[mcp])"
     )
     options = parser.parse_args(argv)
@@ -70,6 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
             device=options.device,
             quantize=options.quantize,
             vram=options.vram,
+            kv=options.kv,
             mcp=options.mcp,
         )
     except UserError as error:

@@ -254,7 +254,7 @@ def doctor(options: argparse.Namespace) -> int:
     rows = [*check.machine(), *check.family_rows(options.family)]
     for row in rows:
         say(f"{row.state:8} {row.what:26} {row.detail}")
-    for line in check.memory_lines():
+    for line in check.memory_lines(options.kv):
         say(line)
     return 1 if any(row.state == "missing" for row in rows) else 0
 
@@ -302,6 +302,9 @@ def _family(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal results")
     parser.add_argument("--quantize", choices=["4bit", "8bit", "none"], help="bits of the language model (default: as the card needs it)")
     parser.add_argument("--vram", type=int, choices=[8, 12, 16, 24], help="GB of graphics memory to stay within (default: the card's)")
+    parser.add_argument(
+        "--kv", choices=["int8", "none"], default="none", help="int8: a large model's memory of the chat in half the bytes (default: none)"
+    )
 
 
 def _work(parser: argparse.ArgumentParser) -> None:

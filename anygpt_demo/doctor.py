@@ -90,8 +90,8 @@ def family_rows(folder: Path) -> Iterator[Row]:
         yield Row(f"{family.name}/vocabulary", "missing", str(error))
 
 
-def memory_lines() -> Iterator[str]:
-    """What the official models weigh and what cards of several sizes keep of them, from the configs alone."""
+def memory_lines(kv: str = "none") -> Iterator[str]:
+    """What the official models weigh and what cards of several sizes keep of them, from the configs alone. kv: as memory.table()."""
     from anygpt_demo import memory
 
-    yield from memory.table()
+    yield from memory.table(kv)

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anygpt_demo import protocol
+from anygpt_demo import memory, protocol
 from anygpt_demo.checkpoints import Family, load_strict
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.modality import Sampling
@@ -52,7 +52,8 @@ FEW = 4  # ids of a call while a prompt waits
 SHORTEST = 0.7  # of the middle one of several drawings of a block: shorter ones have been given up
 LUCK = 128  # numbers that are drawn at once: asking for them costs more than they do
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
-CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together
+CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together, if two of the longest take no more
+CACHE_SHARE = 0.25  # of the free memory, which they never exceed
 WORST_ERROR = 0.1  # of the scores in fewer bits, relative: the shipped weights have .04 to .06, a broken kernel 1
 log = logging.getLogger(__name__)
 
@@ -455,13 +456,23 @@ def pack(model: Llama, threads: int = 1) -> Fast | Compiled:
     return packed
 
 
-def record(model: Llama, device: str) -> Runner:
-    """The model as recorded graphs where a seat's keys and values fit beside the weights; else layer by layer."""
-    seats, length = seats_for(model, torch.cuda.mem_get_info(device)[0])
+def record(model: Llama, device: str, kv: str = "none") -> Runner:
+    """The model as recorded graphs where a seat's keys and values fit beside the weights; else layer by layer. kv: as in Eager."""
+    seats, length = seats_for(model, torch.cuda.mem_get_info(device)[0], kv)
     if seats == 0:
         log.warning("too little graphics memory is free for recorded steps: every layer is launched by itself, which is slower")
-        return Eager(model, device)
-    return Graphs(model, device, seats, length)
+        return Eager(model, device, kv)
+    return Graphs(model, device, seats, length, kv)
+
+
+def cache_room(conversation: int, free: float | None) -> int:
+    """Bytes that the keys and values of all conversations may take: two of the longest, at least CACHE_BYTES, of what is free a share.
+
+    conversation: bytes of one as long as the context; free: bytes, or None where nobody can say.
+    """
+    if free is None:
+        return CACHE_BYTES
+    return min(max(CACHE_BYTES, 2 * conversation), max(0, int(CACHE_SHARE * free)))
 
 
 class LocalEngine:
@@ -471,7 +482,9 @@ class LocalEngine:
     are, which is what a GPU and layers of bitsandbytes need. runner: what computes, if it is already there. threads: how many of those
     that write replies at the same time may compute at the same time, each with its share of the replies, if there are as many
     processors and "auto" finds kernels that can; None: 2. A reply that is written alone has one thread; its media have the other
-    processor.
+    processor. cache_bytes: for the keys and values of all conversations; None: cache_room() of what is free beside `media`, bytes that
+    codecs will take of it. kv: how keys and values are kept on a GPU and by layers as they are, see Eager; packed weights have their own
+    way.
     """
 
     def __init__(
@@ -479,22 +492,27 @@ class LocalEngine:
         model: Llama,
         device: str = "cpu",
         kind: Kind | Literal["auto"] | None = "fp32",
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
         runner: Runner | None = None,
         threads: int | None = None,
+        kv: str = "none",
+        media: float = 0.0,
     ) -> None:
         self.model = model.eval()
         self.device = device
         self.context = model.config.max_position_embeddings
-        self.cache_bytes = cache_bytes
         if runner is not None:
             self.runner = runner
         elif device.startswith("cuda"):
-            self.runner = record(model, device)
+            self.runner = record(model, device, kv)
         elif device != "cpu" or kind is None:
-            self.runner = Eager(model, device)
+            self.runner = Eager(model, device, kv)
         else:
             self.runner = pack(model, min(threads or 2, cores())) if kind == "auto" else Fast(model, kind)
+        if cache_bytes is None:
+            free = memory.free_bytes(device)  # weights and seats are there already
+            cache_bytes = cache_room(self.context * self.cache().each, None if free is None else free - media)
+        self.cache_bytes = cache_bytes
         self.desk = Desk(self.runner)
         self._caches: list[weakref.ref[Cache]] = []  # least recently used first
         self._lock = threading.Lock()
@@ -507,21 +525,23 @@ class LocalEngine:
         quantize: str = "auto",
         tick: Callable[[int, int], None] | None = None,
         threads: int | None = None,
+        kv: str = "none",
+        media: float = 0.0,
     ) -> LocalEngine:
         """Build the `llm` of a family, in fewer bits if asked (quantize.KINDS). Raises UserError, BadCheckpoint if files do not fit.
 
         auto: on a CPU 8 bit where a check at load finds them right and quick; elsewhere the same as none.
-        tick(done, total) is told the bytes read of a large model. threads: as above.
+        tick(done, total) is told the bytes read of a large model. threads, kv, media: as above.
         """
         auto = quantize == "auto"
         if device != "cpu" or family.name != "mini" or not (auto or quantize == "none"):  # read file by file, never twice in memory
             from anygpt_demo.quantize import load_llama
 
-            return cls(load_llama(family, device, "none" if auto else quantize, tick), device, None)
+            return cls(load_llama(family, device, "none" if auto else quantize, tick), device, None, kv=kv, media=media)
         component = family.component("llm")
         model = Llama(LlamaConfig.from_json(component.config))
         load_strict(model, component.state(), "llm")
-        return cls(model, device, "auto" if auto else "fp32", threads=threads)
+        return cls(model, device, "auto" if auto else "fp32", threads=threads, media=media)
 
     def cache(self) -> Cache:
         """An empty cache for one conversation, as long as the context."""
@@ -645,6 +665,7 @@ class LocalGeneration:
                     self.shares.append(None)
                     yield token
                 self._spend(len(fresh))
+                self.block = None  # the next block is another one, even of the same kind
             elif not self._begun and self._choosing:
                 fresh, shares = self._likeliest(row, self.grammar.allowed().sampling.tries)
                 for token in fresh:
@@ -682,6 +703,7 @@ class LocalGeneration:
             self.engine.desk.leave(self)
             if isinstance(runner, Graphs):
                 self._forget_later()
+                self._forget_beside()
                 runner.stand(self.cache)
         if self._error is not None:
             raise self._error
@@ -726,7 +748,8 @@ class LocalGeneration:
         runner, row = self.engine.runner, rows[0]
         if self._later is not None:
             (token, share), self._later = self._later.get(), None
-            self.cache.ids[-1] = token
+            for _, cache in self.pieces:
+                cache.ids[-1] = token
             self.grammar.advance(token)
             self._accept([token], [share])
             if self.over:
@@ -739,15 +762,15 @@ class LocalGeneration:
                 self.answer()
             return
         legal = self.grammar.allowed()
-        if legal.block != self.block and not isinstance(runner, Graphs):
+        if legal.block != self.block:
             self.pieces = []  # all that was drawn is read
             self._look_beside(legal, run)
             rows = [row, self._unasked]
         if self._stopped or not legal.ranges or self.budget <= 0:
             self._end, self.over = "budget", True
         elif isinstance(runner, Graphs):
-            self._later = self._launch(runner, row, legal)
-            self.pieces = [([self._later], self.cache)]
+            self._later = self._launch(runner, rows, legal)
+            self.pieces = [([self._later], cache) for cache in (self.cache, self.beside) if cache is not None]
         else:
             token, share = self._choose(rows, legal)
             self.pieces = [([token], cache) for cache in (self.cache, self.beside) if cache is not None]
@@ -756,7 +779,7 @@ class LocalGeneration:
 
     def _look_beside(self, legal: Slice, run: Run) -> None:
         """If the block that is open now is guided, read what of it is read already after a request for just anything."""
-        self.beside = self._unasked = None
+        self._forget_beside()
         if legal.block is None or legal.sampling.guidance == 1.0:
             return
         waiting = self.pieces[0][0] if self.pieces else []  # drawn and not read yet: both read it next
@@ -767,6 +790,14 @@ class LocalGeneration:
             self._unasked = self._read_into(self.beside, ids, run)
             if self._unasked is None:  # stopped
                 self.beside = None
+            elif isinstance(self.engine.runner, Graphs):
+                self.engine.runner.sit(self.beside)  # without a free seat it is read layer by layer
+
+    def _forget_beside(self) -> None:
+        """Lead away from nothing."""
+        if self.beside is not None and isinstance(self.engine.runner, Graphs):
+            self.engine.runner.stand(self.beside)
+        self.beside = self._unasked = None
 
     def ask(self, most: int) -> bool:
         """Put the next ids into the wish, at most `most`; whether anything is to be drawn. Raises nothing."""
@@ -825,20 +856,22 @@ class LocalGeneration:
         closed = self.alone and self.grammar.state != "block"
         self.over = self._end is not None or closed or self._searching or self._choosing  # last: who finds nothing ready and it over leaves
 
-    def _launch(self, runner: Graphs, row: Any, legal: Slice) -> Later:
-        """Draw on the device."""
+    def _launch(self, runner: Graphs, rows: Sequence[Any], legal: Slice) -> Later:
+        """Draw on the device. rows: as for _choose()."""
         if self._marks is None or legal.block != self.block:
             self.block, self._marks = legal.block, runner.blank()
         head = runner.head(legal.ranges)
         alone = legal.sampling.temperature == 0.0 or len(head.ids) == 1  # no luck is needed, and none taken
+        away = None if self.beside is None else (rows[1], legal.onward)
         with torch.inference_mode():
-            return runner.draw(row, head, legal.sampling, 0.0 if alone else self.random.random(), self._marks)
+            return runner.draw(rows[0], head, legal.sampling, 0.0 if alone else self.random.random(), self._marks, away)
 
     def _forget_later(self) -> None:
         """Cut off an id that was read by the model but never here."""
         self._later = None
-        if self.cache.ids and self.cache.ids[-1] == -1:
-            self.cache.ids.pop()
+        for cache in (self.cache, self.beside):
+            if cache is not None and cache.ids and cache.ids[-1] == -1:
+                cache.ids.pop()
 
     def _spend(self, count: int) -> None:
         self.budget -= count

@@ -117,11 +117,11 @@ def free_bytes(device: str) -> int | None:
         return None
 
 
-def needed_bytes(family: Family, quantize: str, device: str) -> float:
-    """Bytes of the language model with a full conversation, and of the largest codec beside it."""
+def needed_bytes(family: Family, quantize: str, device: str, kv: str = "none") -> float:
+    """Bytes of the language model with a full conversation, and of the largest codec beside it. kv: how its keys and values are kept."""
     import torch
 
-    from anygpt_demo.models.llama import Llama, LlamaConfig
+    from anygpt_demo.models.llama import Llama, LlamaConfig, row_bytes
 
     config = LlamaConfig.from_json(family.component("llm").config)
     with torch.device("meta"):
@@ -129,15 +129,16 @@ def needed_bytes(family: Family, quantize: str, device: str) -> float:
     layers = _count(model.model.layers)
     wide = 4 if quantize == "none" and not device.startswith("cuda") else 2  # bytes of what is not quantized
     bits = 8 * wide if quantize == "none" else BITS[quantize]
-    cache = 2 * wide * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * config.max_position_embeddings
+    position = 2 * config.num_hidden_layers * config.num_key_value_heads * row_bytes(config.head_dim, wide, kv)
+    cache = position * config.max_position_embeddings
     codec = max(estimate(family, name, purpose, device) for name in ROLES for purpose in ("encode", "decode"))
     return layers * bits / 8 + wide * (_count(model) - layers) + cache + CONTEXT_BYTES + codec
 
 
-def require(family: Family, quantize: str, device: str) -> None:
+def require(family: Family, quantize: str, device: str, kv: str = "none") -> None:
     """Raise UserError if less memory is free than the language model and its largest single codec need."""
     free = free_bytes(device)
-    needed = needed_bytes(family, quantize, device)
+    needed = needed_bytes(family, quantize, device, kv)
     if free is None or free >= needed:
         return
     card = device.startswith("cuda")
@@ -223,13 +224,16 @@ def _sound() -> Iterator[Size]:
     yield Size("EnCodec 24 kHz", "never", _count(EncodecModel(EncodecConfig())), 4)
 
 
-def key_value_bytes(context: int = 2048) -> float:
-    """Bytes of the key-value cache in 16 bit."""
-    return 2 * LLAMA["num_hidden_layers"] * LLAMA["hidden_size"] * context * 2
+def key_value_bytes(context: int = 2048, kv: str = "none") -> float:
+    """Bytes of the key-value cache: 16 bit, or 8 bit with scales (kv: int8)."""
+    from anygpt_demo.models.llama import row_bytes
+
+    heads = LLAMA["num_key_value_heads"]
+    return 2 * LLAMA["num_hidden_layers"] * heads * row_bytes(LLAMA["hidden_size"] // LLAMA["num_attention_heads"], 2, kv) * context
 
 
-def table() -> Iterator[str]:
-    """The memory table of the official models, as lines of text: components, then what each card size keeps."""
+def table(kv: str = "none") -> Iterator[str]:
+    """The memory table of the official models, as lines of text: components, then what each card size keeps. kv: as key_value_bytes()."""
     sizes = list(official())
     yield f"{'official component':36} {'parameters':>12} {'GB':>7}  loaded"
     for item in sizes:
@@ -239,7 +243,7 @@ def table() -> Iterator[str]:
     yield f"{'card':36} {'model':>12} {'GB':>7}  with the conversation's memory; codecs together; peak"
     for card, choice in PRESETS.items():
         model = layers * BITS[choice.quantize] / 8 + rest
-        fixed = model + key_value_bytes() + CONTEXT_BYTES
+        fixed = model + key_value_bytes(kv=kv) + CONTEXT_BYTES
         kept = min(media, choice.media)
         parts = f"{fixed / GB:5.2f}; {kept / GB:4.2f} of {media / GB:4.2f}; {(fixed + kept) / GB:5.2f}"
         yield f"{f'--vram {card}':36} {choice.quantize:>12} {model / GB:7.2f}  {parts}"

@@ -52,7 +52,7 @@ def open_chat(options: argparse.Namespace) -> Chat:
 
     torch.set_num_threads(options.threads)
     quantize, vram = getattr(options, "quantize", None), getattr(options, "vram", None)
-    return Chat.open(options.family, options.device, quantize, vram, threads=options.threads)
+    return Chat.open(options.family, options.device, quantize, vram, threads=options.threads, kv=getattr(options, "kv", "none"))
 
 
 def read_voice(chat: Chat, path: Path | None) -> Voice | None:

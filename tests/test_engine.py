@@ -16,14 +16,18 @@ import pytest
 import torch
 
 from anygpt_demo import engine as engine_module
-from anygpt_demo import protocol
-from anygpt_demo.conversation import TextPart, Turn
-from anygpt_demo.engine import AHEAD, Desk, LocalEngine, draw, lead, likeliest, pack, penalise
+from anygpt_demo import memory, protocol
+from anygpt_demo.chat import Chat, Message, Settings
+from anygpt_demo.conversation import Conversation, TextPart, Turn
+from anygpt_demo.engine import AHEAD, CACHE_BYTES, Desk, LocalEngine, cache_room, draw, lead, likeliest, pack, penalise, record
 from anygpt_demo.errors import ModelFault, UserError
 from anygpt_demo.grammar import Grammar
+from anygpt_demo.media import Audio, Voice
 from anygpt_demo.modality import Sampling
 from anygpt_demo.models import fast
 from anygpt_demo.models.compiled import Compiled, library
+from anygpt_demo.models.eager import Eager
+from anygpt_demo.models.graphs import Graphs
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from anygpt_demo.protocol import Parser
 from anygpt_demo.vocabulary import Vocabulary
@@ -608,3 +612,110 @@ def test_int8_is_refused_where_it_is_slow(vocabulary, monkeypatch):
 
     monkeypatch.setattr(fast.Int8, "__call__", late)
     assert pack(model).kind != "int8"
+
+
+# ---------------------------------------------------------------- what is read again, and what memory it may take
+
+
+def runner_of(model: Llama, kind: str) -> Compiled | Eager:
+    """What computes, of a kind."""
+    kernels = library() if kind == "own kernels" else None
+    if kind == "own kernels" and kernels is None:
+        pytest.skip("no C compiler")
+    return {
+        "own kernels": lambda: Compiled(model, kernels),
+        "recorded": lambda: Graphs(model, "cpu"),
+        "layers": lambda: Eager(model, "cpu"),
+    }[kind]()
+
+
+def watch(engine: LocalEngine) -> list[int]:
+    """The ids that are given to the model to be read, from now."""
+    read, run = [], engine.runner.run
+
+    def watched(pieces):
+        read.extend(number for ids, _ in pieces for number in ids if isinstance(number, int))
+        return run(pieces)
+
+    engine.runner.run = watched
+    return read
+
+
+@pytest.mark.parametrize("kind", ["own kernels", "recorded", "layers"])
+def test_every_turn_reads_only_the_ids_that_are_new(engine, vocabulary, kind):
+    """And the one that was drawn last, which nobody had to read before."""
+    engine = LocalEngine(engine.model, runner=runner_of(engine.model, kind))
+    cache, prompt, read = engine.cache(), [vocabulary.bos, *range(9, 159)], watch(engine)
+    for turn in range(4):
+        known = len(cache.ids)
+        stream = iter(engine.generate(prompt, Grammar(vocabulary, budget=30), seed=turn, max_new=30, cache=cache))
+        reply = [next(stream)]
+        assert read == prompt[known:] and (turn == 0 or len(read) in (20, 21))
+        reply += stream
+        assert cache.ids[: len(prompt)] == prompt
+        prompt += [*reply, *range(20, 40)]
+        read.clear()
+
+
+def test_another_voice_amid_a_conversation_changes_no_id(engine, vocabulary):
+    """The voice is for the sound alone: the reply is that of a cold run, and the cache is still good."""
+
+    class Mouth:
+        """A codec that notes whose voice it was given."""
+
+        def decode(self, codes, *, voice=None, seed=0):
+            heard.append(voice.name)
+            return Audio(np.zeros(320 * len(codes), np.float32), 16000)
+
+    heard: list[str] = []
+    voices = [Voice(name, Audio(np.full(16000, level, np.float32), 16000)) for name, level in (("ann", 0.1), ("bob", 0.2))]
+    settings = Settings(output="speech", max_new=60, limits={"speech": 12})
+
+    def say(conversation, number, voice):
+        chat = Chat(vocabulary, engine, lambda name: Mouth())
+        return list(chat.reply(conversation, Message(f"say {number}"), voice=voice, seed=number, settings=settings))[-1].turn.ids
+
+    warm = Conversation()
+    for number in range(2):
+        say(warm, number, voices[0])
+    cold = [Conversation(list(warm.turns)) for _ in voices]
+    kept = list(warm.cache.ids)
+    found = say(warm, 2, voices[1])
+    assert [say(conversation, 2, voice) for conversation, voice in zip(cold, voices, strict=True)] == [found, found]
+    assert set(heard[:-2]) == {"ann", "bob"} and heard[-2:] == ["ann", "bob"]
+    assert warm.cache.ids[:100] == kept[:100]
+
+
+def test_without_room_for_a_seat_layers_are_launched_one_by_one(engine, monkeypatch, caplog):
+    free = [0]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 10**9))
+    runner = record(engine.model, "cpu", "int8")
+    assert type(runner) is Eager and runner.kv == "int8" and "too little graphics memory" in caplog.text
+    free[0], said = 10**8, len(caplog.records)
+    runner = record(engine.model, "cpu", "int8")
+    assert isinstance(runner, Graphs) and runner.kv == "int8" and len(caplog.records) == said
+
+
+def test_two_long_conversations_are_kept_where_memory_is_free(engine, monkeypatch):
+    seven = int(memory.key_value_bytes(4096))  # of the official model, 0.5 MiB for each position
+    assert seven == 4096 * 2**19 and 0.5 < memory.key_value_bytes(4096, "int8") / seven < 0.51
+    assert cache_room(seven, 100e9) == 2 * seven and cache_room(10**6, 100e9) == CACHE_BYTES
+    assert cache_room(seven, 4e9) == 10**9 and cache_room(10**6, 4e8) == 10**8
+    assert cache_room(seven, -1e9) == 0 and cache_room(seven, None) == CACHE_BYTES
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 8 * 10**8)
+    assert LocalEngine(engine.model).cache_bytes == 2 * 10**8
+    assert LocalEngine(engine.model, media=4e8).cache_bytes == 10**8
+    assert LocalEngine(engine.model, cache_bytes=7).cache_bytes == 7
+
+
+def test_the_table_of_cards_counts_keys_and_values_as_they_are_kept(monkeypatch):
+    sizes = [memory.Size(name, "always", 10**9, 2) for name in ("layers", "rest")]
+    monkeypatch.setattr(memory, "official", lambda: iter(sizes))
+
+    def peaks(kv):
+        return [float(line.split()[-1]) for line in memory.table(kv) if line.startswith("--vram")]
+
+    saved = (memory.key_value_bytes() - memory.key_value_bytes(kv="int8")) / memory.GB
+    assert len(peaks("none")) == len(memory.PRESETS)
+    for plain, small in zip(peaks("none"), peaks("int8"), strict=True):
+        assert plain - small == pytest.approx(saved, abs=0.02)

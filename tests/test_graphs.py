@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,8 +13,10 @@ import torch
 from anygpt_demo.engine import LocalEngine, draw, penalise
 from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
+from anygpt_demo.models.eager import Eager
 from anygpt_demo.models.graphs import Graphs, Recording, seats_for, without_outliers
-from anygpt_demo.models.llama import Llama, LlamaConfig
+from anygpt_demo.models.llama import Llama, LlamaConfig, row_bytes
+from tests.test_engine import guided
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +27,8 @@ def model(vocabulary) -> Llama:
     return made.requires_grad_(False)
 
 
-def engine_of(model: Llama, seats: int) -> LocalEngine:
-    return LocalEngine(model, runner=Graphs(model, "cpu", seats))
+def engine_of(model: Llama, seats: int, kv: str = "none") -> LocalEngine:
+    return LocalEngine(model, runner=Graphs(model, "cpu", seats, kv=kv))
 
 
 def write(engine, vocabulary, prompt, seed=1, budget=150, cache=None, **rules):
@@ -76,6 +79,70 @@ def test_a_stop_leaves_a_cache_without_unknown_ids(model, vocabulary):
         if count == 9:
             stop.set()
     assert count == 9 and generation.reason == "stop" and -1 not in cache.ids and engine.runner.seats == [None]
+
+
+@pytest.mark.parametrize("seats", [1, 2])
+@pytest.mark.parametrize("name", ["speech", "image"])
+def test_guided_ids_equal_those_that_are_drawn_on_the_host(model, vocabulary, name, seats):
+    """The reading that a block is led away from has a seat of its own, or is read without one."""
+    tokens, prompt = guided(vocabulary, 3.0), [vocabulary.bos, *range(9, 60)]
+    rules = {"force": name, "force_after": 2, "limits": {"speech": 25}, "budget": 90}
+    for seed in range(2):
+        engine = engine_of(model, seats)
+        expected = write(LocalEngine(model), tokens, prompt, seed, **rules)
+        assert write(engine, tokens, prompt, seed, **rules) == expected
+        assert engine.runner.seats == [None] * seats
+        assert expected != write(LocalEngine(model), vocabulary, prompt, seed, **rules)
+
+
+def test_guided_sessions_together_write_what_they_write_alone_and_stop_clean(model, vocabulary):
+    tokens, engine = guided(vocabulary, 2.0), engine_of(model, 3)
+    vocabularies = (tokens, vocabulary, tokens)
+    rules = {"force": "speech", "force_after": 1, "limits": {"speech": 15}, "budget": 60}
+    alone = [write(LocalEngine(model), words, [vocabulary.bos, 9 + seed], seed, **rules) for seed, words in enumerate(vocabularies)]
+    with ThreadPoolExecutor(3) as pool:
+        numbered = list(enumerate(vocabularies))
+        assert list(pool.map(lambda pair: write(engine, pair[1], [vocabulary.bos, 9 + pair[0]], pair[0], **rules), numbered)) == alone
+    stop, cache = threading.Event(), engine.cache()
+    grammar = Grammar(tokens, budget=200, force="speech", force_after=0)
+    generation = engine.generate([vocabulary.bos, 7], grammar, seed=0, stop=stop, max_new=200, cache=cache)
+    for count, _ in enumerate(generation, 1):
+        if count == 6:
+            stop.set()
+    assert -1 not in cache.ids and engine.runner.seats == [None] * 3
+
+
+@torch.inference_mode()
+def test_keys_and_values_in_8_bit_take_half_and_hardly_change_the_scores(model):
+    """A number is off by at most 1/254 of the largest of its row, about 1/100 of a usual one, and a score adds up many of them: below 1 %."""
+    small, plain = Graphs(model, "cpu", 1, kv="int8"), Graphs(model, "cpu", 1)
+    half = copy.deepcopy(model).bfloat16()
+    assert Eager(half, "cpu", "int8").cache(99).each == 18 / 32 * Eager(half, "cpu").cache(99).each  # heads of 16 numbers
+    assert row_bytes(128, 2, "int8") == 130 and row_bytes(128, 2, "none") == 256  # usual ones
+    assert Graphs(half, "cpu", 1, kv="int8").slots.nbytes == 18 / 32 * Graphs(half, "cpu", 1).slots.nbytes
+    assert seats_for(half, 10**6, "int8") == (4, 512) and seats_for(half, 10**6) == (2, 512)
+    ids = np.random.default_rng(0).integers(9, 300, 200).tolist()
+    head = plain.head(((0, model.config.vocab_size),))
+    found = []
+    for runner in (small, plain):
+        cache = runner.cache(256)
+        for start, end in ((0, 120), (120, 199), (199, 200)):
+            row = runner.run([(ids[start:end], cache)])[0]
+        found.append(runner.scores(row, head))
+    assert 0 < np.linalg.norm(found[0] - found[1]) / np.linalg.norm(found[1]) < 0.01
+
+
+@pytest.mark.parametrize("seats", [0, 1])
+def test_in_8_bit_a_kept_cache_and_edits_give_the_ids_of_a_cold_run(model, vocabulary, seats):
+    def made():
+        return engine_of(model, 1, "int8") if seats else LocalEngine(model, runner=Eager(model, "cpu", "int8"))
+
+    engine, first = made(), [vocabulary.bos, *range(10, 60)]
+    cache = engine.cache()
+    ids, *_ = write(engine, vocabulary, first, cache=cache, budget=60)
+    assert cache.dtype == torch.int8 and cache.ids[: len(first)] == first
+    for prompt in (first + ids + [20, 21], first[:30] + [9], first):  # continued, edited, undone
+        assert write(engine, vocabulary, prompt, 5, cache=cache, budget=80) == write(made(), vocabulary, prompt, 5, budget=80)
 
 
 def test_after_beams_blocks_are_drawn_on_the_device(model, vocabulary):

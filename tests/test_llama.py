@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from anygpt_demo.models.compiled import Compiled, library
 from anygpt_demo.models.fast import Fast, Int8, Work
-from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
+from anygpt_demo.models.llama import Cache, Llama, LlamaConfig, RopeScaling, packed, unpacked
 
 CONFIGS = {
     "tied": LlamaConfig(512, 64, 128, 3, 4, 4, max_position_embeddings=2048, tie_word_embeddings=True),
     "untied, grouped keys": LlamaConfig(512, 64, 192, 2, 4, 2, max_position_embeddings=2048, rms_norm_eps=1e-6),
 }
+WIDE = {"max_position_embeddings": 512, "head_dim": 32}  # four heads of 32 in a model of 64
+VARIANTS = {
+    "wide heads": LlamaConfig(512, 64, 96, 2, 4, 2, rope_theta=500000.0, **WIDE),
+    "linear": LlamaConfig(512, 64, 96, 2, 4, 4, max_position_embeddings=512, rope_scaling=RopeScaling("linear", 4.0)),
+    "llama3": LlamaConfig(512, 64, 96, 2, 4, 2, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 64), **WIDE),
+}
 
 
 @pytest.fixture(params=CONFIGS, scope="module")
 def pair(request):
+    return both(CONFIGS[request.param])
+
+
+def both(config):
+    """Our model and theirs with the same random weights."""
     from transformers import LlamaConfig as HFConfig
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(3)
-    config = CONFIGS[request.param]
     ours = Llama(config).eval()
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.08) if parameter.dim() > 1 else torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -147,3 +160,61 @@ def test_a_row_in_8_bit_does_not_depend_on_its_company(eps):
     whole = layer(rows, Work(140)).copy()
     for count in (1, 5, 8, 64):
         assert np.array_equal(layer(rows[2 : 2 + count], Work(count)), whole[2 : 2 + count])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_heads_and_positions_equal_the_reference(name):
+    """Layer by layer, packed, and in 8 bit by the own kernels, which refuse heads that they do not know."""
+    config = VARIANTS[name]
+    ours, theirs = both(config)
+    assert LlamaConfig.from_json(theirs.config.to_dict()) == LlamaConfig.from_json(config.to_json()) == config
+    ids = torch.randint(0, 512, (1, 300))
+    wanted = theirs(ids).logits
+    assert (ours(ids) - wanted).abs().max() <= 1e-5
+    last = wanted[0, -1].numpy()
+    if config.rope_scaling is not None:  # or it would not matter
+        plain = Llama(replace(config, rope_scaling=None)).eval()
+        plain.load_state_dict(ours.state_dict())
+        assert (plain(ids) - wanted).abs().max() > 1e-2
+    fast = Fast(ours, "fp32")
+    assert np.abs(packed_logits(fast, ids[0].tolist(), fast.cache(300), 128) - last).max() <= 1e-5
+    kernels = library()
+    if kernels is not None and config.head_dim % 32:
+        with pytest.raises(ValueError, match="multiple of 32"):
+            Compiled(ours, kernels)
+    elif kernels is not None:
+        own = Compiled(ours, kernels)
+        found = packed_logits(own, ids[0].tolist(), own.cache(300), 128)
+        assert np.linalg.norm(found - last) / np.linalg.norm(last) < 0.05
+
+
+def test_configs_of_every_age_are_read_and_what_is_not_known_is_refused():
+    plain = LlamaConfig(512, 64, 96, 2, 4, 4).to_json()
+    assert "head_dim" not in plain and "rope_scaling" not in plain
+    assert LlamaConfig.from_json(plain | {"head_dim": 24}).head_dim == 24
+    old = LlamaConfig.from_json(plain | {"rope_scaling": {"type": "linear", "factor": 2}})
+    new = LlamaConfig.from_json(plain | {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}})
+    assert old == new and old.rope_scaling is not None and old.rope_scaling.factor == 2
+    assert (
+        LlamaConfig.from_json(plain | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": None}).rope_theta
+        == 5e5
+    )
+    for scaling in ({"type": "dynamic", "factor": 2.0}, {"rope_type": "yarn", "factor": 2.0}, {"type": "linear"}):
+        with pytest.raises(ValueError, match="rope_scaling must be"):
+            LlamaConfig.from_json(plain | {"rope_scaling": scaling})
+    for name in ("attention_bias", "mlp_bias"):
+        with pytest.raises(ValueError, match="biases"):
+            LlamaConfig.from_json(plain | {name: True})
+
+
+def test_keys_in_8_bit_come_back_within_half_a_step():
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 32).transpose(0, 1) * torch.tensor([1e-4, 1.0, 300.0])[:, None]
+    x[0, 0] = 0.0
+    kept = packed(x, torch.int8)
+    assert kept.shape == (5, 3, 34) and kept.dtype == torch.int8 and packed(x, torch.float32) is x
+    step = x.abs().amax(-1, keepdim=True) / 127
+    found = unpacked(kept, torch.float32)
+    assert found[0, 0].abs().max() == 0 and bool(((found - x).abs() <= 0.6 * step + 1e-7).all())
+    assert torch.equal(packed(x[2, 1], torch.int8), kept[2, 1])  # whatever else is rounded with it

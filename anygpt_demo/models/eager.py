@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anygpt_demo.models.llama import ROOM, Cache, Llama
+from anygpt_demo.models.llama import ROOM, SCALE_BYTES, Cache, Llama
 
 
 class EagerHead:
@@ -23,18 +23,23 @@ class EagerHead:
 
 
 class Eager:
-    """Runs a Llama as it is. Pieces are computed one after the other."""
+    """Runs a Llama as it is. Pieces are computed one after the other.
+
+    kv: how keys and values are kept: "none", in the type of the weights, or "int8", which takes half the memory and a little longer.
+    """
 
     unit = 1
     block = 512
 
-    def __init__(self, model: Llama, device: str) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: Llama, device: str, kv: str = "none") -> None:
+        self.model, self.device, self.kv = model, device, kv
+        self.stored = torch.int8 if kv == "int8" else model.model.norm.weight.dtype  # type of what is kept
+        self.extra = SCALE_BYTES if kv == "int8" else 0
         self._heads: dict[tuple[tuple[int, int], ...], EagerHead] = {}
 
     def cache(self, capacity: int) -> Cache:
-        """An empty cache in the model's own type; it grows when it has to."""
-        return Cache(self.model.config, min(capacity, ROOM), self.model.model.norm.weight.dtype, self.device)
+        """An empty cache; it grows when it has to."""
+        return Cache(self.model.config, min(capacity, ROOM), self.stored, self.device, extra=self.extra)
 
     def run(self, pieces: Sequence[tuple[Sequence[int], Cache]]) -> list[Tensor]:
         """Continue caches by ids. Returns the last hidden state (D,) of each piece."""

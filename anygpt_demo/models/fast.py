@@ -310,7 +310,7 @@ class Fast:
         turn = turned if kind == "int8" else unturned
         self.embedding: Array = turn(model.model.embed_tokens.weight.detach()).numpy()
         self._rows = turn(model.head.detach() * model.model.norm.weight.detach())
-        cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), self.width, config.rope_theta)
+        cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), self.width, config.rope_theta, config.rope_scaling)
         half = self.width // 2
         self.turns = torch.complex(cos[:, :half], sin[:, :half])[:, None]  # (positions, 1, E/2)
         self._heads: dict[Ranges, Head] = {}

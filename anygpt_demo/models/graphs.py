@@ -5,7 +5,8 @@
 
 The id stays on the device and enters the next body there; the host reads it while that body already runs (`Later`). A body
 computes all seats at once, each a session with its own position; a session's cache is copied into a seat when it begins to write and
-back when it stops. Where recording is impossible (and on a CPU, for tests) the same functions run step by step.
+back when it stops. A block that is led away from another reading (`Sampling.guidance`) takes a second seat for that one, if one is
+free. Where recording is impossible (and on a CPU, for tests) the same functions run step by step.
 
 Dimension names: S seats, B rows of one body, V vocabulary, D model width, G key-value heads, E head width, n window.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from anygpt_demo.modality import Sampling
 from anygpt_demo.models.eager import Eager, EagerHead
-from anygpt_demo.models.llama import Cache, Llama, rotary_angles, rotate
+from anygpt_demo.models.llama import Cache, Llama, packed, rotary_angles, rotate, row_bytes, unpacked
 
 WINDOWS = (256, 512, 1024, 2048, 4096)  # positions that a body looks at; the smallest that fits is taken
 MOST_SEATS = 8
@@ -95,13 +96,13 @@ def without_outliers(model: Llama) -> int:
     return len(states)
 
 
-def seats_for(model: Llama, free: int) -> tuple[int, int]:
-    """How many seats fit into a share of `free` bytes, at most MOST_SEATS, and how many positions each holds.
+def seats_for(model: Llama, free: int, kv: str = "none") -> tuple[int, int]:
+    """How many seats fit into a share of `free` bytes, at most MOST_SEATS, and how many positions each holds. kv: as in Eager.
 
     The whole context if one such seat fits, else half of it, and so on. (0, 0): better without.
     """
     config = model.config
-    width = config.num_key_value_heads * config.head_dim * model.model.norm.weight.element_size()
+    width = config.num_key_value_heads * row_bytes(config.head_dim, model.model.norm.weight.element_size(), kv)
     length = config.max_position_embeddings
     while length >= min(SHORTEST, config.max_position_embeddings):
         seats = int(SHARE * free) // (2 * config.num_hidden_layers * width * length)
@@ -115,31 +116,32 @@ class Graphs(Eager):
     """Runs a Llama by recordings. Prompts are read as in Eager; ids given as Later are written in seats."""
 
     @torch.inference_mode()
-    def __init__(self, model: Llama, device: str, seats: int = 1, length: int | None = None) -> None:
-        super().__init__(model, device)
+    def __init__(self, model: Llama, device: str, seats: int = 1, length: int | None = None, kv: str = "none") -> None:
+        super().__init__(model, device, kv)
         if without_outliers(model):
             log.info("LLM.int8 runs without its outlier path, which cannot be recorded")
         config, weight = model.config, model.model.norm.weight
         self.seats: list[Cache | None] = [None] * seats
         self.length = length or config.max_position_embeddings  # a longer conversation is written without a seat
         spare = self.length + 1  # one position more, for seats that idle
-        shape = (2, config.num_hidden_layers, seats, config.num_key_value_heads, spare, config.head_dim)
-        self.slots = torch.zeros(shape, dtype=weight.dtype, device=device)
+        shape = (2, config.num_hidden_layers, seats, config.num_key_value_heads, spare, config.head_dim + self.extra)
+        self.slots = torch.zeros(shape, dtype=self.stored, device=device)
         self.begun = [0] * seats  # position from which a seat holds what its cache does not
         self.ids = torch.zeros(seats, dtype=torch.int64, device=device)
         self.positions = torch.zeros(seats, dtype=torch.int64, device=device)
         self.numbers = torch.arange(seats, device=device)
         self.rows = torch.zeros(seats, config.hidden_size, dtype=weight.dtype, device=device)
         self.row = torch.zeros(config.hidden_size, dtype=weight.dtype, device=device)
+        self.other = torch.zeros_like(self.row)
         self.seen = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)
         self.luck = torch.zeros(1, dtype=torch.float64, device=device)
         self.drawn = torch.zeros(1, dtype=torch.int64, device=device)
         self.share = torch.zeros(1, dtype=torch.float32, device=device)
-        angles = rotary_angles(torch.arange(spare, device=device), config.head_dim, config.rope_theta)
+        angles = rotary_angles(torch.arange(spare, device=device), config.head_dim, config.rope_theta, config.rope_scaling)
         self.cos, self.sin = (part.to(weight.dtype) for part in angles)
         self._lock = threading.RLock()  # the memory above is everybody's
         self._bodies: dict[tuple[int, int], Recording] = {}
-        self._draws: dict[tuple[Any, Sampling], Recording] = {}
+        self._draws: dict[tuple[Any, Sampling, tuple[int, int] | None], Recording] = {}
 
     # ------------------------------------------------------------------------------------------------------- seats
 
@@ -234,11 +236,11 @@ class Graphs(Eager):
             query = rotate(attention.q_proj(y).view(count, heads, 1, width), cos, sin)  # type: ignore[operator, union-attr]
             key = rotate(attention.k_proj(y).view(count, groups, 1, width), cos, sin)  # type: ignore[operator, union-attr]
             keys, values = self.slots[0, number, :count], self.slots[1, number, :count]
-            keys[numbers, :, positions] = key[:, :, 0]
-            values[numbers, :, positions] = attention.v_proj(y).view(count, groups, width)  # type: ignore[operator, union-attr]
-            mixed = F.scaled_dot_product_attention(
-                query, keys[:, :, :window], values[:, :, :window], attn_mask=mask, enable_gqa=groups != heads
-            )
+            value = attention.v_proj(y).view(count, groups, width)  # type: ignore[operator, union-attr]
+            keys[numbers, :, positions] = packed(key[:, :, 0], self.stored)
+            values[numbers, :, positions] = packed(value, self.stored)
+            seen, known = unpacked(keys[:, :, :window], x.dtype), unpacked(values[:, :, :window], x.dtype)
+            mixed = F.scaled_dot_product_attention(query, seen, known, attn_mask=mask, enable_gqa=groups != heads)
             x = x + attention.o_proj(mixed.reshape(count, -1))  # type: ignore[operator, union-attr]
             x = x + block.mlp(block.post_attention_layernorm(x))  # type: ignore[operator]
         self.rows[:count] = self.model.model.norm(x)
@@ -246,18 +248,30 @@ class Graphs(Eager):
     # -------------------------------------------------------------------------------------------------------- draw
 
     @torch.inference_mode()
-    def draw(self, row: Tensor, head: EagerHead, sampling: Sampling, luck: float, seen: Tensor) -> Later:
+    def draw(
+        self,
+        row: Tensor,
+        head: EagerHead,
+        sampling: Sampling,
+        luck: float,
+        seen: Tensor,
+        away: tuple[Tensor, tuple[int, int]] | None = None,
+    ) -> Later:
         """Draw one of a head's ids after a row (D,), as engine.draw() does from the same number `luck` in [0, 1).
 
-        seen: bool (V,) on the device: ids already in the block; the drawn one is entered.
+        seen: bool (V,) on the device: ids already in the block; the drawn one is entered. away: another row (D,), from whose scores those
+        of the codes, ids from the first to before the last, are led away as by engine.lead(); None: scores are taken as they are.
         """
         with self._lock:
             self.row.copy_(row)
             self.seen.copy_(seen)
+            if away is not None:
+                self.other.copy_(away[0])
+            codes = None if away is None else away[1]
             self._send(self.luck, torch.tensor([luck], dtype=torch.float64))
-            key = (head.ranges, sampling)
+            key = (head.ranges, sampling, codes)
             if key not in self._draws:
-                self._draws[key] = Recording(lambda: self._draw(head, sampling), self.device)
+                self._draws[key] = Recording(lambda: self._draw(head, sampling, codes), self.device)
             self._draws[key].replay()
             value = self.drawn.clone()
             seen[value] = True
@@ -268,8 +282,10 @@ class Graphs(Eager):
         """No id seen yet, bool (V,)."""
         return torch.zeros_like(self.seen)
 
-    def _draw(self, head: EagerHead, sampling: Sampling) -> None:
+    def _draw(self, head: EagerHead, sampling: Sampling, codes: tuple[int, int] | None) -> None:
         scores = self.model.logits(self.row, head.ranges).float()
+        if codes is not None and any(low < codes[1] and codes[0] < high for low, high in head.ranges):
+            scores = self._led(scores, head, sampling.guidance, codes)
         if sampling.repetition_penalty != 1.0:
             seen = torch.cat([self.seen[low:high] for low, high in head.ranges])
             punished = torch.where(scores < 0, scores * sampling.repetition_penalty, scores / sampling.repetition_penalty)
@@ -282,6 +298,15 @@ class Graphs(Eager):
             first += high - low
         self.drawn.copy_(number)
         self.share.copy_(scores.softmax(0)[place])
+
+    def _led(self, scores: Tensor, head: EagerHead, guidance: float, codes: tuple[int, int]) -> Tensor:
+        """Scores led away from those after the other row. scores: float32 (N,), some of them of codes."""
+        other = self.model.logits(self.other, head.ranges).float()
+        ids = torch.cat([torch.arange(low, high, device=scores.device) for low, high in head.ranges])
+        inside = (ids >= codes[0]) & (ids < codes[1])
+        led = other + guidance * (scores - other)
+        weights = [torch.where(inside, part.double(), -torch.inf).logsumexp(0) for part in (scores, led)]
+        return torch.where(inside, led, scores + (weights[1] - weights[0]).float())
 
     def _place(self, scores: Tensor, sampling: Sampling) -> Tensor:
         """Temperature, top-k, top-p and the draw. scores: float32 (N,). Returns int64 (1,)."""

@@ -9,15 +9,57 @@ Dimension names: B batch, T positions, D model width, H heads, G key-value heads
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROOM = 512  # positions by which a cache grows
+SCALE_BYTES = 2  # of a key or value in 8 bits: its scale, a float16
+LEAST = 2.0**-24  # the smallest float16 above zero
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions are stretched for a longer context than the one trained first.
+
+    linear: all turn slower by the factor (arXiv 2306.15595); llama3: only those that turn less than low_freq_factor times within the
+    original context, none that turn more than high_freq_factor times, and in between some (arXiv 2407.21783).
+    """
+
+    rope_type: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any], longest: int) -> RopeScaling | None:
+        """Read rope_scaling or rope_parameters of a config.json; None: plain positions. longest: max_position_embeddings.
+
+        Raises ValueError for other kinds.
+        """
+        kind = facts.get("rope_type") or facts.get("type") or "default"
+        if kind == "default" and facts.get("partial_rotary_factor", 1.0) == 1.0:
+            return None
+        factor = facts.get("factor")
+        if kind not in ("linear", "llama3") or facts.get("partial_rotary_factor", 1.0) != 1.0 or not factor or factor < 0:
+            raise ValueError(f"rope_scaling must be of type linear or llama3 with a factor, not {dict(facts)}")
+        found = {name: facts[name] for name in cls.__dataclass_fields__ if facts.get(name) is not None}
+        return cls(**{"original_max_position_embeddings": longest} | found | {"rope_type": kind})
+
+    def stretch(self, inverse: Tensor) -> Tensor:
+        """Angles per position: float32 (E/2,), as without it, to as with it."""
+        slow = inverse / self.factor
+        if self.rope_type == "linear":
+            return slow
+        turns = self.original_max_position_embeddings * inverse / (2 * math.pi)
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return torch.lerp(slow, inverse, kept.clamp(0, 1))
 
 
 @dataclass(frozen=True)
@@ -34,28 +76,34 @@ class LlamaConfig:
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
+    head_dim: int = 0  # E, the width of one attention head; 0: hidden_size / num_attention_heads
+    rope_scaling: RopeScaling | None = None
 
-    @property
-    def head_dim(self) -> int:
-        """E, the width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+    def __post_init__(self) -> None:
+        if self.head_dim == 0:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> LlamaConfig:
         """Read a config.json. Raises ValueError for variants whose arithmetic differs from plain LLaMA."""
-        if config.get("rope_scaling") or config.get("attention_bias") or config.get("mlp_bias"):
-            raise ValueError("only plain LLaMA is supported: no rope_scaling, attention_bias or mlp_bias")
+        if config.get("attention_bias") or config.get("mlp_bias"):
+            raise ValueError("only LLaMA without biases is supported: no attention_bias or mlp_bias")
         if config.get("hidden_act", "silu") != "silu":
             raise ValueError(f"hidden_act must be silu, not {config['hidden_act']}")
         fields = {name: config[name] for name in cls.__dataclass_fields__ if config.get(name) is not None}
-        rope = config.get("rope_parameters") or {}
+        rope = {**(config.get("rope_parameters") or {}), **(config.get("rope_scaling") or {})}
         fields.setdefault("rope_theta", float(rope.get("rope_theta", 10000.0)))
+        fields["rope_scaling"] = RopeScaling.from_json(rope, fields.get("max_position_embeddings", cls.max_position_embeddings))
         fields.setdefault("num_key_value_heads", config["num_attention_heads"])
         return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
         """A config.json that transformers' LlamaForCausalLM reads."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        own = asdict(self)
+        if self.head_dim * self.num_attention_heads == self.hidden_size:
+            del own["head_dim"]
+        if self.rope_scaling is None:
+            del own["rope_scaling"]
         return own | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "torch_dtype": "bfloat16"}
 
 
@@ -74,9 +122,11 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_angles(positions: Tensor, head_dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
     """Rotary position embedding (arXiv 2104.09864), halves layout. positions: int64 (T,). Returns cos and sin, float32 (T, E)."""
     inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    if scaling is not None:
+        inverse = scaling.stretch(inverse)
     angles = positions[:, None].float() * inverse[None, :]
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
@@ -88,12 +138,36 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
+def row_bytes(width: int, size: int, kv: str) -> int:
+    """Bytes of one key or value of `width` numbers. kv: "none", `size` bytes for each, or "int8", one for each and two for their scale."""
+    return width + SCALE_BYTES if kv == "int8" else width * size
+
+
+def packed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keys or values as they are kept in a dtype. x: float (..., E). Returns x, or for int8 (..., E + 2), the last two bytes a float16.
+
+    Each is rounded by itself: what was read in the same block or just now is looked at as what was kept long ago.
+    """
+    if dtype != torch.int8:
+        return x
+    x = x.float()
+    scale = (x.abs().amax(-1) / 127).clamp(LEAST, torch.finfo(torch.float16).max).half()[..., None]
+    return torch.cat([(x / scale).round().clamp(-127, 127).to(torch.int8), scale.view(torch.int8)], dim=-1)
+
+
+def unpacked(kept: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers again. kept: as packed() returns them. Returns dtype (..., E)."""
+    if kept.dtype != torch.int8:
+        return kept
+    return (kept[..., :-SCALE_BYTES] * kept[..., -SCALE_BYTES:].view(torch.float16)).to(dtype)
+
+
 class Cache:
     """Keys and values of the positions read so far, with the ids they stand for.
 
     keys, values: (layers, 1, G, capacity, E), allocated on first use. tile: positions whose keys lie together, and so are copied together;
-    extra: what every position has besides its E numbers (models/compiled.py). cut(ids) keeps the common prefix, so a later turn of the
-    same conversation reads only what is new, and an edited or undone turn stays correct. read: how many of the first
+    extra: what every position has besides its E numbers (models/compiled.py, and packed() in int8). cut(ids) keeps the common prefix, so a
+    later turn of the same conversation reads only what is new, and an edited or undone turn stays correct. read: how many of the first
     positions were read as a prompt; those after them were written one at a time.
     """
 
@@ -151,8 +225,13 @@ class Cache:
     @property
     def bytes(self) -> int:
         """Memory of the positions in use (on a CPU, pages that were never written take none)."""
+        return self.each * len(self.ids)
+
+    @property
+    def each(self) -> int:
+        """Memory of one position."""
         layers, _, groups, _, width = self.shape
-        return 2 * layers * groups * width * self.dtype.itemsize * len(self.ids)
+        return 2 * layers * groups * width * self.dtype.itemsize
 
     def reserve(self, count: int) -> None:
         """Have room for `count` positions, in steps of ROOM: on a card memory that is not used yet is taken all the same."""
@@ -221,9 +300,9 @@ class Attention(nn.Module):
         value = self.v_proj(x).view(batch, length, self.groups, self.width).transpose(1, 2)
         if cached is not None:
             keys, values = cached
-            keys[:, :, past : past + length] = key
-            values[:, :, past : past + length] = value
-            key, value = keys[:, :, : past + length], values[:, :, : past + length]
+            keys[:, :, past : past + length] = packed(key, keys.dtype)
+            values[:, :, past : past + length] = packed(value, values.dtype)
+            key, value = unpacked(keys[:, :, : past + length], query.dtype), unpacked(values[:, :, : past + length], query.dtype)
         causal = mask is None and length > 1 and past == 0
         if mask is None and length > 1 and past > 0:
             mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
@@ -293,7 +372,7 @@ class Llama(nn.Module):
         """
         past = len(cache.ids) if cache is not None else 0
         positions = torch.arange(past, past + ids.shape[1], device=ids.device)
-        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
         x = self.model.embed_tokens(ids)
         for number, layer in enumerate(self.model.layers):
             x = layer(x, cos, sin, mask, None if cache is None else (cache.keys[number], cache.values[number]), past)
