@@ -11,13 +11,18 @@ from anygpt_demo.models.llama import LlamaConfig
 
 
 def some_figures() -> dict:
-    return {"figures": {name: bench.figure([limit * 2] * 5, "x") | {"gate": "g"} for name, (_, limit) in bench.GATES.items()}}
+    return {"figures": {name: bench.figure([gate * 2] * 5, "x") | {"gate": "g"} for name, (_, gate) in bench.GATES.items()}}
 
 
 def test_a_figure_is_the_median_of_its_runs():
     found = bench.figure([3.0, 1.0, 2.0], "ms", "wall")
     assert found == {"value": 2.0, "runs": [3.0, 1.0, 2.0], "unit": "ms", "clock": "wall"}
     assert bench.figure([1.0], "s", wall=[4.0, 5.0, 9.0])["wall"] == 5.0
+
+
+def test_a_percentile_is_a_value_that_only_the_rest_exceeds():
+    assert bench.percentile(range(1, 41), 95) == 38 and bench.percentile(range(1, 42), 50) == 21
+    assert bench.percentile([3.0, 1.0, 2.0], 95) == 3.0 and bench.percentile([7.0], 50) == 7.0
 
 
 def test_a_gate_is_kept_from_its_own_side():
@@ -29,6 +34,13 @@ def test_a_gate_is_kept_from_its_own_side():
 def test_the_table_has_a_row_per_figure():
     lines = bench.table(some_figures()).splitlines()
     assert len(lines) == 2 + len(bench.GATES) and all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+def test_the_table_has_what_is_attainable_beside_what_was_measured():
+    figures = {"music_us": bench.figure([90.0], "us") | {"limit": 45.25}, "peak_rss_mb": bench.figure([1234.5], "MB", "none")}
+    rows = bench.table({"figures": figures}).splitlines()[2:]
+    assert rows[0] == "| `music_us` | 90 us | 45.2 |  |  | cpu |  |"
+    assert rows[1] == "| `peak_rss_mb` | 1,234 MB |  |  | yes | none |  |"
 
 
 def test_the_table_takes_its_place_in_a_page(tmp_path):
@@ -70,6 +82,14 @@ def test_the_bench_of_a_card_runs_on_a_tiny_model(vocabulary, monkeypatch, kind)
         name.removesuffix(f"_{kind}") for name in found["figures"]
     }
     assert all(item["value"] > 0 for name, item in found["figures"].items() if not name.startswith("peak"))
+
+
+def test_the_peak_of_a_card_is_counted_anew_for_each_kind(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", seen.append)
+    bench_gpu.forget_peak("cuda:0")
+    bench_gpu.forget_peak("cpu")
+    assert seen == ["cuda:0"]
 
 
 def test_divergence_is_what_the_packed_weights_cost_on_average():

@@ -6,6 +6,7 @@ HF generate runs the very same quantized layers, as transformers does it: one la
 
 from __future__ import annotations
 
+import gc
 import platform
 import statistics
 import time
@@ -81,6 +82,13 @@ def weight_bytes(model: Llama, rows: int) -> int:
     return layers + rows * model.head[0].nbytes
 
 
+def forget_peak(device: str) -> None:
+    """Count the peak of memory from now, without the model before."""
+    if device.startswith("cuda"):
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def synchronize(device: str) -> None:
     """Wait for the device."""
     if device.startswith("cuda"):
@@ -125,6 +133,7 @@ def run(
 
 def measure(device: str, family: Family, repeats: int, config: LlamaConfig, kind: str, limit: float) -> dict[str, Any]:
     """The figures of one kind of weights."""
+    forget_peak(device)
     model = random_llama(config, device, kind)
     vocabulary = Vocabulary.of(family)
     engine = LocalEngine(model, device, None)
@@ -141,16 +150,17 @@ def measure(device: str, family: Family, repeats: int, config: LlamaConfig, kind
     cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * model.model.norm.weight.element_size()
     read = weight_bytes(model, item.modality.codebook) + middle * cached
     theirs = hf_rate(model, bench, device)
-    together = batch_rate(bench, device, min(SESSIONS, max(2, len(getattr(engine.runner, "seats", ())))))
-    peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else 0
+    sessions = min(SESSIONS, max(2, len(getattr(engine.runner, "seats", ()))))
+    together = batch_rate(bench, device, sessions)
+    peak = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
     return {
-        "music_tok_s": figure(rates, "tokens/s", "wall"),
-        "bandwidth_share": figure([rate * read / limit for rate in rates], "of what the device reads", "wall"),
+        "music_tok_s": figure(rates, "tokens/s", "wall") | {"limit": round(limit / read, 1)},
+        "bandwidth_share": figure([rate * read / limit for rate in rates], "of what the device reads", "wall") | {"limit": 1.0},
         "music_times_real_time": figure([rate / 200 for rate in rates], "times", "wall"),
         "prefill_tok_s": figure(prefill, "tokens/s", "wall"),
         "hf_tok_s": figure([theirs], "tokens/s", "wall"),
         "music_vs_hf": figure([rate / theirs for rate in rates], "times", "wall"),
-        "batch8": figure([together / statistics.median(rates)], "times", "wall"),
+        "batch8": figure([together / statistics.median(rates)], "times", "wall") | {"limit": float(sessions)},
         "peak_gb": figure([peak / 1e9], "GB", "none"),
     }
 

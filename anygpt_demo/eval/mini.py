@@ -3,6 +3,9 @@
 {"figures": {KEY: {"value", "ci95": [low, high], "ceiling", "floor", "n"}}, "missing": {SECTION: why}}. Rates and
 accuracies are fractions; figures of pictures and music are shares of the judge's hit rate on true material.
 
+`--set quantize=none` measures the language model in float32 instead of the bits that it runs in here;
+`python -m anygpt_demo.eval.compare` shows what that changes.
+
 Held-out material is read from --runs (made by `synth`, never trained on). The judges of pictures and music lie in
 checkpoints/judges, trained on true pictures and pieces of other seeds by `python -m anygpt_demo.eval.judges_pictures` and
  `...judges_music`.
@@ -19,6 +22,7 @@ import numpy as np
 
 from anygpt_demo.checkpoints import Family
 from anygpt_demo.conversation import TextPart, Turn
+from anygpt_demo.engine import LocalEngine
 from anygpt_demo.errors import UserError
 from anygpt_demo.eval import chat, enhancer, judges_music, judges_pictures, music, pictures, speech, voice
 from anygpt_demo.eval.judges import Listener
@@ -26,6 +30,7 @@ from anygpt_demo.eval.metrics import figure, word_error_rates
 from anygpt_demo.media import Audio
 from anygpt_demo.synth import dialogues
 from anygpt_demo.train.loop import Settings
+from anygpt_demo.vocabulary import Vocabulary
 
 Figures = Iterator[tuple[str, dict[str, Any]]]
 SPEECH_KEYS = {"stoi": "stoi", "pesq": "pesq_wb", "wer minus original": "wer_closed_delta"}
@@ -38,6 +43,7 @@ class Subject:
         self.family = Family.open(settings.family)
         self.runs = settings.runs
         self.n = int(settings.options.get("n", 100))
+        self.quantize = settings.options.get("quantize", "auto")  # bits of the language model, as LocalEngine.load() has them
         self.seed = settings.seed  # of the requests that are drawn for this measurement
         self._speaker: chat.Speaker | None = None
         self._source: chat.HeldOut | None = None
@@ -46,7 +52,8 @@ class Subject:
     def speaker(self) -> chat.Speaker:
         """The language model."""
         if self._speaker is None:
-            self._speaker = chat.Speaker.load(self.family)
+            engine = LocalEngine.load(self.family, quantize=self.quantize)
+            self._speaker = chat.Speaker(engine, Vocabulary.of(self.family))
         return self._speaker
 
     @property

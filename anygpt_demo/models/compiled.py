@@ -305,7 +305,7 @@ class Compiled:
         self._layers = (LayerFacts * len(self.layers))(*(LayerFacts(*(part.facts for part in layer)) for layer in self.layers))
         self._rows = turned(model.head.detach() * model.model.norm.weight.detach())
         self._heads: dict[Ranges, CompiledHead] = {}
-        cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), width, config.rope_theta)
+        cos, sin = rotary_angles(torch.arange(config.max_position_embeddings), width, config.rope_theta, config.rope_scaling)
         half = width // 2
         self._embedding: Array = turned(model.model.embed_tokens.weight.detach()).numpy()
         self._turns: Array = torch.stack([cos[:, :half], sin[:, :half]], -1).numpy()

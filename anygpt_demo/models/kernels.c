@@ -10,7 +10,7 @@
 
    `luck` is a number in [0, 1) from the caller: equal numbers give equal ids. Plain C with vectors of GCC and Clang; the product
    has a way of its own for AVX-512 VNNI and AVX2. Nothing is kept between calls: any number of threads may be in here at once, each
-   with a Space of its own. */
+   with a Space of its own. With -DLAPS the time of each part is counted, for one thread at a time. */
 
 #include <math.h>
 #include <stdint.h>
@@ -75,6 +75,22 @@ typedef struct { /* what one session draws, at most STEPS ids in a row; tokens a
     int64_t position, capacity;   /* of the second row's id, which is that of the first */
     uint8_t *cache;
 } Wish;
+
+enum { MATRICES, ATTENTION, ACTIVATION, HEAD, DRAW, PARTS_IN_ALL };
+#ifdef LAPS
+#include <time.h>
+int64_t laps[PARTS_IN_ALL]; /* nanoseconds so far */
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+#define BEGIN_LAPS int64_t began = nanoseconds(), ended
+#define LAP(part) (ended = nanoseconds(), laps[part] += ended - began, began = ended)
+#else
+#define BEGIN_LAPS
+#define LAP(part)
+#endif
 
 INLINE floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
 INLINE void store(float *p, floats v) { memcpy(p, &v, sizeof v); }
@@ -424,10 +440,12 @@ static void pass(const Model *m, const Space *s, const Row *rows, int64_t count)
     int64_t D = m->model, inner = m->heads * m->width, apart = inner + 2 * m->groups * m->width, shared = m->heads / m->groups;
     size_t line = (size_t)D * sizeof(float);
     for (int64_t r = 0; r < count; r++) memcpy(s->x + r * D, m->embedding + rows[r].id * D, line);
+    BEGIN_LAPS;
     for (int64_t number = 0; number < m->layers; number++) {
         const Layer *layer = m->layer + number;
         int last = number == m->layers - 1;
         product(&layer->qkv, s->x, count, s->y, 0, s->codes);
+        LAP(MATRICES);
         for (int64_t r = 0; r < count; r++) {
             int64_t plane = m->groups * rows[r].capacity * (m->width + 4);
             uint8_t *keys = rows[r].cache + number * plane;
@@ -446,8 +464,10 @@ static void pass(const Model *m, const Space *s, const Row *rows, int64_t count)
             if (into < r) memcpy(s->x + into * D, s->x + r * D, line);
             kept += many;
         }
+        LAP(ATTENTION);
         product(&layer->out, s->mixed, kept, s->x, 1, s->codes);
         product(&layer->gate_up, s->x, kept, s->y, 0, s->codes);
+        LAP(MATRICES);
         for (int64_t r = 0; r < kept; r++) {
             const float *gate = s->y + r * 2 * m->hidden, *up = gate + m->hidden;
             float *into = s->gated + r * m->hidden;
@@ -455,7 +475,9 @@ static void pass(const Model *m, const Space *s, const Row *rows, int64_t count)
             for (; i + LANES <= m->hidden; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
             for (; i < m->hidden; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
         }
+        LAP(ACTIVATION);
         product(&layer->down, s->gated, kept, s->x, 1, s->codes);
+        LAP(MATRICES);
     }
 }
 
@@ -617,6 +639,7 @@ static int lines(const Wish *wish) { return wish->guidance == 1.0 ? 1 : 2; }
 void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s) {
     int64_t group[TOGETHER], begins[BLOCK];
     char done[BLOCK] = {0};
+    BEGIN_LAPS;
     for (int64_t i = 0, line = 0; i < count; line += lines(wishes[i++])) begins[i] = line;
     for (int64_t i = 0; i < count; i++) {
         if (done[i]) continue;
@@ -632,6 +655,7 @@ void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s)
                 group[many++] = j;
             }
         product(head, given, taken, scores, 0, s->codes);
+        LAP(HEAD);
         for (int64_t j = 0; j < many; j++) {
             Wish *wish = wishes[group[j]];
             const Way *way = wish->ways[wish->drawn];
@@ -644,6 +668,7 @@ void draw(int64_t count, Wish *const *wishes, const float *rows, const Space *s)
             while (at < wish->count && wish->seen[at] != token) at++;
             if (at == wish->count) wish->seen[wish->count++] = token;
         }
+        LAP(DRAW);
     }
 }
 

@@ -1,0 +1,57 @@
+"""Two measurements side by side: which figures got worse, and the bits that `eval mini` is asked to measure."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from anygpt_demo.eval import compare, mini
+from anygpt_demo.train.loop import Settings
+
+
+def item(value: float, n: int = 40) -> dict:
+    return {"value": value, "ci95": [value - 0.1, value + 0.1], "n": n, "ceiling": None, "floor": None}
+
+
+BEFORE = {"picture_recon.object": item(0.90), "speech_to_text.wer_seen_voices": item(0.050), "chat.facts": item(0.8), "no.gate": item(1.0)}
+AFTER = {"picture_recon.object": item(0.88), "speech_to_text.wer_seen_voices": item(0.045), "no.gate": item(0.0)}
+
+
+def test_a_loss_is_counted_from_the_side_of_its_figure():
+    assert compare.drops(BEFORE, AFTER) == pytest.approx({"picture_recon.object": 2.0, "speech_to_text.wer_seen_voices": -0.5})
+
+
+def test_the_table_has_the_largest_loss_first():
+    lines = compare.table(BEFORE, AFTER, ("float32", "int8")).splitlines()
+    assert lines[0].startswith("| figure | float32 [95 %] | int8 [95 %] |")
+    assert lines[2] == "| `picture_recon.object` | 0.900 [0.800, 1.000] | 0.880 [0.780, 0.980] | +2.0 | 40 |"
+    assert "| -0.5 |" in lines[3] and len(lines) == 4
+
+
+@pytest.mark.parametrize(("most", "status"), [([], 0), (["--most", "1"], 1), (["--most", "2.5"], 0)])
+def test_a_loss_beyond_what_is_allowed_is_an_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], most: list[str], status: int):
+    files = [tmp_path / "fp32.json", tmp_path / "int8.json"]
+    for file, figures in zip(files, (BEFORE, AFTER), strict=True):
+        file.write_text(json.dumps({"figures": figures, "missing": {}}))
+    assert compare.main([*map(str, files), *most]) == status
+    assert "| fp32 [95 %] | int8 [95 %] |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "asked"), [({}, "auto"), ({"quantize": "none"}, "none")])
+def test_the_language_model_is_measured_in_the_bits_that_are_asked_for(monkeypatch: pytest.MonkeyPatch, options: dict, asked: str):
+    seen = []
+    monkeypatch.setattr(mini.Family, "open", lambda folder: "family")
+    monkeypatch.setattr(mini.LocalEngine, "load", lambda family, quantize: seen.append((family, quantize)) or "engine")
+    monkeypatch.setattr(mini.Vocabulary, "of", lambda family: "vocabulary")
+    subject = mini.Subject(Settings(1.0, options=options))
+    assert subject.speaker is subject.speaker and (subject.speaker.engine, subject.speaker.vocabulary) == ("engine", "vocabulary")
+    assert seen == [("family", asked)]
+
+
+def test_what_does_not_need_the_language_model_is_measured_without_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mini.Family, "open", lambda folder: SimpleNamespace())
+    monkeypatch.setattr(mini.LocalEngine, "load", lambda *given, **options: pytest.fail("it was loaded"))
+    monkeypatch.setitem(mini.SECTIONS, "music_recon", lambda subject: iter([("music_recon.tempo", {"value": 1.0})]))
+    found = mini.evaluate(Settings(1.0, options={"sections": "music_recon", "quantize": "none"}))
+    assert found == {"figures": {"music_recon.tempo": {"value": 1.0}}, "missing": {}}
