@@ -206,7 +206,7 @@ class Endpoints:
         """Answer a message aloud.
 
         Args:
-            text: What is said to the model.
+            text: What is said to the model. After "Say:" or "Read this aloud:" a text of any length, which is said by the sentence.
             voice: A recording of the voice to answer in, with its owner's consent. Without one: the standard voice.
             seed: Another seed gives another answer.
 

@@ -269,10 +269,12 @@ class Unread:
         raise AssertionError(self.context)
 
 
-def _load(home: Family, device: str, quantize: str, threads: int | None, tick: Callable[[int, int], None] | None) -> Engine:
+def _load(
+    home: Family, device: str, quantize: str, threads: int | None, kv: str, media: float, tick: Callable[[int, int], None] | None
+) -> Engine:
     from anygpt_demo.engine import LocalEngine
 
-    return LocalEngine.load(home, device, quantize, tick, threads)
+    return LocalEngine.load(home, device, quantize, tick, threads, kv, media)
 
 
 class Chat:
@@ -288,6 +290,7 @@ class Chat:
         self.clones = True  # speech can be rendered in a given voice
         self.quantize = "none"  # bits of the language model, as asked for
         self.enhances = False  # pictures can be made twice as large
+        self.letters = 300  # of a text that are said in one block; 30 s hold some 400
         self._shelf = shelf
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
@@ -302,14 +305,16 @@ class Chat:
         vram: int | None = None,
         tick: Callable[[int, int], None] | None = None,
         threads: int | None = None,
+        kv: str = "none",
     ) -> Chat:
         """Load the vocabulary and language model of a family (default: the shipped one). Raises UserError, BadCheckpoint.
 
         quantize: none, 8bit or 4bit; None: as the card's preset says, and for the small family what is right and quick here.
         vram: a preset of memory.PRESETS; None: the card's own. tick(done, total): is told the bytes read of a large language model.
-        threads: most for replies that are written together on a CPU; None: two.
+        threads: most for replies that are written together on a CPU; None: two. kv: how a large model keeps what it has read, in the type
+        of its weights (none) or in half the memory (int8).
         """
-        chat = cls.unread(family, device, quantize, vram, threads)
+        chat = cls.unread(family, device, quantize, vram, threads, kv)
         chat.read(tick)
         return chat
 
@@ -321,6 +326,7 @@ class Chat:
         quantize: str | None = None,
         vram: int | None = None,
         threads: int | None = None,
+        kv: str = "none",
     ) -> Chat:
         """The same without the language model: read() must follow before it can answer. Raises UserError, BadCheckpoint."""
         from anygpt_demo import memory
@@ -341,11 +347,13 @@ class Chat:
                 preset.media,
             )
         if large:
-            memory.require(home, quantize, device)
+            memory.require(home, quantize, device, kv)
         chat = cls(vocabulary, Unread(), lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
         chat.clones = home.has("soundstorm")
+        if not large:
+            chat.letters = 80  # it learnt from short sentences: of 120 letters at once it leaves a third unsaid, of 300 most
         chat.quantize = quantize
-        chat._model = partial(_load, home, device, quantize, threads)
+        chat._model = partial(_load, home, device, quantize, threads, kv, 0.0 if preset is None else preset.media)
         chat.enhances = home.has("image_enhancer") and not home.has("unclip")
         return chat
 
@@ -487,6 +495,11 @@ def known_shares(turn: Turn) -> list[float | None]:
     return [share if isinstance(share, int | float) else None for share in shares]
 
 
+def changed(turns: Sequence[Turn]) -> list[list[int]]:
+    """Which of these turns have parts that were made anew: index, and how often. What is written next has seen them so."""
+    return [[index, len(turn.facts["edits"])] for index, turn in enumerate(turns) if turn.facts.get("edits")]
+
+
 def _keep(conversation: Conversation, label: str, media: Media, generated: bool = True) -> str | None:
     """Write media into the session folder, if there is one."""
     if conversation.journal is None:
@@ -554,6 +567,8 @@ class _Reply:
         self.opening = opening or Opening()
         self.one_block = False  # end when a block closes
         self.sound: Sound | None = None  # the sound whose codes are being written
+        self.frames: list[tuple[int, ...]] = []  # of the open block, if its length is known
+        self.drawn: tuple[Media | UserError, float] | None = None  # what became of it before its end mark, and the seconds
         self.parts: list[Part] = []
         self.words: list[str] = []
         self.heard: list[str] | None = None
@@ -587,7 +602,8 @@ class _Reply:
         yield from self._open(parser)
         yield Stage("thinking")
         try:
-            yield from self._write(prompt, parser)
+            texts = self._recital(human)
+            yield from self._recite(texts, parser) if len(texts) > 1 else self._write(prompt, parser)
         except GeneratorExit:  # nobody listens any more: keep what was written
             self._abandon(parser)
             raise
@@ -628,8 +644,9 @@ class _Reply:
             yield self._finished(self.reason, None, None)
             return
         ids = (*turn.ids[:first], *self.chat.vocabulary.block(new.modality, new.codes), *turn.ids[last:])
-        edits = [*turn.facts.get("edits", ()), {"part": number, "seed": self.seed, "settings": self.settings.record()}]
-        facts = {**turn.facts, "edits": edits}
+        edit = {"part": number, "seed": self.seed, "settings": self.settings.record(), "was": list(turn.ids[first:last])}
+        edit |= {"reason": self.reason, "seen": changed(self.conversation.turns[:index])}
+        facts = {**turn.facts, "edits": [*turn.facts.get("edits", ()), edit]}
         if self.shares or "shares" in facts:  # those of the rest stay, though what follows was drawn after the old block
             known, drawn = known_shares(turn), self.shares[: new.codes.size]
             end = self.shares[new.codes.size : new.codes.size + 1] if self.reason == "eos" else []
@@ -702,7 +719,7 @@ class _Reply:
                     self.tokens += 1
                     self.times["first_token"] = self.times["first_token"] or self._since()
                     for event in parser.feed(number):
-                        yield from self._take(event)
+                        yield from self._take(event, number)
                         if self.one_block and isinstance(event, protocol.BlockClosed):
                             self.reason = "eos"
                             self.shares = list(getattr(generation, "shares", []))
@@ -718,6 +735,64 @@ class _Reply:
             yield Card(fault("The language model failed.", error))
         for event in parser.finish(self.reason):
             yield from self._take(event)
+
+    def _recital(self, human: Turn) -> list[str]:
+        """The blocks of a text that is to be said as it stands: one that is quoted in the message, or the words to be read aloud."""
+        from anygpt_demo import longer
+
+        if self.settings.output != "speech" or "speech" not in self.chat.modalities:
+            return []
+        if self.opening.ids:
+            return longer.blocks_of("".join(self.words), self.chat.letters) if self.settings.lead == 0 and self.words else []
+        return (
+            longer.blocks_of(longer.quoted(human.text), self.chat.letters)
+            if all(isinstance(part, TextPart) for part in human.parts)
+            else []
+        )
+
+    def _recite(self, texts: Sequence[str], parser: protocol.Parser) -> Iterator[Update]:
+        """Say a text that is too long for one block, as one sound. In the history stays its first block."""
+        import numpy as np
+
+        from anygpt_demo import longer
+
+        tokens, name = self.chat.vocabulary, "speech"
+        for number in () if self.opening.ids else tokens.encode_text(f" {' '.join(texts)} "):
+            for event in parser.feed(number):
+                yield from self._take(event)
+        for event in parser.feed(tokens.ranges[name].start):
+            if isinstance(event, protocol.TextDelta):
+                yield from self._take(event)
+        self._close_words()
+        yield Progress(name, 0, None)
+        error: UserError | None = None
+        file = None
+        recital = longer.Recital(self.chat, self.settings, self.voice, self.seed, self.stop)
+        try:
+            yield from recital.say(texts, *self._codec(name))
+            if recital.first:
+                file = _keep(self.conversation, name, recital.audio)
+        except UserError as failure:
+            error = failure
+        except Exception as failure:  # the border to the models, as in _write() and _decode()
+            log.exception("a text could not be said")
+            error = fault("The speech could not be made.", failure)
+        finally:  # also when nobody listens any more
+            self.tokens += recital.written
+            for frame in recital.first:
+                parser.feed(tokens.ranges[name].first + int(frame[0]))
+        if error is None:
+            self.reason = "stop" if self.stop.is_set() else "eos"
+        if recital.first:
+            parser.feed(tokens.ranges[name].end)
+            part = MediaPart(name, np.stack(recital.first), file, seconds=round(recital.audio.seconds, 2) if file is not None else None)
+            self.parts.append(part)
+            folder = self.conversation.journal.folder if self.conversation.journal is not None else None
+            if error is None:
+                yield Made(part, recital.audio, self._since(), folder / file if folder is not None and file is not None else None)
+        if error is not None:
+            yield Card(error, name)
+        parser.finish(self.reason)
 
     def _abandon(self, parser: protocol.Parser) -> None:
         """Journal what was written before the listener left; media that were not decoded keep their codes."""
@@ -741,6 +816,7 @@ class _Reply:
             given = len(self.opening.ids)
             known = [*(self.opening.shares or [None] * given)[:given], *self.shares, None]
             facts["shares"] = [_rounded(share) for share in known[: len(parser.kept)]]
+        facts |= {"seen": seen} if (seen := changed(self.conversation.turns)) else {}
         turn = Turn("mmgpt", tuple(self.parts), heard, tuple(parser.kept), facts)
         self.conversation.add(turn)
         return turn
@@ -756,8 +832,8 @@ class _Reply:
         self.times["total"] = self._since()
         return Finished(reason, turn, {name: round(seconds, 4) for name, seconds in self.times.items()}, self.tokens, human)
 
-    def _take(self, event: protocol.Event) -> Iterator[Update]:
-        """One event of the parser to updates."""
+    def _take(self, event: protocol.Event, number: int | None = None) -> Iterator[Update]:
+        """One event of the parser to updates. number: the id that brought it, None at the end of the reply."""
         if isinstance(event, protocol.TextDelta):
             if event.heard:
                 self.heard = [*(self.heard or []), event.text]
@@ -769,18 +845,20 @@ class _Reply:
             yield Progress(event.modality, 0, self._total(event.modality))
             self._listen(event.modality)
         elif isinstance(event, protocol.BlockProgress):
-            layers = self.chat.vocabulary.ranges[event.modality].modality.layers
-            yield Progress(event.modality, event.frames * layers, self._total(event.modality))
-            if self.sound is not None:
-                yield from self.sound.feed([event.frame])
+            yield from self._progress(event)
         elif isinstance(event, protocol.BlockClosed):
             yield from self._decode(event)
         elif isinstance(event, protocol.BlockDropped):
+            name = NAMES.get(event.modality, event.modality)
+            self.drawn = None
             if self.stop.is_set():
-                yield Note(f"An unfinished {NAMES.get(event.modality, event.modality)} was left out.")
-            else:
+                yield Note(f"An unfinished {name} was left out.")
+            elif number in (None, self.chat.vocabulary.eos, self.chat.vocabulary.stop):
                 cause = "The reply ended, or reached its limit, before it was whole."
-                yield Card(ModelFault(f"The {NAMES.get(event.modality, event.modality)} was not finished.", cause, "Press Retry."))
+                yield Card(ModelFault(f"The {name} was not finished.", cause, "Press Retry."))
+            else:
+                cause = "The model wrote a token into it that does not belong there."
+                yield Card(ModelFault(f"The {name} is damaged and was left out.", cause, "Retry draws other ones; so does another seed."))
 
     def _codec(self, name: str) -> tuple[Codec, int]:
         """The codec of the part that comes next, and its seed."""
@@ -829,44 +907,71 @@ class _Reply:
             self.parts.append(TextPart("".join(self.words)))
             self.words.clear()
 
-    def _decode(self, event: protocol.BlockClosed) -> Iterator[Update]:
-        """Codes to media; a codec that fails leaves a card in the place of its part, and the codes in the history."""
-        name = event.modality
+    def _progress(self, event: protocol.BlockProgress) -> Iterator[Update]:
+        """One more frame. A picture begins to form with its last code: the model writes its end mark and what follows meanwhile."""
+        import numpy as np
+
+        layers, total = self.chat.vocabulary.ranges[event.modality].modality.layers, self._total(event.modality)
+        if event.frames == 1:
+            self.frames.clear()
+        self.frames.append(event.frame)
+        yield Progress(event.modality, event.frames * layers, total)
+        if self.sound is not None:
+            yield from self.sound.feed([event.frame])
+        elif event.frames * layers == total and self.tokens:  # not before the model writes: it need not wait
+            yield from self._draw(event.modality, np.asarray(self.frames, np.int64))
+
+    def _draw(self, name: str, codes: np.ndarray) -> Iterator[Update]:
+        """Codes to media, which wait as `drawn` for the end of their block; a codec that fails leaves its error there."""
         yield Stage("drawing", name)
         start = time.perf_counter()
+        outcome: Media | UserError | None = None
         try:
-            media: Media | None = None
-            for step, found in enumerate(self._media(name, event.codes), 1):
+            for step, found in enumerate(self._media(name, codes), 1):
                 if isinstance(found, Piece):
                     yield found
                     continue
-                media = found
-                if isinstance(media, Picture):
-                    yield Preview(name, media, step)
-            assert media is not None
-            file = _keep(self.conversation, name, media)
+                outcome = found
+                if isinstance(found, Picture):
+                    yield Preview(name, found, step)
+            assert outcome is not None
+        except UserError as error:
+            outcome = error
+        except Exception as error:  # the border to the codecs: the rest of the reply must still arrive
+            log.exception("the %s codec failed", name)
+            outcome = fault(f"The {NAMES.get(name, name)} could not be made.", error)
+        self.drawn = outcome, time.perf_counter() - start
+
+    def _decode(self, event: protocol.BlockClosed) -> Iterator[Update]:
+        """A block to its part; if it could not be decoded there is a card in the place of the part, and the codes stay in the history."""
+        name = event.modality
+        try:
+            if self.drawn is None:
+                yield from self._draw(name, event.codes)
         except GeneratorExit:  # nobody waits for the picture: its codes are kept
             self.parts.append(MediaPart(name, event.codes))
             raise
+        assert self.drawn is not None
+        (outcome, seconds), start, file = self.drawn, time.perf_counter(), None
+        self.sound = self.drawn = None
+        try:
+            file = None if isinstance(outcome, UserError) else _keep(self.conversation, name, outcome)
         except UserError as error:
-            failure = error
-        except Exception as error:  # the border to the codecs: the rest of the reply must still arrive
-            log.exception("the %s codec failed", name)
-            failure = fault(f"The {NAMES.get(name, name)} could not be made.", error)
-        else:
-            seconds = time.perf_counter() - start
-            self.times["decode"] += seconds
-            part = MediaPart(name, event.codes, file)
-            self.parts.append(part)
-            self.sound = None
-            folder = self.conversation.journal.folder if self.conversation.journal is not None else None
-            if event.forced:
-                yield Note(f"The {NAMES.get(name, name)} was cut short.")
-            yield Made(part, media, seconds, folder / file if folder is not None and file is not None else None)
+            outcome = error
+        except Exception as error:  # the border to the disk: the rest of the reply must still arrive
+            log.exception("the %s could not be kept", name)
+            outcome = fault(f"The {NAMES.get(name, name)} could not be kept.", error)
+        part = MediaPart(name, event.codes, file)
+        self.parts.append(part)
+        if isinstance(outcome, UserError):
+            yield Card(outcome, name)
             return
-        self.parts.append(MediaPart(name, event.codes))
-        self.sound = None
-        yield Card(failure, name)
+        seconds += time.perf_counter() - start
+        self.times["decode"] += seconds
+        folder = self.conversation.journal.folder if self.conversation.journal is not None else None
+        if event.forced and self._total(name) is None:
+            yield Note(f"The {NAMES.get(name, name)} was cut short.")
+        yield Made(part, outcome, seconds, folder / file if folder is not None and file is not None else None)
 
 
 def _rounded(share: float | None) -> float | None:

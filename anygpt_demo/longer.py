@@ -1,10 +1,11 @@
 """Longer than one block: music that goes on from its own last frames, and speech by the sentence.
 
-    block --its last half, as if a block began with it--> more frames --+
-      ^------------------------------------------------------------------+      until the piece is as long as it should be
+    block --its beginning, up to where it is most like the end--> other frames --+
+      ^--------------------------------------------------------------------------+      until the piece is as long as it should be
 
-All frames are decoded as one line, so the sound has no seam; what the model hears of itself keeps level and tempo. In the history
-the piece stays the block that the model wrote, for a longer one would not fit into its memory.
+All frames are decoded as one line, so the sound has no seam; the beginning that the model hears each time keeps level and tempo.
+In the history the piece stays the block that the model wrote, for a longer one would not fit into its memory. A long text is said in
+blocks of whole sentences, each asked for by itself, with a natural pause between them; in the history stays the first one.
 """
 
 from __future__ import annotations
@@ -13,27 +14,41 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anygpt_demo import protocol
-from anygpt_demo.chat import Card, Finished, Made, Note, Progress, Sound, Update, fault, write_file
-from anygpt_demo.conversation import Conversation, MediaPart, Turn
+from anygpt_demo.ahead import Ahead, Halt
+from anygpt_demo.chat import Card, Finished, Made, Note, Piece, Progress, Settings, Sound, Update, fault, write_file
+from anygpt_demo.conversation import Conversation, MediaPart, TextPart, Turn
 from anygpt_demo.errors import BadText, ModelFault, UserError
 from anygpt_demo.grammar import CLOSING, Grammar
 from anygpt_demo.media import Audio
 
 if TYPE_CHECKING:
     from anygpt_demo.chat import Chat
+    from anygpt_demo.codecs.base import Codec
+    from anygpt_demo.media import Voice
 
 SHORTEST = 50  # frames that a block may have at least when it is continued: a second of music
 LONGEST_S = 120.0
+RECENT = 30  # frames by which the place is found in the first block where it goes on
+REUSED = 0.6  # of the first block are heard again at most, so that much is new
 TRIES = 4  # blocks in a row that the model may end at once
-LETTERS = 300  # of a text that are spoken in one block; 30 s hold some 400
-PAUSE_S = 0.2  # between two blocks of speech
+PAUSE_S = 0.2  # between what is heard of two blocks of speech
+EDGE_S = 0.05  # of their own quiet on either side of the pause, which is part of it
+QUIET = 0.02  # of the loudest sample so far: what is below is silence
+READ = "Read this aloud: "  # asks for one block
+ASKED = re.compile(
+    r"\s*(?:(?:please|can you|could you|i want to hear you)[,\s]+)*(?:say|speak|read)"
+    r"(?:\s+(?:this|these|that|it|the|my|following|text|words?|sentences?|lines?|story|poem|aloud|out|loud|slowly|after|to|for|me))*"
+    r"\s*(?::|\n|(?=[\"“]))(?P<quote>.+)",
+    re.IGNORECASE | re.DOTALL,
+)
 log = logging.getLogger(__name__)
 
 
@@ -58,13 +73,14 @@ def onward(
     layers = item.modality.layers
     whole = list(np.asarray(codes))
     longest = min(item.modality.frames.stop - 1, max(len(whole), SHORTEST))  # as long as the model made the first one
-    kept = max(1, min(len(whole), longest) // 2)
+    first = np.asarray(codes)[:longest]
     keep = getattr(engine, "cache", None)
     options: dict[str, Any] = {"cache": keep()} if keep is not None else {}
     fruitless, turn = 0, 0
     while len(whole) < frames and fruitless < TRIES and not (stop is not None and stop.is_set()):
         turn += 1
-        given = tokens.block(name, np.stack(whole[-kept:]))[:-1]
+        kept = like_now(np.stack(whole), first)
+        given = tokens.block(name, first[:kept])[:-1]
         room = (longest - kept) * layers + 1 + CLOSING
         limit = min(longest, kept + frames - len(whole))
         grammar = Grammar(tokens, budget=len(given) + room, limits={name: limit}, chain=False, sampling=sampling)
@@ -78,6 +94,19 @@ def onward(
                 whole.append(tokens.codes(name, new[-layers:])[0])
                 yield whole[-1]
         fruitless = 0 if len(new) >= layers else fruitless + 1
+
+
+def like_now(whole: np.ndarray, first: np.ndarray) -> int:
+    """How many frames of the first block had been played where it was most like the end of all frames; at most REUSED of it.
+
+    A model plays from the first beat on. Frames that begin elsewhere are another rhythm to it, and the tempo is soon lost; what it
+    began with keeps tempo, key and level. whole, first: int64 (T, layers), all frames so far and the first block; the first codebook is
+    compared, which holds the rhythm.
+    """
+    count = max(1, min(RECENT, len(first) // 3))
+    recent = whole[-count:, 0]
+    places = range(count, max(count, int(REUSED * len(first))) + 1)
+    return max(places, key=lambda place: float((first[place - count : place, 0] == recent).mean()))
 
 
 def lengthen(
@@ -167,7 +196,7 @@ def _before(chat: Chat, conversation: Conversation, index: int, number: int, sec
     return part, [*protocol.encode(chat.vocabulary, turns), *turn.ids[:first]]
 
 
-def blocks_of(text: str, letters: int = LETTERS) -> list[str]:
+def blocks_of(text: str, letters: int) -> list[str]:
     """A text in pieces of at most about `letters` letters that end where a sentence ends; a longer sentence is cut at a space."""
     found = [""]
     for sentence in re.findall(r"[^.!?…]+[.!?…]*[\"'”’)]*\s*", text) or [text]:
@@ -187,9 +216,137 @@ def _cut(sentence: str, letters: int) -> Iterator[str]:
     yield sentence
 
 
+def quoted(text: str) -> str:
+    """The words that a message asks to be said ("Read this aloud: ..."), or nothing if it asks for something else."""
+    found = ASKED.fullmatch(text)
+    return found["quote"].strip().strip('"“”').strip() if found else ""
+
+
+class Pauses:
+    """Joins sounds that come in pieces, with a pause between them in the place of the silence at their own ends.
+
+    Samples are float32 (n,) at rate_hz. A quiet end waits until it is known whether the sound goes on.
+    """
+
+    def __init__(self, rate_hz: int, pause_s: float = PAUSE_S) -> None:
+        self.pause, self.edge = round(pause_s * rate_hz), round(min(EDGE_S, pause_s / 2) * rate_hz)
+        self.held = np.zeros(0, np.float32)
+        self.peak = 0.0
+        self.owed: int | None = None  # samples of silence before the next sound
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """More of a sound; what can be heard of it by now."""
+        line = np.concatenate([self.held, samples])
+        self.peak = max(self.peak, float(np.abs(line).max(initial=0.0)))
+        loud = np.flatnonzero(np.abs(line) > QUIET * self.peak)
+        if not len(loud):
+            self.held = line
+            return line[:0]
+        silence, first = line[:0], 0
+        if self.owed is not None:
+            first = max(0, int(loud[0]) - self.edge)
+            silence = np.zeros(max(0, self.owed - (int(loud[0]) - first)), np.float32)
+            self.owed = None
+        last = int(loud[-1]) + 1
+        self.held = line[last:]
+        return np.concatenate([silence, line[first:last]])
+
+    def turn(self) -> np.ndarray:
+        """The sound has ended and another one follows: what remains to be heard of it."""
+        if self.owed is not None:  # nothing was heard since the last one
+            self.held = self.held[:0]
+            return self.held
+        rest, self.held = self.held[: self.edge], self.held[:0]
+        self.owed = self.pause - len(rest)
+        return rest
+
+    def finish(self) -> np.ndarray:
+        """The end of the last sound."""
+        rest, self.held = self.held, self.held[:0]
+        return rest
+
+
 def joined(pieces: Sequence[Audio], pause_s: float = PAUSE_S) -> Audio:
-    """Sounds one after the other, with a pause between them."""
-    rate_hz = pieces[0].rate_hz
-    silence = np.zeros(round(pause_s * rate_hz), np.float32)
-    parts = [samples for piece in pieces for samples in (silence, piece.samples)][1:]
-    return Audio(np.concatenate(parts), rate_hz)
+    """Sounds one after the other, with a pause between what is heard of them."""
+    pauses, parts = Pauses(pieces[0].rate_hz, pause_s), []
+    for number, piece in enumerate(pieces):
+        parts += [pauses.turn()] if number else []
+        parts.append(pauses.feed(piece.samples))
+    return Audio(np.concatenate([*parts, pauses.finish()]), pieces[0].rate_hz)
+
+
+class Recital:
+    """Texts said one after the other, each in a block of its own, as one sound.
+
+    seed: of the first block's codes. first: the frames of the first block so far, int64 (1,) each; written: codes of
+    all blocks; pieces: the sound so far.
+    """
+
+    def __init__(self, chat: Chat, settings: Settings, voice: Voice | None, seed: int, stop: threading.Event) -> None:
+        self.chat, self.settings, self.voice, self.seed, self.stop = chat, settings, voice, seed, stop
+        self.rate_hz = chat.vocabulary.ranges["speech"].modality.sample_rate_hz or 1
+        self.pauses = Pauses(self.rate_hz)
+        self.first: list[np.ndarray] = []
+        self.written = 0
+        self.pieces: list[Audio] = []
+
+    @property
+    def audio(self) -> Audio:
+        """All pieces joined."""
+        return Audio(np.concatenate([np.zeros(0, np.float32), *(piece.samples for piece in self.pieces)]), self.rate_hz)
+
+    def say(self, texts: Sequence[str], codec: Codec, seed: int) -> Iterator[Update]:
+        """Yields Progress, of each block by itself, and the sound in pieces. seed: of the first block's voice.
+
+        Raises what engine and codec raise.
+        """
+        for number, text in enumerate(texts):
+            if self.stop.is_set():
+                break
+            if number:
+                yield from self._told(self.pauses.turn())
+            yield from self._block(number, text, codec, seed + number)
+        yield from self._told(self.pauses.finish())
+
+    def _block(self, number: int, text: str, codec: Codec, seed: int) -> Iterator[Update]:
+        codes: list[np.ndarray] = self.first if number == 0 else []
+        options: dict[str, Any] = {"voice": self.voice, "seed": seed}
+        streamer = codec.streamer(**options) if hasattr(codec, "streamer") else None
+        with closing(_said(self.chat, text, self.settings, self.seed + number, self.stop)) as frames:
+            for frame in frames:
+                codes.append(frame)
+                self.written += 1
+                yield Progress("speech", len(codes), None)
+                for audio in streamer.feed(frame) if streamer is not None else ():
+                    yield from self._told(self.pauses.feed(audio.samples))
+        if not codes:
+            return
+        for audio in streamer.finish() if streamer is not None else [codec.decode(np.stack(codes), **options)]:
+            assert isinstance(audio, Audio)
+            yield from self._told(self.pauses.feed(audio.samples))
+
+    def _told(self, samples: np.ndarray) -> Iterator[Piece]:
+        if len(samples):
+            start = sum(piece.seconds for piece in self.pieces)
+            self.pieces.append(Audio(samples, self.rate_hz))
+            yield Piece("speech", self.pieces[-1], start)
+
+
+def _said(chat: Chat, text: str, settings: Settings, seed: int, stop: threading.Event) -> Generator[np.ndarray, None, None]:
+    """The frames of one block of speech that says a text, int64 (1,) each."""
+    tokens, engine = chat.vocabulary, chat.engine
+    item = tokens.ranges["speech"]
+    given = [*tokens.encode_text(f" {text} "), item.start]
+    prompt = [*protocol.encode(tokens, [Turn("human", (TextPart(READ + text),))]), *given]
+    room = min(item.modality.frames.stop + CLOSING, engine.context - len(prompt))
+    others = tuple(name for name in chat.modalities if name != "speech")
+    grammar = Grammar(tokens, budget=len(given) + room, preset=settings.preset, forbid=others, chain=False, sampling=settings.sampling)
+    grammar.begin(given)
+    keep = getattr(engine, "cache", None)
+    options: dict[str, Any] = {"cache": keep()} if keep is not None else {}
+    halt = Halt(stop)
+    with closing(Ahead(engine.generate(prompt, grammar, seed=seed, stop=halt, max_new=room, **options), halt).ids()) as numbers:
+        for number in numbers:
+            if number == item.end or stop.is_set():
+                return
+            yield tokens.codes("speech", [number])[0]

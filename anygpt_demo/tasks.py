@@ -182,7 +182,7 @@ def run(
     if needed:
         raise UserError(f"This family cannot do {name}.", f"It has no {needed[0]}.", "Use another family.")
     words = instruction or random.Random(seed).choice(task.instructions)
-    if name == "tts" and isinstance(given, str) and len(pieces := longer.blocks_of(given)) > 1:
+    if name == "tts" and isinstance(given, str) and len(pieces := longer.blocks_of(given, chat.letters)) > 1:
         options: dict[str, Any] = {"voice": voice, "instruction": words, "preset": preset, "max_new": max_new}
         answers = [run(chat, name, piece, seed=seed, rendering=rendering, stop=stop, **options) for piece in pieces]
         return Answer(words, media=longer.joined([answer.media for answer in answers if isinstance(answer.media, Audio)]))

@@ -70,6 +70,12 @@ def test_making_things(client: Client, files: dict[str, str]) -> None:
     assert sound(spoken).seconds == pytest.approx(2.0, abs=0.01)
 
 
+def test_a_long_text_is_spoken_to_its_end(client: Client) -> None:
+    """Each of its blocks has 60 codes here, of which some begin and end in silence."""
+    text = "One two three four five six seven. " * 20
+    assert 3.0 < sound(client.predict(f"Read this aloud: {text}", api_name="/speak")).seconds < 3 * 1.2 + 2 * 0.3
+
+
 def test_a_whole_turn(client: Client, files: dict[str, str]) -> None:
     reply = client.predict("", None, handle_file(files["speech"]), None, "", "chat", 5, api_name="/chat")
     assert [part["type"] for part in reply["parts"]] == ["text", "speech", "text", "image"]
@@ -162,6 +168,23 @@ def test_mcp_without_its_package_names_the_remedy(monkeypatch: pytest.MonkeyPatc
     assert not ui.launch_options(public=False)["mcp_server"]
     assert app.main(["--mcp"]) == 1
     assert 'pip install "gradio[mcp]==' in capsys.readouterr().err
+
+
+def test_media_leave_the_model_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert [ui.media_threads(True, count) for count in (1, 2, 4, 8)] == [1, 1, 3, 7]
+    assert [ui.media_threads(False, count) for count in (1, 2, 4, 8)] == [1, 1, 2, 4]
+    before = torch.get_num_threads()
+    monkeypatch.setattr("anygpt_demo.models.compiled.cores", lambda: 4)
+    try:
+        for given, small, threads in ((8, True, 3), (8, False, 2), (1, True, 1)):
+            torch.set_num_threads(given)
+            ui.share_processors(small)
+            with ThreadPoolExecutor(1) as pool:  # a reply is decoded in a thread that begins later
+                assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(find_spec("mcp") is None, reason="gradio[mcp] is not installed")

@@ -511,3 +511,74 @@ def test_who_leaves_early_leaves_no_thread_behind(vocabulary, make):
             break
     updates.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "writer"]
+
+
+def test_a_picture_is_decoded_before_its_end_mark(vocabulary):
+    begun = threading.Event()
+    image = block(vocabulary, "image")
+
+    class Telling(Plain):
+        def decode(self, codes, *, voice=None, seed=0):
+            begun.set()
+            return super().decode(codes, voice=voice, seed=seed)
+
+    class Waiting(Reading):
+        def __iter__(self):
+            for number in super().__iter__():
+                if number == image[-1]:
+                    assert begun.wait(5), "the picture waited for its end mark"
+                yield number
+
+    class Engine:
+        context = 4096
+
+        def generate(self, ids, grammar, *, seed, stop, max_new):
+            return Waiting(written(vocabulary, " see ", image, " and ", image), grammar, stop, max_new)
+
+    codecs = {name: Telling(vocabulary.ranges[name].modality) for name in vocabulary.ranges}
+    updates = list(Chat(vocabulary, Engine(), codecs.__getitem__).reply(Conversation(), Message("draw"), seed=5))
+    assert [update.part.codes.shape for update in updates if isinstance(update, Made)] == [(32, 1)] * 2
+    assert codecs["image"].calls == [(None, 6), (None, 8)] and updates[-1].reason == "eos"  # once each, with the seed of its place
+
+
+@pytest.mark.parametrize("failing", [3, 13])
+def test_a_whole_picture_without_its_end_mark_is_left_out(vocabulary, failing):
+    """All its codes, and then a word: what was drawn of it does not become the next picture."""
+    ids = written(vocabulary, " a ", block(vocabulary, "image", failing)[:-1], " b ", block(vocabulary, "image", 4))
+
+    class Careless:
+        context = 4096
+
+        def generate(self, prompt, grammar, *, seed, stop, max_new):
+            return Unruled(ids, grammar, stop, max_new)
+
+    class Unruled(Reading):
+        def __iter__(self):
+            yield from self.ids
+            self.reason = "eos"
+
+    chat = Chat(vocabulary, Careless(), lambda name: Plain(vocabulary.ranges[name].modality))
+    updates = list(chat.reply(Conversation(), Message("draw")))
+    assert [int(update.media.rgb[0, 0, 0]) for update in updates if isinstance(update, Made)] == [4]
+    assert [card.modality for card in updates if isinstance(card, Card)] == [None]
+    assert [getattr(part, "modality", "") for part in updates[-1].turn.parts] == ["", "", "image"]
+
+
+def test_a_whole_picture_is_not_cut_short_by_the_budget(vocabulary, make):
+    ids = [*vocabulary.encode_text(" a "), *block(vocabulary, "image")[:-1]]
+    chat = make(ids)
+    updates = list(chat.reply(Conversation(), Message("draw")))
+    assert len([update for update in updates if isinstance(update, Made)]) == 1 and len(chat.codec("image").calls) == 1
+    assert not [update for update in updates if isinstance(update, Note) and "cut short" in update.text]
+
+
+def test_who_leaves_while_a_picture_forms_keeps_its_codes_once(vocabulary, make, tmp_path):
+    chat = make(written(vocabulary, " a ", block(vocabulary, "image"), " b"))
+    conversation = Journal.create(tmp_path).conversation()
+    updates = chat.reply(conversation, Message("draw"))
+    for update in updates:
+        if isinstance(update, Preview):
+            break
+    updates.close()
+    parts = Journal(conversation.journal.folder).turns[1].parts
+    assert [getattr(part, "modality", "text") for part in parts] == ["text", "image"] and parts[1].codes.shape == (32, 1)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from anygpt_demo.codecs.speech import SpeechCodec, built_in_voice
+from anygpt_demo.codecs.speech import LATER, OPENING, SpeechCodec, built_in_voice
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.eval.metrics import figure, word_error_rates, word_errors
-from anygpt_demo.media import Audio
+from anygpt_demo.media import Audio, Voice
 from anygpt_demo.models.speechtokenizer import NormedConv1d, ResidualQuantizer, SpeechTokenizer, steady
 from anygpt_demo.train.quantizer import CodebookStack, Kept, kmeans, lsuv, nearest
 from anygpt_demo.train.spectra import LogMel, MelLoss, mel_filters
@@ -32,6 +33,15 @@ TINY = {
 def codec() -> SpeechCodec:
     torch.manual_seed(0)
     return SpeechCodec(SpeechTokenizer(TINY).eval(), None)
+
+
+def voiced() -> SpeechCodec:
+    """A codec with a random SoundStorm."""
+    from anygpt_demo.models.soundstorm import SoundStorm
+
+    torch.manual_seed(0)
+    small = {"codebook_size": 32, "num_quantizers": 7, "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8}}
+    return SpeechCodec(SpeechTokenizer(TINY).eval(), SoundStorm(small).eval(), steps=2)
 
 
 def sound(samples: int) -> Audio:
@@ -59,11 +69,7 @@ def test_streamed_pieces_joined_equal_the_whole(codec: SpeechCodec, frames: int)
 
 
 def test_a_streamed_voice_is_one_line_of_codes_and_repeatable() -> None:
-    from anygpt_demo.models.soundstorm import SoundStorm
-
-    torch.manual_seed(0)
-    small = {"codebook_size": 32, "num_quantizers": 7, "conformer": {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8}}
-    codec = SpeechCodec(SpeechTokenizer(TINY).eval(), SoundStorm(small).eval(), steps=2)
+    codec = voiced()
     codes = np.random.default_rng(1).integers(0, 32, (90, 1))
     streamer, fed, pieces = codec.streamer(seed=3), [], []
     inner = streamer.wave.feed
@@ -80,6 +86,77 @@ def test_a_streamed_voice_is_one_line_of_codes_and_repeatable() -> None:
     again = np.concatenate([piece.samples for piece in codec.stream(iter(codes), seed=3)])
     assert np.array_equal(joined, again)
     assert np.abs(codec.decode(codes, seed=3).samples - joined).max() < 1e-5  # a sentence at once is the same line of codes
+
+
+def test_a_voice_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anygpt_demo.codecs import speech
+    from anygpt_demo.codecs.base import Rendering
+
+    made, heard = voiced(), []
+    encode = SpeechTokenizer.encode
+    monkeypatch.setattr(SpeechTokenizer, "encode", lambda self, wav: heard.append(wav.shape[-1]) or encode(self, wav))
+    monkeypatch.setattr(speech, "VOICES_KEPT", 2)
+    codes = np.random.default_rng(1).integers(0, 32, (40, 1))
+    voices = [Voice("a", sound(4000)), Voice("b", sound(4001)), Voice("a", Audio(sound(4000).samples * 0.5, 16_000))]
+    first = [made.decode(codes, voice=voice, seed=3).samples for voice in voices[:2]]
+    again = [made.decode(codes, voice=Voice("c", Audio(voice.audio.samples.copy(), 16_000)), seed=3).samples for voice in voices[:2]]
+    list(made.tuned(Rendering(voice_steps=1)).stream(iter(codes), voice=voices[1]))
+    assert heard == [4000, 4001] and all(map(np.array_equal, first, again))
+    fresh = voiced()
+    assert all(np.array_equal(fresh.decode(codes, voice=voice, seed=3).samples, was) for voice, was in zip(voices, first, strict=False))
+    heard.clear()
+    made.decode(codes, voice=voices[2])  # the same name, another sound: the voice used longest ago goes
+    made.decode(codes, voice=voices[1])
+    assert heard == [4000]
+    made.decode(codes, voice=voices[0])
+    assert heard == [4000, 4000]
+
+
+def level_change(samples: np.ndarray, place: int, width: int) -> float:
+    """By how many dB the `width` samples from a place on are louder than those before it."""
+    before, after = (np.sqrt(np.mean(part.astype(float) ** 2)) for part in (samples[place - width : place], samples[place : place + width]))
+    return float(20 * np.log10(after / before))
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_streamed_voice_has_no_audible_seams(clean: bool) -> None:
+    """Where one window of SoundStorm ends and the next begins, against the sentence filled at once and against all other frames."""
+    made, bend, jump = replace(voiced(), clean=clean), {"seam": [], "else": []}, {"seam": [], "else": []}
+    seams = range(OPENING, 240, LATER)
+    for seed in range(8):
+        codes = np.random.default_rng(seed).integers(0, 32, (240, 1))
+        whole = made.decode(codes, seed=seed).samples
+        joined = np.concatenate([piece.samples for piece in made.stream(iter(codes), seed=seed)])
+        assert len(whole) == len(joined) == 320 * 240
+        if clean:
+            assert np.abs(whole - joined).max() < 1e-4
+        for frame in range(20, 220):
+            kind, place = "seam" if frame in seams else "else", 320 * frame
+            bend[kind].append([level_change(joined, place, width) - level_change(whole, place, width) for width in (80, 1600)])
+            jump[kind].append(abs(joined[place] - joined[place - 1]))
+    assert np.abs(np.mean(bend["seam"], 0)).max() < 1  # dB
+    spread = {kind: np.sqrt(np.mean(np.square(found), 0)) for kind, found in bend.items()}
+    assert (spread["seam"] <= 1.3 * spread["else"] + 1e-3).all()  # other codes are as loud as they are wherever they stand
+    assert max(jump["seam"]) <= max(jump["else"]) and np.mean(jump["seam"]) <= 1.3 * np.mean(jump["else"])
+
+
+def test_halves_are_of_the_kind_that_the_card_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anygpt_demo.codecs.speech import precision
+
+    assert precision("cpu") is torch.float32
+    for native, kind in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, native=native: native or including_emulation)
+        assert precision("cuda") is precision("cuda:1") is kind and precision("mps") is torch.float16
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_voice_is_spoken_in_either_half(clean: bool) -> None:
+    made = replace(voiced(), clean=clean)
+    assert made.soundstorm is not None
+    made.soundstorm.bfloat16()
+    codes = np.random.default_rng(2).integers(0, 32, (60, 1))
+    samples = made.decode(codes, seed=3).samples
+    assert samples.dtype == np.float32 and len(samples) == 60 * 320 and np.isfinite(samples).all()
 
 
 def test_a_voice_goes_on_from_what_is_before_it() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import wave
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,7 @@ FIRST = 25  # codes of a piece of sound
 OPENING, LATER = 36, 50  # codes that SoundStorm fills at first: a piece, and what the decoder hears ahead of its end; and then
 CONTEXT = 50  # frames that were filled before and that the next window sees
 PROMPT_FRAMES = 150  # 3 s of the voice prompt are used, as in the paper's demo of SoundStorm
+VOICES_KEPT = 8  # whose codes a codec keeps, 10 kB each
 
 
 def built_in_voice(name: str = DEFAULT_VOICE) -> Voice:
@@ -47,6 +50,41 @@ def built_in_voice(name: str = DEFAULT_VOICE) -> Voice:
     with wave.open(str(VOICES / f"{name}.wav"), "rb") as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
         return Voice(name, Audio(samples.astype(np.float32) / 32768, file.getframerate()))
+
+
+class Prompts:
+    """The codes of the voices that were heard last, by their samples. For all threads."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, torch.Tensor] = {}  # last used last
+        self._lock = threading.Lock()
+
+    def of(self, audio: Audio, encode: Callable[[Audio], torch.Tensor]) -> torch.Tensor:
+        """The codes of a voice, as encode(audio) gives them: what is kept, else encoded now."""
+        samples = np.ascontiguousarray(audio.samples, np.float32)
+        key = hashlib.sha256(samples.tobytes() + str(audio.rate_hz).encode()).digest()
+        with self._lock:
+            found = self._held.get(key)
+        if found is None:
+            found = encode(audio)
+        with self._lock:
+            self._held.pop(key, None)
+            self._held[key] = found
+            for oldest in list(self._held)[:-VOICES_KEPT]:
+                del self._held[oldest]
+        return found
+
+
+def precision(device: str) -> torch.dtype:
+    """The type in which SoundStorm computes: on a CPU float32, on a GPU half of it, bfloat16 where the card computes in that."""
+    import torch
+
+    if device == "cpu":
+        # bfloat16 needs 0.10 s of a thread instead of 0.16 for a sentence of 3 s where the processor has it, but changes an eighth of the
+        # codes, a third of those of the last two levels; and other processors only imitate it.
+        return torch.float32
+    native = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 @dataclass(frozen=True)
@@ -62,6 +100,7 @@ class SpeechCodec:
     steps: int = 8  # passes over level 2
     clean: bool = True  # sample as the small network was trained; False: the published procedure, pass for pass
     device: str = "cpu"
+    prompts: Prompts = field(default_factory=Prompts, repr=False, compare=False)  # encoded by this tokenizer
 
     @classmethod
     def load(cls, family: Family, device: str = "cpu") -> SpeechCodec:
@@ -81,7 +120,7 @@ class SpeechCodec:
         soundstorm, clean, steps = None, True, 8
         if family.has("soundstorm"):
             part = family.component("soundstorm")
-            config, dtype = part.config, torch.float32 if device == "cpu" else torch.float16
+            config, dtype = part.config, precision(device)
             soundstorm = assemble(lambda: SoundStorm(config), part.state(device, dtype), "soundstorm")
             clean, steps = bool(part.config.get("clean", family.name == "mini")), int(part.config.get("steps", 8))
         return cls(tokenizer.to(device).fold(), soundstorm, steps=steps, clean=clean, device=device)
@@ -120,10 +159,13 @@ class SpeechCodec:
         return Audio(np.clip(samples, -1.0, 1.0), self.tokenizer.sample_rate)
 
     def prompt(self, voice: Voice) -> torch.Tensor:
-        """The codes of a voice's first seconds, int64 (1, p, 8)."""
+        """The codes of a voice's first seconds, int64 (1, p, 8). They are kept for the next reply in the same voice."""
         import torch
 
-        return torch.from_numpy(self.encode_all(voice.audio)[:, :PROMPT_FRAMES].T.copy()).to(self.device)[None]
+        def encode(audio: Audio) -> torch.Tensor:
+            return torch.from_numpy(self.encode_all(audio)[:, :PROMPT_FRAMES].T.copy()).to(self.device)[None]
+
+        return self.prompts.of(voice.audio, encode)
 
     def fill(self, semantic: torch.Tensor, prompt: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """All levels of semantic codes int64 (1, T) in the voice of a prompt int64 (1, p, 8). Returns int64 (1, T, 8)."""
@@ -163,7 +205,8 @@ class Filler:
     """SoundStorm on one window of semantic codes after another, in one voice.
 
     A window is filled after the voice prompt and the last CONTEXT frames that were filled, which stay as they are; so the voice
-    goes on where it was, and the waveform is that of one line of codes.
+    goes on where it was, and the waveform is that of one line of codes. Of the prompt its codes can be kept, not what a pass computes
+    for it: attention and convolution look both ways, so its frames change with every code that is filled after them.
     """
 
     def __init__(self, codec: SpeechCodec, voice: Voice, seed: int) -> None:
@@ -188,7 +231,8 @@ class Filler:
 class SpeechStream:
     """Speech while its codes still arrive: SoundStorm fills windows of codes, the decoder runs on without a seam.
 
-    The pieces joined are what decode() gives; only the published way of sampling fills a whole sentence at once there.
+    The pieces joined are what decode() gives; only the published way of sampling fills a whole sentence at once there, and gives other
+    codes of the same voice. They too are one line of codes for the decoder: where windows meet, level and steps are as anywhere else.
     """
 
     def __init__(self, codec: SpeechCodec, voice: Voice, seed: int) -> None:
