@@ -14,12 +14,12 @@ import html
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anygpt_demo import __version__
+from anygpt_demo import __version__, protocol
 from anygpt_demo.chat import Chat, Finished, Opening, Settings
 from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart, Turn, from_record, to_record
 from anygpt_demo.errors import BadText, UserError
@@ -191,38 +191,101 @@ class Again:
 
 
 def replay(archive: Archive, chat: Chat) -> Iterator[Again]:
-    """Make every reply of a saved chat again and compare its ids. Nothing is decoded to media."""
-    silent = Chat(chat.vocabulary, chat.engine, _silent, model=chat.model)
-    cache: Any = None
+    """Make every reply of a saved chat again, and what was made anew in it, and compare ids. Nothing is decoded to media."""
+    again = _Replay(archive, chat)
     for index, turn in enumerate(archive.turns):
-        if turn.role == "human":
-            continue
-        before = archive.turns[:index]
-        skipped = _unrepeatable(turn) if before and before[-1].role == "human" else "It follows no message."
-        if skipped:
-            yield Again(index, "skipped", cause=skipped)
-            continue
+        if turn.role == "mmgpt":
+            try:
+                yield again.make(index)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+                yield Again(index, "skipped", cause="It does not say how it was made.")
+
+
+class _Replay:
+    """Makes the replies of one chat again, each after what the turns before it were when it was written."""
+
+    def __init__(self, archive: Archive, chat: Chat) -> None:
+        self.turns = archive.turns
+        self.chat = Chat(chat.vocabulary, chat.engine, _silent, model=chat.model)
+        self.cache: Any = None
+
+    def make(self, index: int) -> Again:
+        """One reply. Raises KeyError, TypeError, ValueError, AttributeError or IndexError if its facts are not what a reply has."""
+        turn = self.turns[index]
+        if not index or self.turns[index - 1].role != "human":
+            return Again(index, "skipped", cause="It follows no message.")
+        if not turn.ids or "seed" not in turn.facts:
+            return Again(index, "skipped", cause="It does not say how it was made.")
+        states = self._states(index)
+        if states[0] is None:
+            return Again(index, "skipped", cause="Parts of it were written anew by an older version, which did not keep what was there.")
+        same, known = self._reply(index, states[0])
+        compared = len(states[0].ids)
+        for edit, old, new in zip(turn.facts.get("edits", ()), states, states[1:], strict=False):
+            if "seconds" not in edit and old is not None and new is not None:  # music that was continued keeps its ids
+                same_again, known_again = self._edit(index, edit, old, new)
+                same, known, compared = same and same_again, known and known_again, compared + len(edit["was"])
+        if not same and not known:
+            return Again(
+                index, "skipped", cause="Parts before it were written anew by an older version, which did not keep what was there."
+            )
+        return Again(index, "same" if same else "different", compared)
+
+    def _reply(self, index: int, turn: Turn) -> tuple[bool, bool]:
+        """Whether a reply comes again as it was written, and whether the file says what stood before it."""
+        before, known = self._before(index, turn.facts.get("seen", ()))
         given = turn.ids[: int(turn.facts.get("opening", 0))]
         opening = Opening(given, tuple(part for part in turn.parts if isinstance(part, MediaPart)))
-        conversation = Conversation(list(before[:-1]), cache=cache)
+        conversation = Conversation(before[:-1], cache=self.cache)
         made: tuple[int, ...] = ()
         settings = Settings.of(turn.facts["settings"])
-        for update in silent.reply(conversation, before[-1], seed=int(turn.facts["seed"]), settings=settings, opening=opening):
+        for update in self.chat.reply(conversation, before[-1], seed=int(turn.facts["seed"]), settings=settings, opening=opening):
             if isinstance(update, Finished) and update.turn is not None:
                 made = update.turn.ids
-        cache = conversation.cache
+        self.cache = conversation.cache
         whole = turn.facts.get("reason") == "eos"
         length = len(turn.ids) if whole else max(0, len(turn.ids) - 1)  # where it was stopped, an open block was closed
-        same = made[:length] == turn.ids[:length] and (not whole or len(made) == length)
-        yield Again(index, "same" if same else "different", length)
+        return made[:length] == turn.ids[:length] and (not whole or len(made) == length), known
 
+    def _edit(self, index: int, edit: Mapping[str, Any], old: Turn, new: Turn) -> tuple[bool, bool]:
+        """The same of one part that was written anew."""
+        before, known = self._before(index, edit.get("seen", ()))
+        conversation = Conversation([*before, old], cache=self.cache)
+        settings, number = Settings.of(edit["settings"]), int(edit["part"])
+        for _ in self.chat.again(conversation, index, number, seed=int(edit["seed"]), settings=settings):
+            pass
+        self.cache, made = conversation.cache, conversation.turns[index].ids
+        if edit.get("reason") == "eos":
+            return made == new.ids, known
+        end = protocol.places(self.chat.vocabulary, new)[number][1] - 1  # where it was stopped, it was closed
+        return made[:end] == new.ids[:end], known
 
-def _unrepeatable(turn: Turn) -> str:
-    if not turn.ids or "seed" not in turn.facts:
-        return "It does not say how it was made."
-    if any("seconds" not in edit for edit in turn.facts.get("edits", ())):  # music that was continued keeps its ids
-        return "Parts of it were written anew."
-    return ""
+    def _before(self, index: int, seen: Sequence[Sequence[int]]) -> tuple[list[Turn], bool]:
+        """The turns before one as they were when it was written, and whether the file says so. seen: how often each had changed."""
+        counts = {int(place): int(count) for place, count in seen}
+        states = [self._states(place)[counts.get(place, 0)] for place in range(index)]
+        return [state or self.turns[place] for place, state in enumerate(states)], None not in states
+
+    def _states(self, index: int) -> list[Turn | None]:
+        """A turn as it was written, and after each change of a part; None where the file does not keep what was there."""
+        turn = self.turns[index]
+        found: list[Turn | None] = [turn]
+        for edit in reversed(turn.facts.get("edits", ())):
+            newer = found[-1]
+            found.append(newer if newer is None or "seconds" in edit else self._without(edit, newer))
+        return found[::-1]
+
+    def _without(self, edit: Mapping[str, Any], turn: Turn) -> Turn | None:
+        """A reply before one of its parts was written anew."""
+        if "was" not in edit:
+            return None
+        was, number, tokens = tuple(map(int, edit["was"])), int(edit["part"]), self.chat.vocabulary
+        (block,) = [event for event in protocol.parse(tokens, was) if isinstance(event, protocol.BlockClosed)]
+        if was != tuple(tokens.block(block.modality, block.codes)):
+            raise ValueError("more than a block")
+        first, last = protocol.places(tokens, turn)[number]
+        part = MediaPart(block.modality, block.codes)
+        return replace(turn, parts=(*turn.parts[:number], part, *turn.parts[number + 1 :]), ids=(*turn.ids[:first], *was, *turn.ids[last:]))
 
 
 def _silent(name: str) -> Codec:

@@ -14,6 +14,7 @@ from anygpt_demo.conversation import Journal
 from anygpt_demo.errors import BadAudio, MissingProgram, UserError
 from anygpt_demo.media import Audio, from_samples
 from anygpt_demo.terminal import HOME, Screen, open_chat, read_voice, refusal, say, stoppable
+from anygpt_demo.watermark import embed
 
 RATE_HZ = 16_000
 LONGEST_S = 30.0
@@ -69,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
                 for update in chat.reply(conversation, message, voice=voice, seed=options.seed, stop=stop):
                     screen.show(update)
                     if isinstance(update, Made) and isinstance(update.media, Audio):
-                        device.play(update.media.samples, update.media.rate_hz, device=options.device_out)
+                        device.wait()  # for the sound before: play() would cut it off
+                        device.play(embed(update.media).samples, update.media.rate_hz, device=options.device_out)
                 device.wait()
             options.seed += 1
         except UserError as error:

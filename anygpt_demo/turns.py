@@ -47,11 +47,14 @@ from anygpt_demo.view import (
     words,
 )
 from anygpt_demo.visitors import Job, Line, Session
+from anygpt_demo.watermark import Marker, embed
 
 ITEMS = 8  # files in one message
 FRAME_S = 0.1  # the page is redrawn at most ten times a second
 PIECES = 4  # of sound are handed to the page at once: some redraws of it may be skipped
 NOTHING = "Stopped before anything was made."
+EMPTY = "The reply is empty."
+LIGHTER = "Answer with the preset fast"
 REPETITION = UserError("The reply goes in circles.", "The model repeats the same words.", "Retry draws other ones; so does another seed.")
 OUTPUTS = ("image", "speech", "music", "text", "heard")  # what a chip may ask for
 CHIPS: dict[str, tuple[str | None, tuple[str, ...]]] = {"spoken": ("speech", ("image", "music")), "silent": (None, ("speech", "music"))}
@@ -123,8 +126,14 @@ def way_out(session: Session, error: UserError) -> str:
     if session.last is None or isinstance(error, BadText):
         return closer()
     if error.remedy == dialogue.OUT_OF_MEMORY and session.last.lighter is not None:
-        return button("lighter", "0", "Answer with the preset fast")
+        return button("lighter", "0", LIGHTER)
     return button("resend", "0", "Try again")
+
+
+def lightened(wish: Settings) -> Settings:
+    """The same wish with the limits of the preset fast, in less memory."""
+    fast = PRESETS["fast"]
+    return replace(wish, limits=fast.limits, max_new=fast.max_new, rendering=replace(wish.rendering, enhance=False))
 
 
 def _options(session: Session, settings: Settings) -> dict[str, Any]:
@@ -166,12 +175,12 @@ def new_message(chat: Chat, session: Session, text: str, items: object, output: 
         session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
 
     def start(seed: int, light: bool = False) -> Iterator[dialogue.Update]:
-        fast, plain = PRESETS["fast"], replace(wish.rendering, enhance=False)
-        used = replace(wish, limits=fast.limits, max_new=fast.max_new, rendering=plain) if light else wish
+        used = lightened(wish) if light else wish
         updates = chat.reply(session.conversation, message, seed=seed, **_options(session, used))
         return read_aloud(chat, session, updates, used, seed) if aloud else updates
 
-    session.last = Job(start, lighter=lambda seed: start(seed, True), fold=output == "spoken", aloud=aloud)
+    lighter = None if wish == lightened(wish) else partial(start, light=True)
+    session.last = Job(start, lighter=lighter, fold=output == "spoken", aloud=aloud)
     return session.last
 
 
@@ -205,19 +214,27 @@ def _speakable(chat: Chat, turn: Turn, wish: Settings) -> bool:
 
 
 def answered_anew(
-    chat: Chat, session: Session, index: int, human: Turn, output: object = None, keep: dialogue.Opening | None = None
+    chat: Chat,
+    session: Session,
+    index: int,
+    human: Turn,
+    output: object = None,
+    keep: dialogue.Opening | None = None,
+    light: bool = False,
 ) -> Job:
-    """Go back to the message `index`, which may have been changed, and answer it again."""
+    """Go back to the message `index`, which may have been changed, and answer it again. light: in less memory."""
     conversation = session.conversation
     session.view = view_of(chat, Conversation(conversation.turns[:index]), session.folder)
     session.view.append({"role": "user", "content": human_content(human.parts, session.folder, None)})
-    options = _options(session, _wished(session, output))
+    wish = lightened(_wished(session, output)) if light else _wished(session, output)
 
-    def start(seed: int) -> Iterator[dialogue.Update]:
+    def start(seed: int, light: bool = False) -> Iterator[dialogue.Update]:
         conversation.undo(max(0, len(conversation.turns) - index))
+        options = _options(session, lightened(wish) if light else wish)
         yield from chat.reply(conversation, human, seed=seed, opening=keep, **options)
 
-    session.last = Job(start, fold=output == "spoken", back=True)
+    lighter = None if wish == lightened(wish) else partial(start, light=True)
+    session.last = Job(start, lighter=lighter, fold=output == "spoken", back=True)
     return session.last
 
 
@@ -238,10 +255,12 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
     if name == "close":
         session.view = without_card(session.view, place)
         return None
-    if name in ("resend", "lighter") and session.last is not None:
-        if session.view and 'name="resend"' in str(session.view[-1]["content"]):
+    if (name == "resend" or (name, place) == ("lighter", "0")) and session.last is not None:
+        if session.view and any(f'name="{one}" value="0"' in str(session.view[-1]["content"]) for one in ("resend", "lighter")):
             session.view.pop()
-        return session.last if name == "resend" else Job(session.last.lighter or session.last.start)
+        if name == "lighter":
+            session.last = replace(session.last, start=session.last.lighter or session.last.start, lighter=None)
+        return session.last
     place, _, seconds = place.rpartition(".") if name == "longer" else (place, "", "")
     place, _, within = place.rpartition(".") if name == "branch" and place.count(".") == 2 else (place, "", "")
     index, number, turn = lens.find(session.conversation, place)
@@ -272,7 +291,7 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
         return Job(
             lambda seed: chat.render(conversation, index, number, seed=seed, voice=session.voice, rendering=size), index, button=anew
         )
-    return answered_anew(chat, session, index - 1, human, chip_of(turn))
+    return answered_anew(chat, session, index - 1, human, chip_of(turn), light=name == "lighter")
 
 
 # ---------------------------------------------------------------------------------------------------------- answering
@@ -291,7 +310,7 @@ class Answer:
         self.heard = ""
         self.rough: dict[str, str] | None = None  # the picture that forms
         self.sounds: list[dict[str, Any]] = []  # newest pieces of sound, to be played at once
-        self.heard_pieces = False  # of the sound that is being made
+        self.marker: Marker | None = None  # of the sound that is being made, if pieces of it were played
         self.status = status_line("Thinking")
         self.message: dict[str, Any] = {"role": "assistant", "content": []}
         self.asked: dict[str, Any] = next((message for message in reversed(session.view) if message["role"] == "user"), {})
@@ -315,13 +334,15 @@ class Answer:
             self.rough = shown_media(update.media, "A picture that forms")
             return True
         elif isinstance(update, dialogue.Piece):
-            self.heard_pieces = True
-            self._sound(update.modality, update.media, update.start_s)
+            if self.marker is None or not update.start_s:
+                self.marker = Marker(update.media.rate_hz)
+            self._sound(update.modality, self.marker.feed(update.media), self.marker.told)
             return True
         elif isinstance(update, dialogue.Made | dialogue.Kept):
-            if isinstance(update, dialogue.Made) and isinstance(update.media, Audio) and not self.heard_pieces:
-                self._sound(update.part.modality, update.media)
-            self.heard_pieces = False
+            if isinstance(update, dialogue.Made) and isinstance(update.media, Audio):
+                rest = embed(update.media) if self.marker is None else self.marker.finish()
+                self._sound(update.part.modality, rest, len(rest.samples) if self.marker is None else self.marker.told)
+            self.marker = None
             self._close_words()
             self.rough = None
             self.parts.append(update.part)
@@ -337,7 +358,11 @@ class Answer:
             return True
         return False
 
-    def _sound(self, name: str, audio: Audio, start_s: float = 0.0) -> None:
+    def _sound(self, name: str, audio: Audio, told: int) -> None:
+        """Have the page play a piece of a marked sound. told: how many of its samples there were, this piece included."""
+        if not len(audio.samples):
+            return
+        start_s = (told - len(audio.samples)) / audio.rate_hz
         data = (np.clip(audio.samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
         parts = [*self.parts, TextPart(self.text)] if self.text.strip() else self.parts
         said = base64.b64encode(transcript(parts, len(parts)).encode() if name == "speech" else b"").decode()
@@ -385,8 +410,8 @@ class Answer:
         done = f"{end} after {update.times['total']:.1f} s, {update.tokens} tokens" if end else ""
         self.status = status_line(done, back="" if update.reason == "refused" and self.job.index is None else None)
         self.turn = update.turn
-        if update.reason == "stop" and update.turn is None and self.job.index is None:
-            self.empty()
+        if update.turn is None and self.job.index is None and not self.failed:
+            self.empty(NOTHING if update.reason == "stop" else EMPTY)
         if update.turn is not None:
             index = len(self.session.conversation.turns) - 1
             if update.reason == "budget":
@@ -401,10 +426,12 @@ class Answer:
         if turn is None or self.job.index is not None:
             return self.way_out(failed.error)
         index = len(self.session.conversation.turns) - 1
+        scarce = failed.error.remedy == dialogue.OUT_OF_MEMORY and self.job.lighter is not None
+        fast = button("lighter", index, LIGHTER) if scarce else ""
         for number, part in enumerate(turn.parts):
             if isinstance(part, MediaPart) and part.file is None and part.modality == failed.modality:
-                return button("again", f"{index}.{number}", "Make it anew")
-        return button("retry", index, "Retry")
+                return fast + button("again", f"{index}.{number}", "Make it anew")
+        return fast + button("retry", index, "Retry")
 
     turn: Turn | None = None
 
@@ -414,9 +441,9 @@ class Answer:
             return way_out(self.session, error)
         return self.job.button if self.job.button and not isinstance(error, BadText) else closer()
 
-    def empty(self) -> None:
-        """It was stopped so early that there is nothing: the message can be sent again, or changed."""
-        self.extra.append(remark(NOTHING, button("resend", "0", "Retry", "Send this message once more")))
+    def empty(self, told: str = NOTHING) -> None:
+        """There is nothing, which is `told`: the message can be sent again, or changed."""
+        self.extra.append(remark(told, button("resend", "0", "Retry", "Send this message once more")))
         change = button("edit", "", "Edit", "Take this message back to the composer")
         self.asked.setdefault("content", []).append(f'<div class="acts turn">{change}</div>')
 

@@ -44,6 +44,8 @@ ASSETS = HOME / "assets"
 SESSIONS = HOME / "sessions"
 QUEUE = 32  # people who may wait for the model
 LOOK_S = 0.25  # after which the page looks again how far the models are
+UPLOAD_MB = 64  # of one file
+PUBLIC_UPLOAD_MB = 20
 PUBLIC_PACE = 6  # messages a minute of one person on a public page
 AGAIN = ("example", "retry", "branch", "again", "render", "longer", "resend", "lighter", "undo")  # buttons that a refusal offers once more
 SELF_TEST = "self-test"  # what the button of its card presses
@@ -284,6 +286,7 @@ def build(
         composer = gr.HTML(
             html_template=(ASSETS / "composer.html").read_text(encoding="utf-8"),
             js_on_load=f"const ZH = {(ASSETS / 'zh.json').read_text(encoding='utf-8')};\n"
+            + f"const LIMIT_MB = {PUBLIC_UPLOAD_MB if public else UPLOAD_MB};\n"
             + script("composer.js", "page.js", "live.js", "language.js"),
             elem_id="composer",
             apply_default_css=False,
@@ -398,11 +401,29 @@ def launch_options(public: bool, mcp: bool = False) -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "show_error": False,
-        "max_file_size": "20mb" if public else "64mb",
+        "max_file_size": f"{PUBLIC_UPLOAD_MB if public else UPLOAD_MB}mb",
         "quiet": True,
         "mcp_server": mcp,
         "max_threads": 4 * QUEUE,  # everybody in the line holds one
     }
+
+
+def media_threads(small: bool, processors: int) -> int:
+    """How many threads torch has for one computation, so that what is computed at the same time fits the processors.
+
+    small: the family's language model writes in a thread of its own, outside torch's, and the other processors are for pictures and
+    sounds. A large model computes with torch's threads too: half of the processors are for it, half for them.
+    """
+    return max(1, processors - 1 if small else processors // 2)
+
+
+def share_processors(small: bool) -> None:
+    """Set torch's threads on a CPU to media_threads(), or fewer if the environment says so, for all threads that begin to compute."""
+    import torch
+
+    from anygpt_demo.models.compiled import cores
+
+    torch.set_num_threads(min(torch.get_num_threads(), media_threads(small, cores())))
 
 
 def serve(
@@ -416,6 +437,7 @@ def serve(
     device: str = "cpu",
     quantize: str | None = None,
     vram: int | None = None,
+    kv: str = "none",
     mcp: bool = False,
 ) -> None:
     """Serve the page until the process is stopped, and read a family meanwhile. Raises UserError."""
@@ -427,10 +449,16 @@ def serve(
         prune(SESSIONS)
     loading, ticks = Loading(), Ticks()
     home = replace(home, watch=loading.watch)
-    chat = Chat.unread(home, device, quantize, vram)
+    chat = Chat.unread(home, device, quantize, vram, kv=kv)
     loading.plan(home, chat.quantize, parts=not chat.budgeted)  # with a budget of memory parts come when they are needed
     health = Health(() if chat.budgeted else chat.modalities)
-    loading.begin(lambda: chat.read(ticks), lambda: health.check(chat))
+
+    def read() -> None:
+        if device == "cpu":
+            share_processors(home.name == "mini")
+        chat.read(ticks)
+
+    loading.begin(read, lambda: health.check(chat))
     with tempfile.TemporaryDirectory(prefix="anygpt-") as scratch:
         root, here = Path(scratch) if public else SESSIONS, host in LOOPBACK and not share
         page = build(chat, home.name, root=root, public=public, home=home, health=health, here=here, loading=loading)

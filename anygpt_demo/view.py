@@ -58,15 +58,16 @@ def folded(markup: str) -> str:
     return f'<details class="fold"><summary>Words</summary>{markup}</details>'
 
 
-def under(name: str, text: str, buttons: str = "", said: str = "", fold: bool = False, own: str = "") -> str:
+def under(name: str, text: str, buttons: str = "", said: str = "", fold: bool = False, own: str = "", caption: str = "") -> str:
     """A transcript or a remark below a medium, behind the medium's tag. said: the words of speech, whose player marks them.
 
-    fold: they are folded away. own: what stands behind the remark and is never translated.
+    fold: they are folded away. own: what stands behind the remark and is never translated. caption: the words of a picture.
     """
     tag = f'<span class="tag tag-{name}">{NAMES.get(name, name.capitalize())}</span>'
     acts = f'<span class="acts">{buttons}</span>' if buttons else ""
     told = f'<span class="said">{literal(said.strip())}</span>' if said else ""
     more = f' <span class="own">{literal(own.strip())}</span>' if own else ""
+    told = told or (f'<span class="own caption">{literal(caption.strip().rstrip(":"))}</span>' if caption else "")
     return f'<div class="under">{tag}{folded(told) if fold and told else told}<span>{literal(text.strip())}</span>{more}{acts}</div>'
 
 
@@ -221,6 +222,20 @@ def transcript(parts: Sequence[Part], number: int) -> str:
     return ""
 
 
+def described(parts: Sequence[Part], number: int) -> tuple[str, bool]:
+    """The words of the picture that is part `number`, and whether they stand right above or below it.
+
+    They are the nearest before it, of which speech may stand between, else those that follow at once.
+    """
+    between: list[str] = []
+    for part in reversed(parts[:number]):
+        if isinstance(part, TextPart):
+            return part.text, set(between) <= {"speech"}
+        between.append(part.modality)
+    following = parts[number + 1] if number + 1 < len(parts) else None
+    return (following.text, True) if isinstance(following, TextPart) else ("", True)
+
+
 def is_folded(turn: Turn) -> bool:
     """Whether a reply was to be heard and not read."""
     made = turn.facts.get("settings") or {}
@@ -251,14 +266,15 @@ def reply_content(
         if part.file is None:
             content.append(under(part.modality, "could not be made", buttons))
             continue
-        said = transcript(parts, number)
+        said, beside = described(parts, number) if part.modality == "image" else (transcript(parts, number), True)
         hidden = without is not None and without == (index, number)
         shown = shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality))
         content.append(REMADE if hidden else shown)
         if index is not None and not hidden:
             buttons += button("save", address(shown), "Save", SAVE.get(part.modality, "Save this file"))
         facts = f"AI-generated, {seconds_of(chat.vocabulary, part)}{part.codes.size} tokens"
-        content.append(under(part.modality, facts, buttons, said if part.modality == "speech" else "", fold))
+        spoken = said if part.modality == "speech" else ""
+        content.append(under(part.modality, facts, buttons, spoken, fold, caption="" if beside else said))
     return content
 
 

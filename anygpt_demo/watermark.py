@@ -30,20 +30,59 @@ def _window() -> np.ndarray:
     return np.sin(np.pi * (np.arange(SIZE) + 0.5) / SIZE)  # squared and overlapped by half, it sums to one
 
 
+class Marker:
+    """Puts the mark into a sound that comes in pieces, and on across them: what comes out, joined, is embed() of the whole.
+
+    A sample is ready when the frames that hold it are: at most SIZE samples are held back until finish().
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self.rate_hz = rate_hz
+        self.told = 0  # samples that came out
+        self._window, self._gains = _window(), np.ones((TURN, SIZE // 2 + 1))
+        self._gains[:, LINES[0] : LINES[1]] = np.exp(DEPTH * np.repeat(pattern(), BAND, axis=1))
+        self._waiting = np.zeros(HOP)  # samples of the next frame and after: before the sound is silence
+        self._half = np.zeros(HOP)  # what the frame before has given to the first half of the next one
+        self._frames = 0
+        self._count = 0  # samples that came in
+
+    def feed(self, audio: Audio) -> Audio:
+        """The next piece; returns what is ready, which may be nothing."""
+        self._count += len(audio.samples)
+        return self._ready(audio.samples)
+
+    def finish(self) -> Audio:
+        """The rest."""
+        made = self._ready(np.zeros(SIZE, np.float32)).samples
+        rest = made[: len(made) - (self.told - self._count)]
+        self.told = self._count
+        return Audio(rest, self.rate_hz)
+
+    def _ready(self, samples: np.ndarray) -> Audio:
+        waiting = np.concatenate([self._waiting, samples])
+        count = max(0, len(waiting) // HOP - 1)
+        self._waiting = waiting[count * HOP :]
+        if not count:
+            return Audio(np.zeros(0, np.float32), self.rate_hz)
+        pieces = np.lib.stride_tricks.sliding_window_view(waiting, SIZE)[: count * HOP : HOP] * self._window
+        spectra = np.fft.rfft(pieces) * self._gains[np.arange(self._frames, self._frames + count) % TURN]
+        marked = np.zeros((count + 1) * HOP)
+        marked[:HOP] = self._half
+        for number, piece in enumerate(np.fft.irfft(spectra, SIZE) * self._window):
+            marked[number * HOP : number * HOP + SIZE] += piece
+        self._half = marked[count * HOP :]
+        first = HOP if self._frames == 0 else 0  # the silence before the sound
+        self._frames += count
+        made = np.clip(marked[first : count * HOP], -1.0, 1.0).astype(np.float32)
+        self.told += len(made)
+        return Audio(made, self.rate_hz)
+
+
 def embed(audio: Audio) -> Audio:
     """The same sound with the mark; nothing louder than 1 comes out."""
-    count = len(audio.samples)
-    frames = -(-count // HOP) + 1
-    padded = np.zeros((frames + 1) * HOP)
-    padded[HOP : HOP + count] = audio.samples
-    window, gains = _window(), np.ones((TURN, SIZE // 2 + 1))
-    gains[:, LINES[0] : LINES[1]] = np.exp(DEPTH * np.repeat(pattern(), BAND, axis=1))
-    pieces = np.lib.stride_tricks.sliding_window_view(padded, SIZE)[::HOP] * window
-    spectra = np.fft.rfft(pieces) * gains[np.arange(len(pieces)) % TURN]
-    marked = np.zeros_like(padded)
-    for number, piece in enumerate(np.fft.irfft(spectra, SIZE) * window):
-        marked[number * HOP : number * HOP + SIZE] += piece
-    return Audio(np.clip(marked[HOP : HOP + count], -1.0, 1.0).astype(np.float32), audio.rate_hz)
+    marker = Marker(audio.rate_hz)
+    pieces = [marker.feed(audio), marker.finish()]
+    return Audio(np.concatenate([piece.samples for piece in pieces]), audio.rate_hz)
 
 
 def score(audio: Audio) -> float:

@@ -34,8 +34,28 @@ function rest() { // the word beside the button while nothing is recorded
 }
 
 function say(problem) {
+  note.classList.remove('cards-of-files');
   note.textContent = problem || '';
   note.hidden = !problem;
+}
+function refuse(problem, cause, remedy, label, act) { // a card; several files may be refused at once
+  if (!note.classList.contains('cards-of-files')) say('');
+  note.classList.add('cards-of-files');
+  const card = document.createElement('div'), head = document.createElement('strong'), button = document.createElement('button');
+  const sentences = [cause, remedy].map((words) => Object.assign(document.createElement('span'), { textContent: words }));
+  card.className = 'refusal';
+  head.textContent = problem;
+  button.type = 'button';
+  button.className = 'do';
+  button.textContent = label;
+  button.onclick = () => {
+    card.remove();
+    note.hidden = !note.childElementCount;
+    act();
+  };
+  card.append(head, sentences[0], ' ', sentences[1], button);
+  note.append(card);
+  note.hidden = false;
 }
 
 function grow() {
@@ -113,19 +133,30 @@ function drop(item) {
   drawTray();
 }
 
-async function attach(file, kind) {
+const MB = 1024 * 1024;
+function megabytes(bytes) { // never rounded down to what would be allowed
+  return (Math.ceil(10 * bytes / MB) / 10).toString();
+}
+async function attach(file, kind, again = () => attach(file, kind)) { // again: what is done once more if it does not arrive
+  if (file.size > LIMIT_MB * MB) {
+    const remedy = kind === 'image' ? 'Save it smaller, for instance as JPEG.' : 'Cut it, or save it as FLAC or MP3.';
+    const choose = () => find(`[data-attach=${kind}]`).click();
+    return refuse(file.name + ' is too large.', `It has ${megabytes(file.size)} MB; the limit is ${LIMIT_MB} MB.`, remedy, 'Choose another file', choose);
+  }
   if (items.length >= 8) return say('Up to eight files fit in one message.');
   const preview = kind === 'image' && file.type.startsWith('image/') ? URL.createObjectURL(file) : null;
   const item = { kind, name: file.name || WORDS[kind], preview, pending: true };
   items.push(item);
-  say('');
   drawTray();
   try {
     item.path = (await upload(file)).path;
     item.pending = false;
   } catch (error) {
     drop(item);
-    say(file.name + ' was not uploaded. It may be larger than 64 MB, or the server has gone.');
+    refuse(file.name + ' was not uploaded.', 'The server did not take it, or the network is gone.',
+      'Try again. If that does not help, reload this page: your chats are kept.', 'Try again', again);
+    const once = () => document.querySelectorAll('.toast-body.error .toast-close').forEach((close) => close.click());
+    [0, 100, 500].forEach((later) => setTimeout(once, later)); // Gradio tells the same in its own words
   }
   drawTray();
   return item;
@@ -139,9 +170,9 @@ root.querySelectorAll('[data-attach]').forEach((button) => {
     chooser.click();
   };
 });
-chooser.onchange = () => { for (const file of chooser.files) attach(file, kindAsked); };
+chooser.onchange = () => { say(''); for (const file of chooser.files) attach(file, kindAsked); };
 root.addEventListener('paste', (event) => {
-  for (const file of event.clipboardData?.files || []) if (file.type.startsWith('image/')) { event.preventDefault(); attach(file, 'image'); }
+  for (const file of event.clipboardData?.files || []) if (file.type.startsWith('image/')) { event.preventDefault(); say(''); attach(file, 'image'); }
 });
 const page = document.querySelector('.gradio-container') || document.body;
 page.addEventListener('dragover', (event) => { if (event.dataTransfer?.types.includes('Files')) { event.preventDefault(); root.classList.add('dropping'); } });
@@ -150,6 +181,7 @@ page.addEventListener('drop', (event) => {
   root.classList.remove('dropping');
   if (!event.dataTransfer?.files.length || event.target.closest('input, .drawer')) return;
   event.preventDefault();
+  say('');
   for (const file of event.dataTransfer.files) attach(file, file.type.startsWith('image/') ? 'image' : 'music');
 });
 
@@ -370,8 +402,10 @@ async function finish() {
 }
 
 async function sendRecording(file, kind) {
+  say('');
   setState('sending');
-  const item = await attach(new File([file], 'recording.wav', { type: 'audio/wav' }), kind);
+  const again = () => state === 'idle' && sendRecording(file, kind);
+  const item = await attach(new File([file], 'recording.wav', { type: 'audio/wav' }), kind, again);
   setState('idle');
   if (item?.path) submit();
 }

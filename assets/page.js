@@ -61,7 +61,8 @@ function tell(button) {
 
 const ARMED_MS = 8000;
 function drops(button) { // whether messages that follow would go
-  if (!['retry', 'undo', 'edit', 'branch'].includes(button.name) || !button.value) return false;
+  if (!['retry', 'undo', 'edit', 'branch', 'lighter'].includes(button.name) || !button.value) return false;
+  if (button.name === 'lighter' && button.value === '0') return false; // nothing answered its message yet
   const row = button.closest('.message-row'), every = (selector) => [...document.querySelectorAll('#chat ' + selector)];
   if (row) return every('.user-row').some((other) => row.compareDocumentPosition(other) & 4);
   return every('button[name=retry]').some((other) => Number(other.value) > parseInt(button.value)); // a button of the drawer

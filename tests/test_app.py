@@ -77,3 +77,31 @@ def test_sessions_are_found_by_key_only(tmp_path: object) -> None:
         assert visitors.find(key) is not one
     visitors.leave(one, erase=True)
     assert not one.folder.exists()
+
+
+@pytest.mark.parametrize(("public", "limit_mb"), [(True, 20), (False, 64)])
+def test_uploads_are_limited_where_they_arrive(public: bool, limit_mb: int, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no model is there: what is too large is refused before anything reads it."""
+    from pathlib import Path
+
+    import httpx
+
+    from anygpt_demo.loading import Loading
+    from tests.browser.stage import Stage
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # as it was, afterwards
+    loading, folder = Loading(), Path(str(tmp_path))
+    stage = Stage(folder, public=public, loading=loading)
+
+    def upload(size: int) -> httpx.Response:
+        return httpx.post(f"{stage.url}gradio_api/upload", files={"files": ("tune.wav", bytes(size))}, timeout=600, trust_env=False)
+
+    try:
+        assert upload(limit_mb * 1024**2).status_code == 200
+        assert upload(limit_mb * 1024**2 + 1).status_code == 413
+        assert not [path for path in folder.rglob("*.wav") if path.stat().st_size > limit_mb * 1024**2]
+        assert stage.actor.heard == 0 and not loading.there.is_set()
+    finally:
+        loading.there.set()
+        loading.done.set()
+        stage.close()

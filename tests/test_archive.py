@@ -61,6 +61,39 @@ def test_replies_are_made_again(chat, conversation, vocabulary):
     assert [item.state for item in archive.replay(changed, chat)] == ["different", "skipped", "same"]
 
 
+def test_parts_that_were_made_anew_are_made_again(chat, conversation, vocabulary):
+    drawn = Settings(max_new=60, limits={"music": 5, "speech": 9})
+    place = next(number for number, part in enumerate(conversation.turns[1].parts) if isinstance(part, MediaPart))
+    first = conversation.turns[1].ids
+    list(chat.again(conversation, 1, place, seed=71, settings=drawn))
+    assert conversation.turns[1].ids != first
+    list(chat.reply(conversation, Message("and now"), seed=90, settings=Settings(output="image", max_new=60)))
+    list(chat.again(conversation, 1, place, seed=72, settings=drawn))
+    newest = next(number for number, part in enumerate(conversation.turns[7].parts) if isinstance(part, MediaPart))
+    list(chat.again(conversation, 7, newest, seed=73, settings=drawn))
+    list(chat.reply(conversation, Message("and then"), seed=91, settings=Settings(max_new=30)))
+    assert [turn.facts.get("seen") for turn in conversation.turns[1::2]] == [None, None, None, [[1, 1]], [[1, 2], [7, 1]]]
+    saved = archive.pack(conversation, "x", "mini", "abc")
+    found = list(archive.replay(archive.unpack(saved, vocabulary), chat))
+    assert [item.state for item in found] == ["same"] * 5 and found[0].ids > len(first)
+
+    def states(change):
+        record = json.loads(zipfile.ZipFile(io.BytesIO(saved)).read("chat.json"))
+        change(record["turns"])
+        changed = archive.Archive("x", "mini", "abc", tuple(map(archive.from_record, record["turns"])), {})
+        return list(archive.replay(changed, chat))
+
+    found = states(lambda turns: turns[1]["facts"]["edits"][1].update(seed=1))
+    assert [item.state for item in found] == ["different", "same", "same", "same", "same"]
+    found = states(lambda turns: [edit.pop("was") for edit in turns[1]["facts"]["edits"]])
+    assert [item.state for item in found][::4] == ["skipped", "same"] and "older version" in found[0].cause
+    assert all(item.state == "same" or "older version" in item.cause for item in found[1:])
+    assert any(item.state == "skipped" for item in found[1:]), "what they saw is not in the file"
+    whole = conversation.turns[7].facts["edits"][0]["was"]
+    for odd in ([*whole, 10**9], [], [5], ["x"], "ids", 7, None):
+        assert states(lambda turns, odd=odd: turns[7]["facts"]["edits"][0].update(was=odd))[3].state == "skipped"
+
+
 def rezip(data, change):
     source = zipfile.ZipFile(io.BytesIO(data))
     record = json.loads(source.read("chat.json"))

@@ -31,7 +31,7 @@ class Microphone:
     """Plays a tone into the callback while Enter is awaited."""
 
     def __init__(self, blocks):
-        self.blocks, self.played = blocks, []
+        self.blocks, self.played, self.sounding = blocks, [], False
 
     def InputStream(self, *, samplerate, channels, dtype, device, callback):  # noqa: N802 - its name
         assert (samplerate, channels, dtype) == (16_000, 1, "float32")
@@ -46,10 +46,12 @@ class Microphone:
         pass
 
     def play(self, samples, rate, device=None):
+        assert not self.sounding, "a sound was cut off by the next one"
+        self.sounding = True
         self.played.append((len(samples), rate))
 
     def wait(self):
-        pass
+        self.sounding = False
 
 
 def test_listening(monkeypatch):
@@ -72,6 +74,71 @@ def test_a_spoken_exchange(monkeypatch, vocabulary, tmp_path, capsys):
     options = cli.arguments().parse_args(["talk", "--out", str(tmp_path)])
     assert options.function(options) == 0
     assert microphone.played == [(7 * 320, 16_000)] and "hello" in capsys.readouterr().out
+
+
+def test_sounds_of_one_reply_are_played_one_after_the_other(monkeypatch, vocabulary, tmp_path):
+    from tests.test_chat import Chat, Plain, Script, block, written
+
+    speech, music = block(vocabulary, "speech", frames=7), block(vocabulary, "music", frames=5)
+    chat = Chat(vocabulary, Script(written(vocabulary, " one ", speech, music)), lambda name: Plain(vocabulary.ranges[name].modality))
+    microphone, typed = Microphone(12), iter(["", "", "q"])
+    monkeypatch.setattr(builtins, "input", lambda _: next(typed))
+    monkeypatch.setattr(talk, "sound_device", lambda: microphone)
+    monkeypatch.setattr(talk, "open_chat", lambda _: chat)
+    options = cli.arguments().parse_args(["talk", "--out", str(tmp_path)])
+    assert options.function(options) == 0
+    assert microphone.played == [(7 * 320, 16_000), (5 * 320, 32_000)] and not microphone.sounding
+
+
+class Server:
+    """In the place of subprocess.Popen: a server that comes up, or ends at once."""
+
+    def __init__(self, code=None):
+        self.code, self.command, self.env, self.calls = code, [], {}, []
+
+    def __call__(self, command, env):
+        self.command, self.env = command, env
+        return self
+
+    def poll(self):
+        return self.code
+
+    def terminate(self):
+        self.calls.append("terminate")
+
+    def wait(self, seconds=None):
+        self.calls.append(("wait", seconds))
+
+
+@pytest.mark.parametrize("end", ["closed", "interrupted"])
+def test_the_window_and_its_server_end_together(monkeypatch, end):
+    server, shown = Server(), []
+
+    def show(url, wait):
+        shown.append((url, wait))
+        if end == "interrupted":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(desktop.subprocess, "Popen", server)
+    monkeypatch.setattr(desktop, "wait_for", lambda url, alive: alive())
+    monkeypatch.setattr(desktop, "show", show)
+    options = cli.arguments().parse_args(["desktop", "--port", "7999"])
+    assert options.function(options) == 0
+    assert shown == [("http://127.0.0.1:7999/", server.wait)]
+    assert server.command[0] == sys.executable and server.command[1].endswith("app.py")
+    assert server.command[server.command.index("--port") + 1] == "7999" and "--device" in server.command
+    assert server.env["GRADIO_SERVER_NAME"] == "127.0.0.1" and "PATH" in server.env
+    assert server.calls == ["terminate", ("wait", 20)]
+
+
+def test_a_server_that_ends_at_once_is_told(monkeypatch, capsys):
+    server, shown = Server(code=2), []
+    monkeypatch.setattr(desktop.subprocess, "Popen", server)
+    monkeypatch.setattr(desktop, "show", lambda *given: shown.append(given))
+    options = cli.arguments().parse_args(["desktop"])
+    assert options.function(options) == 1
+    assert not shown and "did not come up" in capsys.readouterr().out and server.calls[0] == "terminate"
+    assert server.command[server.command.index("--port") + 1] == str(desktop.PORT)
 
 
 def test_the_window_falls_back_to_the_browser(monkeypatch, capsys):

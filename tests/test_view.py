@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,25 @@ def test_words_before_a_picture_are_the_transcript_of_the_speech_behind_it(chat:
     assert sum("said" in item for item in content) == 1
     direct = reply_content(chat, [TextPart("A boat"), SPEECH], folder)
     assert len(direct) == 2 and '<span class="said">A boat</span>' in direct[1]
+
+
+@pytest.mark.parametrize(
+    ("parts", "names", "captions"),
+    [
+        ([TextPart("A boat:"), PICTURE], ["A boat:"], []),
+        ([TextPart("A boat:"), PICTURE, PICTURE, PICTURE], ["A boat:"] * 3, ["A boat"] * 2),
+        ([TextPart("A boat"), SPEECH, PICTURE], ["A boat"], []),
+        ([TextPart("A boat"), MUSIC, PICTURE], ["A boat"], ["A boat"]),
+        ([PICTURE, TextPart("A boat")], ["A boat"], []),
+        ([PICTURE], ["Picture"], []),
+    ],
+)
+def test_the_words_of_a_picture_can_be_read_beside_it(
+    chat: Chat, folder: Path, parts: list[TextPart | MediaPart], names: list[str], captions: list[str]
+) -> None:
+    content = reply_content(chat, parts, folder)
+    assert [item["alt_text"] for item in content if isinstance(item, dict) and item["path"].endswith(".png")] == names
+    assert re.findall('<span class="own caption">([^<]*)</span>', "".join(map(str, content))) == captions
 
 
 def test_words_of_speech_alone_are_folded(chat: Chat, folder: Path) -> None:

@@ -33,6 +33,24 @@ def test_it_changes_little(spoken: Audio) -> None:
     assert 10 * np.log10((spoken.samples**2).sum() / (change**2).sum()) > 20, "decibels between the sound and what was added"
 
 
+@pytest.mark.parametrize("most", [1, 300, 512, 5000])
+def test_it_runs_on_across_pieces(spoken: Audio, most: int) -> None:
+    marker, at, lengths = watermark.Marker(spoken.rate_hz), 0, np.random.default_rng(most)
+    whole = Audio(spoken.samples[: 20 * most + 700], spoken.rate_hz)
+    found: list[Audio] = []
+    while at < len(whole.samples):
+        step = int(lengths.integers(1, most + 1))
+        found.append(marker.feed(Audio(whole.samples[at : at + step], whole.rate_hz)))
+        at += step
+        assert at - marker.told <= watermark.SIZE + most, "little is held back"
+    found.append(marker.finish())
+    joined = np.concatenate([piece.samples for piece in found])
+    assert marker.told == len(joined) == len(whole.samples)
+    assert np.abs(joined - watermark.embed(whole).samples).max() < 1e-6
+    if len(whole.samples) > 32_000:
+        assert watermark.score(Audio(joined, whole.rate_hz)) > watermark.FOUND
+
+
 def test_noise_and_short_sounds(spoken: Audio) -> None:
     noise = np.random.default_rng(1).standard_normal(160_000).astype(np.float32) * 0.1
     assert watermark.score(Audio(noise, 32_000)) < 5 < watermark.FOUND < watermark.score(watermark.embed(Audio(noise, 32_000)))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.stage import Stage
+from tests.browser.stage import Growing, Stage
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 LOCAL = ("127.0.0.1", "localhost")
@@ -84,3 +84,14 @@ def page(browser: Browser, stage: Stage) -> Iterator[Page]:
     yield page
     context.close()
     assert not faults
+
+
+@pytest.fixture
+def growing(stage: Stage) -> Iterator[None]:
+    """Codecs that show what they have before they are done."""
+    before = dict(stage.props)
+    stage.props.update({name: Growing(props.modality) for name, props in before.items()})
+    stage.chat._codecs.clear()
+    yield
+    stage.props.update(before)
+    stage.chat._codecs.clear()

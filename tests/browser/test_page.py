@@ -6,7 +6,6 @@ import io
 import re
 import time
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from anygpt_demo.media import Audio
 from anygpt_demo.selftest import EXAMPLES
-from tests.browser.stage import Growing, Stage
+from tests.browser.stage import Stage
 
 pytestmark = pytest.mark.browser
 WAIT_MS = 120_000
@@ -91,17 +90,6 @@ def test_picture_and_music_come_in_order_with_progress(page: Page) -> None:
     expect(page.locator("#chat .bot .under").last).to_contain_text("AI-generated, 5.0 s, 1000 tokens")
     assert page.locator("#chat .bot .ribbon button").count() == 3
     assert page.locator("#chat .user .ribbon button").count() == 1
-
-
-@pytest.fixture
-def growing(stage: Stage) -> Iterator[None]:
-    """Codecs that show what they have before they are done."""
-    before = dict(stage.props)
-    stage.props.update({name: Growing(props.modality) for name, props in before.items()})
-    stage.chat._codecs.clear()
-    yield
-    stage.props.update(before)
-    stage.chat._codecs.clear()
 
 
 @pytest.mark.usefixtures("growing")
