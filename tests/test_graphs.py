@@ -114,7 +114,7 @@ def test_guided_sessions_together_write_what_they_write_alone_and_stop_clean(mod
 
 @torch.inference_mode()
 def test_keys_and_values_in_8_bit_take_half_and_hardly_change_the_scores(model):
-    """A number is off by at most 1/254 of the largest of its row, about 1/100 of a usual one, and a score adds up many of them: below 1 %."""
+    """A number is off by at most 1/254 of the largest of its row, about 1/100 of a usual one, and a score adds many of them: below 1 %."""
     small, plain = Graphs(model, "cpu", 1, kv="int8"), Graphs(model, "cpu", 1)
     half = copy.deepcopy(model).bfloat16()
     assert Eager(half, "cpu", "int8").cache(99).each == 18 / 32 * Eager(half, "cpu").cache(99).each  # heads of 16 numbers
