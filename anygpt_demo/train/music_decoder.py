@@ -132,6 +132,8 @@ class Trainer:
         self.told = 1.0  # loss of the adversary: 1 is where it knows nothing
         self.opened = state is not None and "adversary" in state
         self.end = min(TONES_SHARE, TONES_S / settings.budget_s)  # of phase 1, as a share of the budget
+        if self.phase == "tones":
+            self.end = min(0.9, self.end + self.run.progress)  # what was stored until now took time, too
 
     def state(self) -> dict[str, Any]:
         """What resume needs."""

@@ -29,6 +29,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     stage.close()
 
 
+@pytest.fixture(autouse=True)
+def cache(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio reads at every request where files may lie, and another test may have served another page since."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", stage.cache)
+
+
 @pytest.fixture(scope="session")
 def instruction(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A spoken instruction, 16 kHz mono: by flite where it is installed, else syllables of buzz."""

@@ -193,7 +193,7 @@ class Stage:
     def __init__(
         self, folder: Path, port: int | None = None, public: bool = False, mcp: bool = False, loading: Loading | None = None
     ) -> None:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
+        self.cache = os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")  # where what is sent to it may lie
         vocabulary = Vocabulary(write_tokenizer(folder / "tokenizer", codecs.modalities()))
         self.props = {facts.name: Props(facts) for facts in codecs.modalities()}
         self.actor = Actor(vocabulary)
