@@ -207,6 +207,7 @@ class _Replay:
     def __init__(self, archive: Archive, chat: Chat) -> None:
         self.turns = archive.turns
         self.chat = Chat(chat.vocabulary, chat.engine, _silent, model=chat.model)
+        self.chat.letters = chat.letters
         self.cache: Any = None
 
     def make(self, index: int) -> Again:

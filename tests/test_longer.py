@@ -348,6 +348,11 @@ def test_a_long_text_in_a_chat_is_one_sound(vocabulary, tmp_path):
     again = Conversation()
     list(chat.reply(again, conversation.turns[0], seed=4, settings=Settings.of(found.facts["settings"])))
     assert again.turns[1].ids == found.ids
+    chat.letters = 100  # as for models that learnt from short sentences
+    shorter = Conversation()
+    list(chat.reply(shorter, conversation.turns[0], seed=4, settings=Settings.of(found.facts["settings"])))
+    saved = archive.unpack(archive.pack(shorter, "Text", "mini", ""), vocabulary)
+    assert shorter.turns[1].ids != found.ids and [made.state for made in archive.replay(saved, chat)] == ["same"]
 
 
 def test_a_long_reply_is_read_aloud_to_its_end(vocabulary):
