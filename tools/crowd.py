@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 THINGS = ("dog", "cat", "boat", "tree", "car", "horse", "bird", "house", "fish", "train")
 COLOURS = ("red", "orange", "gold", "green", "teal", "navy", "purple", "pink", "brown", "gray")
-READING_S = 0.4  # before the next message: a public page answers 600 a minute, and ten people who never stop ask for more
+READING_S = 0.6  # before the next message: a public page answers 600 a minute, and ten people who never stop ask for more
 ASKS = 3  # different questions of one person
 ROUNDING = 0.02  # of the range of a picture or a sound
 
