@@ -435,6 +435,12 @@ talk.addEventListener('pointerup', () => {
   if (held < HOLD_MS || state === 'starting') locked = true; // a tap: recording goes on until the next tap
   else if (state === 'recording') finish();
 });
+talk.addEventListener('pointercancel', () => { // the system took the finger away: nobody decided to send
+  if (!pressedAt) return;
+  pressedAt = 0;
+  if (state === 'recording') cancel();
+  else locked = true;
+});
 talk.addEventListener('click', (event) => { // keyboard: a click without a pointer
   if (event.detail) return;
   if (state === 'busy') stop();

@@ -38,6 +38,11 @@ def test_a_finger_holds_to_talk_and_plays_the_reply(phone: Page, stage: Stage) -
     finger = phone.context.new_cdp_session(phone)
     finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [spot]})
     phone.wait_for_selector(".composer[data-state=recording]")
+    finger.send("Input.dispatchTouchEvent", {"type": "touchCancel", "touchPoints": []})
+    phone.wait_for_selector(".composer[data-state=idle]")
+    assert phone.locator("#chat .user").count() == 0, "what the system breaks off is not sent"
+    finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [spot]})
+    phone.wait_for_selector(".composer[data-state=recording]")
     phone.wait_for_function(f"{CLOCK} >= 2")
     finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     phone.wait_for_selector(".composer[data-state=busy]")
