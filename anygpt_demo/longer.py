@@ -1,4 +1,4 @@
-"""Longer than one block: music that goes on from its own last frames, and speech by the sentence.
+"""Longer than one block: music that goes on from how it began, and speech by the sentence.
 
     block --its beginning, up to where it is most like the end--> other frames --+
       ^--------------------------------------------------------------------------+      until the piece is as long as it should be

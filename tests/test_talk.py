@@ -62,17 +62,23 @@ def test_listening(monkeypatch):
         talk.listen(Microphone(0))
 
 
-def test_a_spoken_exchange(monkeypatch, vocabulary, tmp_path, capsys):
-    from tests.test_chat import Chat, Plain, Script, block, written
-
-    reply = written(vocabulary, " ", [vocabulary.ins], " hi\n ", [vocabulary.res], " hello ", block(vocabulary, "speech", frames=7))
-    chat = Chat(vocabulary, Script(reply), lambda name: Plain(vocabulary.ranges[name].modality))
+def spoken_with(chat, monkeypatch, tmp_path):
+    """One exchange by voice; the microphone, which knows what was played."""
     microphone, typed = Microphone(12), iter(["", "", "q"])
     monkeypatch.setattr(builtins, "input", lambda _: next(typed))
     monkeypatch.setattr(talk, "sound_device", lambda: microphone)
     monkeypatch.setattr(talk, "open_chat", lambda _: chat)
     options = cli.arguments().parse_args(["talk", "--out", str(tmp_path)])
     assert options.function(options) == 0
+    return microphone
+
+
+def test_a_spoken_exchange(monkeypatch, vocabulary, tmp_path, capsys):
+    from tests.test_chat import Chat, Plain, Script, block, written
+
+    reply = written(vocabulary, " ", [vocabulary.ins], " hi\n ", [vocabulary.res], " hello ", block(vocabulary, "speech", frames=7))
+    chat = Chat(vocabulary, Script(reply), lambda name: Plain(vocabulary.ranges[name].modality))
+    microphone = spoken_with(chat, monkeypatch, tmp_path)
     assert microphone.played == [(7 * 320, 16_000)] and "hello" in capsys.readouterr().out
 
 
@@ -81,12 +87,7 @@ def test_sounds_of_one_reply_are_played_one_after_the_other(monkeypatch, vocabul
 
     speech, music = block(vocabulary, "speech", frames=7), block(vocabulary, "music", frames=5)
     chat = Chat(vocabulary, Script(written(vocabulary, " one ", speech, music)), lambda name: Plain(vocabulary.ranges[name].modality))
-    microphone, typed = Microphone(12), iter(["", "", "q"])
-    monkeypatch.setattr(builtins, "input", lambda _: next(typed))
-    monkeypatch.setattr(talk, "sound_device", lambda: microphone)
-    monkeypatch.setattr(talk, "open_chat", lambda _: chat)
-    options = cli.arguments().parse_args(["talk", "--out", str(tmp_path)])
-    assert options.function(options) == 0
+    microphone = spoken_with(chat, monkeypatch, tmp_path)
     assert microphone.played == [(7 * 320, 16_000), (5 * 320, 32_000)] and not microphone.sounding
 
 
