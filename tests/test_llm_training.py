@@ -18,7 +18,9 @@ from anygpt_demo.synth.dialogues import Words
 from anygpt_demo.synth.world import NOUNS, noun_index
 from anygpt_demo.train import llm, llm_data, music_codes, music_data, picture_data, word_spans
 from anygpt_demo.train.llm_data import (
+    BRIEF,
     FAR,
+    FIRST,
     KNOWN,
     LONGEST_CLIP,
     PAINTED,
@@ -399,7 +401,7 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tup
     firsts = [row[:, 0].tolist() for row in codes]
     modes: set[str] = set()
     for item in documents:
-        query, until, facts = item.played[:, 0], item.played[:, 1 : 1 + SOUNDS], item.played[:, 1 + SOUNDS :]
+        query, until, facts = item.played[:, 0], item.played[:, 1 : 1 + SOUNDS], item.played[:, 1 + SOUNDS : -len(KNOWN)]
         following = item.ids[query + 1]
         assert ((following >= low) & (following < high)).all()
         start = np.flatnonzero(np.diff(query, prepend=-9) != 4)[0]
@@ -407,6 +409,7 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tup
         row = next(n for n, codes_0 in enumerate(firsts) if codes_0[:count] == (following[start : start + count] - low).tolist())
         bits = music_data.label(music.compose(pieces[row], music_data.SECONDS)).bits[: music_codes.FRAMES].astype(int)
         assert until[:count].tolist() == until_next(bits)[:count].tolist()
+        assert item.played[0, -len(KNOWN) :].tolist() == [values.index(getattr(pieces[row], name)) for name, values in KNOWN.items()]
         tempo, drums, *_, mode = (
             "".join(trainer.vocabulary.spell(int(number)).decode() for number in item.ids[first:end]).strip()
             for first, end in facts[0].reshape(-1, 2)[:5]
@@ -418,12 +421,23 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tup
         assert (tempo, drums) == (pieces[row].tempo, "with" if pieces[row].drums else "without")
     assert modes & set(music.MODES)
     assert any((item.shown != item.ids).any() for item in documents)
+    lows = np.array([trainer.vocabulary.ranges["music"].layer(layer)[0] for layer in range(4)])
+    there = {tuple(frame[1:]) for row in codes.tolist() for frame in row}
+    held, misled = 0, 0
     for item in documents:
         for query, *until in item.played[:, : 1 + SOUNDS].tolist():
-            frame = slice(query + 1, query + 5)
-            if (item.weights[frame] == 0).any():
-                assert 0 not in until and (item.weights[frame] == 0).all()
-                assert any((item.shown[frame] == item.shown[at : at + 4]).all() for at in (query - 3,))
+            frame, before = slice(query + 1, query + 5), slice(query - 3, query + 1)
+            seen = tuple((item.shown[frame] - lows).tolist())
+            if (item.weights[frame] == 0).all():  # a frame that seems to be held
+                assert 0 not in until and item.shown[query + 1] == item.shown[query - 3]
+                held += int((item.shown[frame] == item.shown[before]).all())
+            elif (item.weights[frame] == 0).any():  # or played by somebody else
+                assert (item.weights[frame] == 0).tolist() == [False, False, True, True] and seen[1:] in there
+                misled += int((item.shown[frame] != item.ids[frame]).any())
+            else:
+                assert (item.shown[frame] == item.ids[frame]).all() or 0 in until
+    assert held and misled
+    for item in documents:
         item.shown[item.shown != item.ids] = low
         assert ((item.ids < low) <= (item.shown == item.ids)).all()
     batch = llm.collate(documents[:2])
@@ -482,6 +496,21 @@ def test_captions_are_told_aloud_in_words_that_no_clip_says(home: Path, tuned: t
         assert item["music"].end in document.ids
 
 
+def test_a_piece_that_is_only_begun_keeps_its_aids(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
+    trainer = llm.Trainer(settings(home, 1, "tuned"))
+    source = Stream(trainer.vocabulary, Library(home / "tuned"), None, 3)
+    documents = [item for item in (source.next(View(brief=1.0)) for _ in range(200)) if len(item.played)]
+    assert documents
+    mark = trainer.vocabulary.ranges["music"].start
+    for item in documents:
+        start = int(item.played[0, 0])
+        frames, rest = divmod(len(item.ids) - start - 1, 4)
+        assert item.ids[start] == mark and rest == 0 and FIRST <= frames <= BRIEF
+        assert item.played[:, 0].tolist() == [start + 4 * frame for frame in range(frames)]
+    lengths = {len(item.played) for item in documents}
+    assert len(lengths) > 1
+
+
 def test_the_facts_of_a_piece_are_asked_for_while_it_is_heard(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
     trainer = llm.Trainer(settings(home, 1, "tuned"))
     source = Stream(trainer.vocabulary, Library(home / "tuned"), None, 0)
@@ -498,7 +527,7 @@ def test_the_facts_of_a_piece_are_asked_for_while_it_is_heard(home: Path, tuned:
         heard = (document.ids[start + 4 : end : 4] - low).tolist()
         piece = next(piece for codes, piece in rows if any(codes[at : at + len(heard)] == heard for at in range(len(codes))))
         assert classes == [values.index(getattr(piece, name)) for name, values in KNOWN.items()]
-    batch = llm.collate(documents[:2])
+    batch = llm.collate([item for item in documents if not len(item.played)][:2])
     head = torch.nn.Linear(64, sum(map(len, KNOWN.values())))
     hidden = torch.randn(*batch.ids.shape, 64)
     chance = llm.knowing_loss(head, hidden, batch)
@@ -510,7 +539,7 @@ def test_the_facts_of_a_piece_are_asked_for_while_it_is_heard(home: Path, tuned:
         head.bias[batch.known[0, 2:] + torch.from_numpy(starts)] = 20.0
     known = llm.knowing_loss(head, hidden, dataclasses.replace(batch, known=batch.known[:1]))
     assert known is not None and float(known) < 0.01
-    silent = [document for document in (source.next(View()) for _ in range(60)) if not len(document.known)]
+    silent = [document for document in (source.next(View()) for _ in range(60)) if not len(document.known) + len(document.played)]
     assert llm.knowing_loss(head, hidden, llm.collate(silent)) is None
 
 

@@ -21,9 +21,10 @@ Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wal
 dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
 from (a family whose exported `llm` is where a new run begins), mean (a family: at the end the mean of its `llm` and this one is
 exported, which is often better than either round), speech, pictures, music (factors on the share of chats with
-that modality), cut (share of chats without their codes), haste (how many times as fast as the rest the embeddings of
-music codes learn that `from` does not know: what it knows needs a low rate), compile=1 (a fifth faster after a minute; needs a C++
-compiler), team and rank (several processes with the same options and ranks 0, 1, ... train together).
+that modality), cut (share of chats without their codes), brief (share of chats with music that end soon after it begins), haste (how
+many times as fast as the rest the embeddings of music codes learn that `from` does not know: what it knows needs a low rate),
+compile=1 (a fifth faster after a minute; needs a C++ compiler), team and rank (several processes with the same options and
+ranks 0, 1, ... train together).
 """
 
 from __future__ import annotations
@@ -266,15 +267,17 @@ def playing_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None
 
 
 def knowing_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
-    """How far the hidden states in music that a person sent are from knowing the facts of the piece, in nats; None without such music.
+    """How far the hidden states in music are from knowing the facts of the piece, in nats; None without music.
 
-    hidden: (B, T, D). A caption names them once for hundreds of codes; asked for all along, listening is learnt in far fewer pieces.
+    hidden: (B, T, D). A caption names them once for hundreds of codes; asked for all along, listening is learnt in far fewer pieces. Before
+    each frame that mini plays they are asked for, too, and in the first they can only come from what a person wrote.
     """
-    if not len(batch.known):
-        return None
-    row, place, *facts = batch.known.unbind(1)
-    shares = head(hidden[row, place]).float().split([len(classes) for classes in KNOWN.values()], 1)
-    return torch.stack([F.cross_entropy(share, fact) for share, fact in zip(shares, facts, strict=True)]).mean()
+    played = torch.cat([batch.played[:, :2], batch.played[:, -len(KNOWN) :]], 1)
+    terms = []
+    for row, place, *facts in (rows.unbind(1) for rows in (batch.known, played) if len(rows)):
+        shares = head(hidden[row, place]).float().split([len(classes) for classes in KNOWN.values()], 1)
+        terms += [F.cross_entropy(share, fact) for share, fact in zip(shares, facts, strict=True)]
+    return torch.stack(terms).sum() / len(KNOWN) if terms else None
 
 
 def painting_loss(head: nn.Linear, hidden: Tensor, batch: Batch) -> Tensor | None:
@@ -297,7 +300,7 @@ def facts_loss(looks: Tensor, batch: Batch, lead: int) -> Tensor | None:
 
     looks: as hidden_states() returns; lead: P. Each of the FACTS has a head of its own. None without music.
     """
-    places = batch.played[:, 2 + SOUNDS :].view(-1, len(FACTS), 2)
+    places = batch.played[:, 2 + SOUNDS : -len(KNOWN)].reshape(-1, len(FACTS), 2)
     terms = []
     for number, (layer, head) in enumerate(SEATS):
         known = places[:, number, 0] >= 0
@@ -655,7 +658,7 @@ def _loop(run: Run, trainer: Trainer) -> None:
                 library = fresh
                 trainer.adopt(library)
                 stream = _stream(trainer, library)
-        view = View(repeats=repeats(session.progress, dedup), cut=float(options.get("cut", 0.0)))
+        view = View(repeats=repeats(session.progress, dedup), cut=float(options.get("cut", 0.0)), brief=float(options.get("brief", 0.0)))
         for documents in stream.batches(view, int(options.get("tokens", 1000))):
             count, figures, going = trainer.step(documents, schedule(session.progress, keep), session.going)
             tokens += count

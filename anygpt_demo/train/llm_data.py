@@ -60,9 +60,11 @@ PAINTED = {  # classes of what the codes of a picture show: of a thing, and of t
     "noun": len(NOUNS) + 1, "x": 8, "y": 8, "place": len(PLACES), "time": len(TIMES), "style": len(STYLES),
 }  # fmt: skip
 SLOT = 8  # codes: the scene, then one thing after another (train/picture_tokenizer.py)
-PLAYED = 1 + SOUNDS + 2 * len(FACTS)  # columns of Document.played
+PLAYED = 1 + SOUNDS + 2 * len(FACTS) + len(KNOWN)  # columns of Document.played
 NEWS, OPENING, FIRST = 2.0, 8.0, 6  # factors on codes of music that differ from the frame before, and on those of the first frames
-LAYER_WEIGHTS = {"music": (5.0, 1.0, 1.0, 0.1)}  # of codebooks: rhythm is in the first, who plays in the second, harmony in the third
+BRIEF = 25  # frames at most of a piece that is only begun
+MISLED = 25  # frames at most that somebody else seems to play, and between such stretches
+LAYER_WEIGHTS = {"music": (4.0, 3.0, 1.5, 0.7)}  # of codebooks: rhythm is in the first, who plays in the second, harmony in the third
 
 
 def read_scene(row: Mapping[str, object]) -> scenes.Scene:
@@ -351,6 +353,11 @@ class Library:
         return SpeechPart(self.clips.clips[number].item, number)
 
 
+def classes_of(piece: music.Piece) -> list[int]:
+    """The class of each of KNOWN."""
+    return [values.index(getattr(piece, name)) for name, values in KNOWN.items()]
+
+
 def words_of(dialogue: Dialogue) -> set[str]:
     """The plain texts that are written in a chat."""
     return {plain(part.text) for turn in dialogue.turns for part in turn.parts if isinstance(part, Words)}
@@ -372,10 +379,11 @@ class Document:
     where unknown); copied: int64 (m, 3), for the copying aid: a position from which a word of a reply is predicted, and the first
     and the end position of the same word in the request; played: int64 (m, PLAYED), for the playing
     aids: a position from which the first code of a frame of music is predicted; in how many frames each of the SOUNDS of the score begins
-    (-1 unknown); and the first and the end position of each of the FACTS: in the words before the piece, and of the frame one beat
-    earlier (-1 if they are not there); known: int64 (m, 1 + len(KNOWN)), for the knowing aid: a position in music that a person sent,
-    and the class of each fact of the piece; painted: int64 (m, 1 + len(PAINTED)), for the painting aid: a position from which a code of a
-    picture in a reply is predicted, and the classes of what the eight codes around it show (-1: not told there).
+    (-1 unknown); the first and the end position of each of the FACTS: in the words before the piece, and of the frame one beat
+    earlier (-1 if they are not there); and the class of each of KNOWN; known: int64 (m, 1 + len(KNOWN)), for the knowing aid: a
+    position in music that a person sent, and the class of each fact of the piece; painted: int64 (m, 1 + len(PAINTED)), for the
+    painting aid: a position from which a code of a picture in a reply is predicted, and the classes of what the eight codes around it
+    show (-1: not told there).
     """
 
     ids: np.ndarray
@@ -396,6 +404,7 @@ class View:
 
     repeats: float = 0.0
     cut: float = 0.0  # share of chats that end where their first picture or music would begin: more words for the same time
+    brief: float = 0.0  # share of chats that end soon after mini begins to play: what was asked for shows there, and the rest follows
     noise: float = 0.03  # share of spoken input frames that are masked or changed
 
 
@@ -454,6 +463,10 @@ class Writer:
             cuts = np.flatnonzero(np.isin(ids, starts) & mask)
             cut = int(cuts[0]) + 1 if len(cuts) else len(ids)
             ids, weights, mask = ids[:cut], weights[:cut], mask[:cut]
+        begun = np.flatnonzero((ids == self.vocabulary.ranges["music"].start) & mask)
+        if len(begun) and rng.random() < view.brief:
+            cut = int(begun[0]) + 1 + 4 * rng.randint(FIRST, BRIEF)
+            ids, weights, mask = ids[:cut], weights[:cut], mask[:cut]
         ids = ids.astype(np.int64)
         spans = self._heard(ids, mask, letters)
         said, music, known = self._said(ids, mask, spoken), self._played(ids, mask, played), self._known(ids, mask, sent)
@@ -461,6 +474,7 @@ class Writer:
         weights[ids == self.vocabulary.unk] = 0.0
         self._stress(ids, mask, weights)
         shown = self._stick(ids, weights, music, rng)
+        self._mislead(shown, weights, music, rng)
         paints = self._painted(ids, mask, painted)
         return Document(ids, shown, weights, spans, said, self._copied(ids), music, known, paints, dialogue.pattern)
 
@@ -541,12 +555,14 @@ class Writer:
         """Document.played; played: the pieces in the replies, and in how many frames each sound begins."""
         item, found = self.vocabulary.ranges["music"], [np.zeros((0, PLAYED), np.int64)]
         starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
-        for start, (piece, until) in zip(starts, played, strict=False):
-            if until is not None and start + 4 * len(until) < len(ids):
+        for start, (piece, known) in zip(starts, played, strict=False):
+            until = known[: (len(ids) - start - 1) // 4] if known is not None else ()  # it may be cut
+            if len(until):
                 facts = np.tile(self._named(self._words_before(ids, start), piece), (len(until), 1))
                 query, beat = start + 4 * np.arange(len(until)), round(60 * item.modality.frame_rate_hz / piece.bpm)
                 ago = np.where(np.arange(len(until)) >= beat, query + 1 - 4 * beat, -1)
-                found.append(np.column_stack([query, until, facts, ago, np.where(ago < 0, -1, ago + 4)]))
+                heard = np.tile(classes_of(piece), (len(until), 1))
+                found.append(np.column_stack([query, until, facts, ago, np.where(ago < 0, -1, ago + 4), heard]))
         return np.concatenate(found)
 
     def _known(self, ids: np.ndarray, mask: np.ndarray, sent: list[music.Piece]) -> np.ndarray:
@@ -556,8 +572,7 @@ class Writer:
         ends = [int(at) for at in np.flatnonzero(ids == item.end) if not mask[at]]
         for start, end, piece in zip(starts, ends, sent, strict=False):
             places = np.arange(start + 4 * TOLD_FROM, end, 4 * TOLD_EVERY)  # last codes of frames
-            classes = [values.index(getattr(piece, name)) for name, values in KNOWN.items()]
-            found.append(np.column_stack([places, np.tile(classes, (len(places), 1))]))
+            found.append(np.column_stack([places, np.tile(classes_of(piece), (len(places), 1))]))
         return np.concatenate(found)
 
     def _painted(self, ids: np.ndarray, mask: np.ndarray, painted: list[scenes.Scene]) -> np.ndarray:
@@ -615,6 +630,25 @@ class Writer:
                     weights[query + 1 : query + 5] = 0.0
             frame = stop
         return shown
+
+    def _mislead(self, shown: np.ndarray, weights: np.ndarray, played: np.ndarray, rng: random.Random) -> None:
+        """In stretches of the music of half of the chats somebody else seems to play: all but a frame's first code are of another piece.
+
+        Who plays stands in the words and in all frames before, so a model looks at the frames; one that once draws another's code would go
+        on with that. It has to learn to come back to what was asked for. What follows from a wrong code of the same frame is not learnt.
+        """
+        if not len(played) or self.library.music is None or rng.random() < 0.5:
+            return
+        item, pieces, frame = self.vocabulary.ranges["music"], self.library.music.codes, 0
+        lows = np.array([item.layer(layer)[0] for layer in range(1, item.modality.layers)])
+        while (frame := frame + rng.randint(1, MISLED)) < len(played):
+            stop = min(len(played), frame + rng.randint(1, MISLED))
+            other = pieces[rng.randrange(len(pieces))]
+            first = rng.randrange(max(1, len(other) - MISLED))
+            for query, codes in zip(played[frame:stop, 0], other[first:], strict=False):
+                shown[query + 2 : query + 5] = lows + codes[1:].astype(np.int64)
+                weights[query + 3 : query + 5] = 0.0
+            frame = stop
 
     def _named(self, words: list[tuple[str, int, int]], piece: music.Piece) -> list[int]:
         """First and end position of the words for each of the FACTS, the last time that they stand there; -1, -1 if they do not."""
