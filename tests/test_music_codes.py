@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def test_codes_and_facts_belong_together(settings: Settings, monkeypatch: pytest
     tests = [json.loads(line) for line in (home / "test_pieces.jsonl").read_text().splitlines()]
     assert all(row["heldout"] for row in tests)
     assert np.fromfile(home / "test_codes.u16", "<u2").reshape(2, 250, 4).max() < 2048
+    vectors = [layer.codebook.embed.numpy() for layer in MusicCodec.load(Family.open(settings.family)).model.quantizer.layers]
+    assert np.fromfile(home / "steady.u16", "<u2").tolist() == music_codes.steady(codes, vectors).ravel().tolist()
     part = next(home.glob("parts-*/0000.npy"))
     np.save(part, np.zeros_like(np.load(part)))
     music_codes.make(settings, count=4)
@@ -57,3 +60,23 @@ def test_the_stamp_ignores_the_decoder(settings: Settings):
         assert music_codes.stamp(codec) == before
         next(codec.model.encoder.parameters()).add_(1)
     assert music_codes.stamp(codec) != before
+
+
+def test_steady_codes_change_only_where_it_pays():
+    random = np.random.default_rng(3)
+    book = random.normal(size=(6, 2)).astype(np.float32)
+    codes = random.integers(0, 6, (3, 5, 2)).astype(np.uint16)
+    steady = music_codes.steady(codes, [book, book], (0.0, 0.8))
+    assert steady[..., 0].tolist() == codes[..., 0].tolist()  # changes cost nothing there
+    steps = ((book[codes[:, 1:, 1]] - book[codes[:, :-1, 1]]) ** 2).sum(-1)
+    cost = 0.8 * float(steps[steps > 0].mean())
+
+    def price(path: tuple[int, ...], piece: np.ndarray) -> float:
+        away = float(((book[list(path)] - book[piece]) ** 2).sum())
+        return away + cost * sum(a != b for a, b in itertools.pairwise(path))
+
+    for piece, found in zip(codes[..., 1], steady[..., 1], strict=True):
+        paths = itertools.product(sorted(set(piece.tolist())), repeat=len(piece))
+        assert price(tuple(found.tolist()), piece) == pytest.approx(min(price(path, piece) for path in paths), rel=1e-4)
+    changes = [(item[:, 1:, 1] != item[:, :-1, 1]).sum() for item in (codes, steady)]
+    assert changes[1] < changes[0]

@@ -1,9 +1,9 @@
 """Rendered pieces as codes, for the language model.
 
-runs/data/codes/music/: codes.u16 (n x FRAMES x 4, little endian), pieces.jsonl (row i belongs to codes i: the facts of a Piece and three
-captions), bits.u8 (n x FRAMES: onsets and drums of the score, as in music_data.Labels) and the same for the test pieces,
-test_codes.u16 (n x 250 x 4), ..., which training must not touch; "heldout" marks combinations of instrument and genre that no training
-piece has.
+runs/data/codes/music/: codes.u16 (n x FRAMES x 4, little endian), steady.u16 (the same, see steady(): what mini learns to play),
+pieces.jsonl (row i belongs to codes i: the facts of a Piece and three captions), bits.u8 (n x FRAMES: onsets and drums of the score, as in
+music_data.Labels) and the same for the test pieces but steady codes, test_codes.u16 (n x 250 x 4), ..., which training must not touch;
+"heldout" marks combinations of instrument and genre that no training piece has.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from anygpt_demo.train.music_data import HOP, RATE_HZ, SECONDS, MusicSet, draw, 
 FRAMES = 125  # 2.5 s of each piece: 500 tokens, what fits beside a chat
 NEW_SEED = 52_001  # plus the seed of the run: of the pieces beyond the codec's own training set
 CHUNK = 100
+STEADY = (0.0, 0.25, 1.0, 1.25)  # what a change of code costs on each level, as a share of the mean square of a change there
 
 
 def _row(piece: music.Piece, rng: random.Random) -> str:
@@ -49,6 +50,41 @@ def encode_set(codec: MusicCodec, data: MusicSet, rows: Sequence[int], frames: i
 def encode_pieces(codec: MusicCodec, pieces: Sequence[music.Piece], frames: int) -> np.ndarray:
     """Render pieces and encode them. Returns uint16 (n, frames, 4)."""
     return np.stack([codec.encode(music.render(piece, frames * HOP / RATE_HZ, RATE_HZ)) for piece in pieces]).astype("<u2")
+
+
+def steady(codes: np.ndarray, vectors: Sequence[np.ndarray], costs: Sequence[float] = STEADY) -> np.ndarray:
+    """Codes of pieces with fewer changes that sound the same: on each level the path through the piece's own codes with the
+    least sum of squared distances to what was there and of `costs` for changes (Viterbi's algorithm).
+
+    A codec takes the nearest code of each frame, and where two are as near it goes to and fro. Each change has to be guessed by who writes
+    codes.
+    codes: uint16 (n, frames, levels); vectors: the codebook of each level, float32 (codes, width). Returns codes of the same shape.
+    """
+    found = codes.copy()
+    for level, (book, share) in enumerate(zip(vectors, costs, strict=True)):
+        now, before = book[codes[:, 1:, level]], book[codes[:, :-1, level]]
+        squares = ((now - before) ** 2).sum(-1)
+        if share and squares.any():
+            cost = share * float(squares[squares > 0].mean())
+            for piece in found:
+                piece[:, level] = _path(piece[:, level], book, cost)
+    return found
+
+
+def _path(codes: np.ndarray, book: np.ndarray, cost: float) -> np.ndarray:
+    """One level of one piece. codes: (frames,)."""
+    choices, place = np.unique(codes, return_inverse=True)
+    distance = ((book[choices][:, None] - book[choices]) ** 2).sum(-1)[place]  # (frames, choices)
+    least, come_from = distance[0], np.tile(np.arange(len(choices)), (len(codes), 1))
+    for frame in range(1, len(codes)):
+        best = int(least.argmin())
+        change = least > least[best] + cost
+        come_from[frame, change] = best
+        least = np.where(change, least[best] + cost, least) + distance[frame]
+    path = [int(least.argmin())]
+    for frame in range(len(codes) - 1, 0, -1):
+        path.append(int(come_from[frame, path[-1]]))
+    return choices[path[::-1]]
 
 
 def stamp(codec: MusicCodec) -> str:
@@ -77,12 +113,14 @@ def _chunk(family: Path, rendered: Path, parts: Path, chunk: int, old: int, piec
     return codes
 
 
-def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.Piece]) -> None:
-    """Facts first, codes last: whoever finds the codes finds everything."""
+def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.Piece], vectors: Sequence[np.ndarray] = ()) -> None:
+    """Facts first, codes last: whoever finds the codes finds everything. vectors: codebooks, for the steady codes."""
     rng = random.Random(7)
     (folder / f"{prefix}pieces.jsonl").write_text("".join(_row(piece, rng) for piece in pieces), encoding="utf-8")
     bits = np.stack([label(music.compose(piece, SECONDS)).bits[: codes.shape[1]] for piece in pieces])
     bits.tofile(folder / f"{prefix}bits.u8")
+    if vectors:
+        steady(codes, vectors).tofile(folder / f"{prefix}steady.u16")
     codes.tofile(folder / f"{prefix}codes.u16.part")
     (folder / f"{prefix}codes.u16.part").replace(folder / f"{prefix}codes.u16")
 
@@ -105,14 +143,15 @@ def make(settings: Settings, count: int = 7500) -> None:
     parts_home.mkdir(exist_ok=True)
     work = partial(_chunk, settings.family, settings.runs / "data" / "music" / "train", parts_home)
     tasks = range(len(chunks)), [free] * len(chunks), chunks
+    vectors = [layer.codebook.embed.numpy() for layer in codec.model.quantizer.layers]
     if settings.threads == 1:
-        _gather(home, map(work, *tasks), pieces)
+        _gather(home, map(work, *tasks), pieces, vectors)
         return
     with ProcessPoolExecutor(settings.threads, mp_context=get_context("spawn")) as pool:
-        _gather(home, pool.map(work, *tasks), pieces)
+        _gather(home, pool.map(work, *tasks), pieces, vectors)
 
 
-def _gather(home: Path, parts: Iterable[np.ndarray], pieces: Sequence[music.Piece]) -> None:
+def _gather(home: Path, parts: Iterable[np.ndarray], pieces: Sequence[music.Piece], vectors: Sequence[np.ndarray]) -> None:
     """Collect the chunks; what is there is usable after 1,000 pieces and at every doubling."""
     done: list[np.ndarray] = []
     ready, next_write = 0, 1000
@@ -121,5 +160,5 @@ def _gather(home: Path, parts: Iterable[np.ndarray], pieces: Sequence[music.Piec
         ready += len(part)
         print(f"music-codes {ready} / {len(pieces)}", file=sys.stderr, flush=True)
         if ready >= next_write or ready == len(pieces):
-            _write(home, "", np.concatenate(done), pieces[:ready])
+            _write(home, "", np.concatenate(done), pieces[:ready], vectors)
             next_write = 2 * ready
