@@ -559,8 +559,8 @@ class Writer:
         """Document.played; played: the pieces in the replies, and in how many frames each sound begins."""
         item, found = self.vocabulary.ranges["music"], [np.zeros((0, PLAYED), np.int64)]
         starts = [int(at) for at in np.flatnonzero(ids == item.start) if mask[at]]
-        for start, (piece, known) in zip(starts, played, strict=False):
-            until = known[: (len(ids) - start - 1) // 4] if known is not None else ()  # it may be cut
+        for start, (piece, whole) in zip(starts, played, strict=False):
+            until = whole[: (len(ids) - start - 1) // 4] if whole is not None else ()  # it may be cut
             if len(until):
                 facts = np.tile(self._named(self._words_before(ids, start), piece), (len(until), 1))
                 query, beat = start + 4 * np.arange(len(until)), round(60 * item.modality.frame_rate_hz / piece.bpm)
