@@ -10,8 +10,8 @@
   from words of several clips and words to be copied (llm_data.py) keep speaking and listening from guessing.
 - Before each spoken code a linear head learns to say its phone and the next, and before each frame of music in how many frames each sound
   of the score begins: chance does not blur that, so it is learnt sooner than the codes. In music that a person sent another head learns to
-  tell the facts of the piece all along, not only where a question about them is answered, and before each frame that mini plays. Before each code of a picture one says which
-  thing stands where, or place, time and style. These heads are not exported either.
+  tell the facts of the piece all along, not only where a question about them is answered, and before each frame that mini plays.
+  Before each code of a picture one says which thing stands where, or place, time and style. These heads are not exported either.
 - Before each frame of music six heads are guided: to the words for tempo, drums, genre, instrument and mode, and to the frame a beat ago.
 - Embeddings of codes begin as random projections of the codec's code vectors; those of speech codes are mixed from the
   phones that stood in for them before the codec was there, those of a new picture tokenizer from the codes of the one before, and of
