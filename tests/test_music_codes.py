@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from anygpt_demo import checkpoints
 from anygpt_demo.checkpoints import Family
 from anygpt_demo.codecs.music import MusicCodec
 from anygpt_demo.models import encodec
+from anygpt_demo.synth import music
 from anygpt_demo.train import music_codes, music_data
 from anygpt_demo.train.loop import Settings
 
@@ -44,12 +47,25 @@ def test_codes_and_facts_belong_together(settings: Settings, monkeypatch: pytest
     tests = [json.loads(line) for line in (home / "test_pieces.jsonl").read_text().splitlines()]
     assert all(row["heldout"] for row in tests)
     assert np.fromfile(home / "test_codes.u16", "<u2").reshape(2, 250, 4).max() < 2048
-    vectors = [layer.codebook.embed.numpy() for layer in MusicCodec.load(Family.open(settings.family)).model.quantizer.layers]
-    assert np.fromfile(home / "steady.u16", "<u2").tolist() == music_codes.steady(codes, vectors).ravel().tolist()
+    codec = MusicCodec.load(Family.open(settings.family))
+    vectors = [layer.codebook.embed.numpy() for layer in codec.model.quantizer.layers]
+    fields = {field.name for field in dataclasses.fields(music.Piece)}
+    simple = [music_codes.simple(music.Piece(**{key: row[key] for key in fields})) for row in rows]
+    plain = music_codes.encode_pieces(codec, simple, music_codes.FRAMES)
+    assert np.fromfile(home / "replies.u16", "<u2").tolist() == music_codes.steady(plain, vectors).ravel().tolist()
     part = next(home.glob("parts-*/0000.npy"))
     np.save(part, np.zeros_like(np.load(part)))
     music_codes.make(settings, count=4)
     assert not np.fromfile(home / "codes.u16", "<u2").reshape(4, -1)[:2].any()  # the kept part was used again
+
+
+def test_a_simple_piece_is_the_piece_in_c():
+    piece = music.sample_piece(random.Random(5))
+    piece = dataclasses.replace(piece, key="G", font="TimGM6mb")
+    score, simple = (music.compose(item) for item in (piece, music_codes.simple(piece)))
+    assert [note._replace(pitch=0) for note in score] == [note._replace(pitch=0) for note in simple]
+    steps = {one.pitch - other.pitch for one, other in zip(score, simple, strict=True) if one.channel != 9}
+    assert steps == {7} and music_codes.simple(piece).font == music.Piece.font
 
 
 def test_the_stamp_ignores_the_decoder(settings: Settings):
@@ -63,9 +79,9 @@ def test_the_stamp_ignores_the_decoder(settings: Settings):
 
 
 def test_steady_codes_change_only_where_it_pays():
-    random = np.random.default_rng(3)
-    book = random.normal(size=(6, 2)).astype(np.float32)
-    codes = random.integers(0, 6, (3, 5, 2)).astype(np.uint16)
+    rng = np.random.default_rng(3)
+    book = rng.normal(size=(6, 2)).astype(np.float32)
+    codes = rng.integers(0, 6, (3, 5, 2)).astype(np.uint16)
     steady = music_codes.steady(codes, [book, book], (0.0, 0.8))
     assert steady[..., 0].tolist() == codes[..., 0].tolist()  # changes cost nothing there
     steps = ((book[codes[:, 1:, 1]] - book[codes[:, :-1, 1]]) ** 2).sum(-1)

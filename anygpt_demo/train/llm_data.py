@@ -1,7 +1,7 @@
 """Training documents of the language model: chats whose media are encoded clips, pictures and pieces on disk.
 
 Folders (each is used as soon as it exists): runs/data/codes/pictures (codes.u16 n x 32, scenes.jsonl),
-runs/data/codes/music (codes.u16 and steady.u16 n x 125 x 4, pieces.jsonl), runs/data/speech/<set> (codes.u16 frames x 8, index.json).
+runs/data/codes/music (codes.u16 and replies.u16 n x 125 x 4, pieces.jsonl), runs/data/speech/<set> (codes.u16 frames x 8, index.json).
 Until a speech set has codes, its phone labels stand in for them, so that listening and speaking can begin early.
 """
 
@@ -118,7 +118,7 @@ class PictureSet:
 
 
 class MusicSet:
-    """Encoded pieces. codes: (n, frames, 4) uint16; steady: the same with fewer changes, for replies (music_codes.py);
+    """Encoded pieces. codes: (n, frames, 4) uint16; replies: the same pieces as mini plays them (music_codes.py);
     bits: (n, frames) uint8, what the score begins in each frame, or None.
 
     prefix: as in PictureSet.
@@ -131,9 +131,9 @@ class MusicSet:
         self.pieces = [music.Piece(**{key: value for key, value in row.items() if key in names}) for row in rows]
         codes = np.fromfile(folder / f"{prefix}codes.u16", np.uint16)
         self.codes = codes.reshape(-1, MUSIC_FRAMES[prefix], 4)
-        path = folder / f"{prefix}steady.u16"
-        steady = np.fromfile(path, np.uint16) if path.is_file() else codes
-        self.steady = steady.reshape(self.codes.shape) if steady.size == codes.size else self.codes
+        path = folder / f"{prefix}replies.u16"
+        replies = np.fromfile(path, np.uint16) if path.is_file() else codes
+        self.replies = replies.reshape(self.codes.shape) if replies.size == codes.size else self.codes
         self.pieces = self.pieces[: len(self.codes)]
         bits = np.fromfile(folder / f"{prefix}bits.u8", np.uint8) if (folder / f"{prefix}bits.u8").is_file() else np.zeros(0, np.uint8)
         self.bits = bits.reshape(self.codes.shape[:2]) if len(bits) == self.codes[..., 0].size else None
@@ -497,7 +497,7 @@ class Writer:
             assert self.library.pictures is not None
             return MediaPart("image", self.library.pictures.codes[part.number].astype(np.int64)[:, None]), None
         assert self.library.music is not None
-        codes = (self.library.music.codes if read else self.library.music.steady)[part.number].astype(np.int64)
+        codes = (self.library.music.codes if read else self.library.music.replies)[part.number].astype(np.int64)
         frames = self._music_frames(rng, read, len(codes))
         first = rng.randrange(len(codes) - frames + 1) if read else 0  # what mini plays begins with the first beat
         bits = None if read or self.library.music.bits is None else self.library.music.bits[part.number].astype(np.int64)
@@ -643,7 +643,7 @@ class Writer:
         """
         if not len(played) or self.library.music is None or rng.random() < 0.5:
             return
-        item, pieces, frame = self.vocabulary.ranges["music"], self.library.music.steady, 0
+        item, pieces, frame = self.vocabulary.ranges["music"], self.library.music.replies, 0
         lows = np.array([item.layer(layer)[0] for layer in range(1, item.modality.layers)])
         while (frame := frame + rng.randint(1, MISLED)) < len(played):
             stop = min(len(played), frame + rng.randint(1, MISLED))

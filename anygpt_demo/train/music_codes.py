@@ -1,9 +1,9 @@
 """Rendered pieces as codes, for the language model.
 
-runs/data/codes/music/: codes.u16 (n x FRAMES x 4, little endian), steady.u16 (the same, see steady(): what mini learns to play),
-pieces.jsonl (row i belongs to codes i: the facts of a Piece and three captions), bits.u8 (n x FRAMES: onsets and drums of the score, as in
-music_data.Labels) and the same for the test pieces but steady codes, test_codes.u16 (n x 250 x 4), ..., which training must not touch;
-"heldout" marks combinations of instrument and genre that no training piece has.
+runs/data/codes/music/: codes.u16 (n x FRAMES x 4, little endian), replies.u16 (the same pieces as mini learns to play them, see simple()
+and steady()), pieces.jsonl (row i belongs to codes i: the facts of a Piece and three captions), bits.u8 (n x FRAMES: onsets and drums of
+the score, as in music_data.Labels) and the same for the test pieces but replies, test_codes.u16 (n x 250 x 4), ..., which training must
+not touch; "heldout" marks combinations of instrument and genre that no training piece has.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ def encode_pieces(codec: MusicCodec, pieces: Sequence[music.Piece], frames: int)
     return np.stack([codec.encode(music.render(piece, frames * HOP / RATE_HZ, RATE_HZ)) for piece in pieces]).astype("<u2")
 
 
+def simple(piece: music.Piece) -> music.Piece:
+    """The piece in C and with the first sound font: what nobody asks for, a player of few words need not choose from.
+
+    Symbolic music models are often trained in one key: which notes go together is learnt once, not twelve times. Music is read in all keys.
+    """
+    return dataclasses.replace(piece, key=music.KEYS[0], font=music.Piece.font)
+
+
 def steady(codes: np.ndarray, vectors: Sequence[np.ndarray], costs: Sequence[float] = STEADY) -> np.ndarray:
     """Codes of pieces with fewer changes that sound the same: on each level the path through the piece's own codes with the
     least sum of squared distances to what was there and of `costs` for changes (Viterbi's algorithm).
@@ -97,7 +105,10 @@ def stamp(codec: MusicCodec) -> str:
 
 
 def _chunk(family: Path, rendered: Path, parts: Path, chunk: int, old: int, pieces: Sequence[music.Piece]) -> np.ndarray:
-    """Codes of one chunk, kept in `parts` so that an interrupted run goes on. The first `old` pieces lie in `rendered`."""
+    """Codes of one chunk and of what is simple() of it, uint16 (2, n, FRAMES, 4), kept in `parts` so that an interrupted run goes on.
+
+    The first `old` pieces lie in `rendered`.
+    """
     torch.set_num_threads(1)
     kept = parts / f"{chunk:04d}.npy"
     if kept.is_file():
@@ -107,20 +118,21 @@ def _chunk(family: Path, rendered: Path, parts: Path, chunk: int, old: int, piec
         codes = encode_set(codec, MusicSet.open(rendered), range(first, first + len(pieces)), FRAMES)
     else:
         codes = encode_pieces(codec, pieces, FRAMES)
+    both = np.stack([codes, encode_pieces(codec, [simple(piece) for piece in pieces], FRAMES)])
     draft = kept.with_suffix(f".{os.getpid()}.npy")
-    np.save(draft, codes)
+    np.save(draft, both)
     draft.replace(kept)
-    return codes
+    return both
 
 
-def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.Piece], vectors: Sequence[np.ndarray] = ()) -> None:
-    """Facts first, codes last: whoever finds the codes finds everything. vectors: codebooks, for the steady codes."""
+def _write(folder: Path, prefix: str, codes: np.ndarray, pieces: Sequence[music.Piece], replies: np.ndarray | None = None) -> None:
+    """Facts first, codes last: whoever finds the codes finds everything."""
     rng = random.Random(7)
     (folder / f"{prefix}pieces.jsonl").write_text("".join(_row(piece, rng) for piece in pieces), encoding="utf-8")
     bits = np.stack([label(music.compose(piece, SECONDS)).bits[: codes.shape[1]] for piece in pieces])
     bits.tofile(folder / f"{prefix}bits.u8")
-    if vectors:
-        steady(codes, vectors).tofile(folder / f"{prefix}steady.u16")
+    if replies is not None:
+        replies.tofile(folder / f"{prefix}replies.u16")
     codes.tofile(folder / f"{prefix}codes.u16.part")
     (folder / f"{prefix}codes.u16.part").replace(folder / f"{prefix}codes.u16")
 
@@ -157,8 +169,9 @@ def _gather(home: Path, parts: Iterable[np.ndarray], pieces: Sequence[music.Piec
     ready, next_write = 0, 1000
     for part in parts:
         done.append(part)
-        ready += len(part)
+        ready += part.shape[1]
         print(f"music-codes {ready} / {len(pieces)}", file=sys.stderr, flush=True)
         if ready >= next_write or ready == len(pieces):
-            _write(home, "", np.concatenate(done), pieces[:ready], vectors)
+            codes, plain = np.concatenate(done, 1)
+            _write(home, "", codes, pieces[:ready], steady(plain, vectors))
             next_write = 2 * ready
