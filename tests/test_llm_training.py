@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from anygpt_demo import checkpoints
 from anygpt_demo.grammar import section_of
 from anygpt_demo.synth import dialogues, music, phrasings, scenes
-from anygpt_demo.synth.dialogues import Words
+from anygpt_demo.synth.dialogues import NotFound, Words
 from anygpt_demo.synth.world import NOUNS, noun_index
 from anygpt_demo.train import llm, llm_data, music_codes, music_data, picture_data, word_spans
 from anygpt_demo.train.llm_data import (
@@ -303,6 +304,24 @@ def test_mixed_sentences_say_their_words(home: Path) -> None:
     assert close > 30
 
 
+def test_mini_speaks_with_one_voice_and_hears_the_others(home: Path, tmp_path: Path) -> None:
+    sets = tmp_path / "data" / "speech"
+    shutil.copytree(coded(home) / "data" / "speech" / "synth1", sets / "synth1")
+    alone, rng = Library(tmp_path), random.Random(4)
+    shutil.copytree(sets / "synth1", sets / llm_data.OWN)
+    library = Library(tmp_path)
+    text = library.clips.clips[0].item.text
+    for mine, name in ((True, llm_data.OWN), (False, "synth1")):
+        for part in (library.speech(rng, ("any",), mine=mine), library.speech(rng, (), text, mine=mine)):
+            assert library.clips.clips[part.number].set == name
+        mixed = [library.speech(rng, ("words",), mine=mine).number for _ in range(9)]
+        assert {library.clips._chunks(number)[0] for number in mixed} == {name}
+    assert alone.speech(rng, (), text, mine=True).item.text == text  # without such a set any voice serves
+    alone.speech(rng, ("words",), mine=True)
+    with pytest.raises(NotFound):
+        library.speech(rng, (), "nobody says this", mine=True)
+
+
 def test_spoken_codes_are_guided_to_their_words(home: Path) -> None:
     trainer = llm.Trainer(settings(home, 1, "coded"))
     coded(home)
@@ -457,7 +476,7 @@ def test_what_the_score_begins_is_known_before_each_frame(home: Path, tuned: tup
     assert llm.facts_loss(looks, llm.collate(silent), 5) is None
 
 
-def test_codes_of_music_that_say_something_new_count_more(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
+def test_first_frames_of_music_count_more(home: Path, tuned: tuple[list[music.Piece], np.ndarray]) -> None:
     vocabulary = llm.Trainer(settings(home, 1, "tuned")).vocabulary
     writer, item = Stream(vocabulary, Library(home / "tuned"), None, 0).writer, vocabulary.ranges["music"]
     frames = np.tile([item.layer(layer)[0] + 5 for layer in range(4)], (20, 1))
@@ -468,8 +487,8 @@ def test_codes_of_music_that_say_something_new_count_more(home: Path, tuned: tup
         writer._stress(ids, np.full(len(ids), reply), weights)
         played = weights[3:-2].reshape(20, 4)
         if reply:
-            assert (played[:6] == llm_data.OPENING).all() and played[12].tolist() == [1, llm_data.NEWS, 1, 1]
-            played[:6], played[12] = 1, 1
+            assert (played[: llm_data.FIRST] == llm_data.OPENING).all()
+            played[: llm_data.FIRST] = 1
         assert (weights == 1).all()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anygpt_demo.synth import speech, speech_text
+from anygpt_demo.synth import speech, speech_text, topics
 from anygpt_demo.synth.holdout import HELD_OUT_VOICE, held_out_sentence, held_out_speaker
 from anygpt_demo.train.speech_data import SpeechSet
 
@@ -100,6 +100,21 @@ def test_general_sentences_without_data_are_endless_and_never_repeat(caplog: pyt
     assert len(set(first)) == 300
     assert not any("{" in text for text in first)
     assert "fewer words" in caplog.text
+
+
+def test_what_mini_says_begins_with_its_answers_and_never_repeats() -> None:
+    answers = {text for table in (*topics.TOPICS.values(), topics.SORRY) for text in table}
+    texts = list(itertools.islice(speech_text.own_sentences(1, None), 700))
+    assert answers <= set(texts) and len(set(texts)) == 700
+    assert texts == list(itertools.islice(speech_text.own_sentences(1, None), 700))
+
+
+@flite
+def test_mini_says_everything_in_one_voice_at_one_tempo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech_text, "own_sentences", lambda seed, data: iter(["good morning", "good morning"]))
+    speech.make_set("own", tmp_path, None)
+    first, again = SpeechSet(tmp_path / "own").clips
+    assert first.voice == again.voice == speech.OWN_VOICE and first.frames == again.frames
 
 
 def test_human_recordings_are_split_by_prompt_and_speaker(tmp_path: Path) -> None:

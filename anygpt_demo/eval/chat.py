@@ -217,7 +217,7 @@ class HeldOut(Library):
     def _clips(self, folder: Path) -> ClipSet:
         return ClipSet(folder, ("synth_test",), split="test")
 
-    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> chats.SpeechPart:
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None, *, mine: bool = False) -> chats.SpeechPart:
         """Test clips; a sentence that has no clip is only expected, never heard."""
         if text is not None:
             return chats.SpeechPart(spoken.SpokenItem(spoken.plain(text), "reply", {}, text))

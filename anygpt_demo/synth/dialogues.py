@@ -106,10 +106,11 @@ class Source(Protocol):
         """A piece with these facts (genre, mood, lead, tempo, drums, mode). Raises NotFound."""
         ...
 
-    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None, *, mine: bool = False) -> SpeechPart:
         """A spoken sentence of one of these kinds, or just these words. Raises NotFound.
 
-        Kinds are those of SpokenItem, and "words": any words in a row, if the source can make such.
+        Kinds are those of SpokenItem, and "words": any words in a row, if the source can make such. mine: as mini says it, if the source
+        has a voice for that.
         """
         ...
 
@@ -231,7 +232,7 @@ class FreeSource:
                 return MusicPart(piece)
         raise NotFound
 
-    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None, *, mine: bool = False) -> SpeechPart:
         """See Source.speech()."""
         if text is not None:
             return SpeechPart(SpokenItem(plain(text), "reply", {}, text))
@@ -277,6 +278,9 @@ class Writer:
 
     def voice(self, *kinds: str) -> SpeechPart:
         return self.source.speech(self.rng, kinds)
+
+    def reply(self, *kinds: str, text: str | None = None) -> SpeechPart:
+        return self.source.speech(self.rng, kinds, text, mine=True)
 
     def ask_picture(self, scene: Scene) -> str:
         """A request for a picture: in mini's regular words or in freer ones, often with other words for the place."""
@@ -458,7 +462,7 @@ def music_to_picture(w: Writer) -> Dialogue:
 
 
 def say(w: Writer) -> Dialogue:
-    speech = w.voice("draw", "play", "topic", "reply", "reply", "reply", "say", "manners", "words", "words", "words", "words")
+    speech = w.reply("draw", "play", "topic", "reply", "reply", "reply", "say", "manners", "words", "words", "words", "words")
     quote = w.rng.choice((speech.item.text, speech.item.text, capital(speech.item.text)))
     return w.turns("t-s", human(w.pick(phrasings.ASK_SAY, quote=quote)), mini(quote + ".", speech))  # as it was typed
 
@@ -470,7 +474,7 @@ def transcribe(w: Writer) -> Dialogue:
 
 def say_topic(w: Writer) -> Dialogue:
     topic, sentence = _topic(w)
-    speech = w.source.speech(w.rng, (), sentence)
+    speech = w.reply(text=sentence)
     question = w.rng.choice(asked_of_topic(w.source.heldout)).format(topic)
     return w.turns("t-s answer", human(w.pick(phrasings.ASK_SPOKEN_REPLY, question=question)), mini(sentence, speech))
 
@@ -495,7 +499,7 @@ def answer_of(w: Writer, item: SpokenItem) -> str:
 def speech_to_speech(w: Writer) -> Dialogue:
     speech = w.voice("topic", "topic", "manners", "feeling", "refuse")
     answer = answer_of(w, speech.item)
-    return w.turns("s-s", *heard_turns(speech, mini(answer, w.source.speech(w.rng, (), answer))))
+    return w.turns("s-s", *heard_turns(speech, mini(answer, w.reply(text=answer))))
 
 
 def speech_to_text(w: Writer) -> Dialogue:
@@ -517,7 +521,7 @@ def speech_to_music(w: Writer) -> Dialogue:
 def speech_to_say(w: Writer) -> Dialogue:
     speech = w.voice("say")
     quote = speech.item.facts["quote"]
-    return w.turns("s-s say", *heard_turns(speech, mini(quote, w.source.speech(w.rng, (), quote))))
+    return w.turns("s-s say", *heard_turns(speech, mini(quote, w.reply(text=quote))))
 
 
 def spoken_picture_question(w: Writer) -> Dialogue:
@@ -559,13 +563,13 @@ def spoken_music_to_picture(w: Writer) -> Dialogue:
 
 
 def picture_aloud(w: Writer) -> Dialogue:
-    speech = w.voice("see")
+    speech = w.reply("see")
     facts = {key: value for key, value in speech.item.facts.items() if key != "says"}
     return w.turns("p-s", human(w.picture(**facts), w.pick(phrasings.ASK_SPOKEN_CAPTION)), mini(capital(speech.item.text) + ".", speech))
 
 
 def music_aloud(w: Writer) -> Dialogue:
-    speech = w.voice("hear")
+    speech = w.reply("hear")
     facts = {key: value for key, value in speech.item.facts.items() if key != "says"}
     return w.turns(
         "m-s", human(w.piece(**facts), w.pick(phrasings.ASK_SPOKEN_MUSIC_CAPTION)), mini(capital(speech.item.text) + ".", speech)

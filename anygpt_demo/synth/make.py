@@ -13,7 +13,7 @@ KINDS: Mapping[str, str] = {  # name -> module:function(Settings); the order of 
     "speech": "anygpt_demo.synth.make:speech",
     "music": "anygpt_demo.synth.make:music",
 }
-SPEECH_SETS = ("synth0", "synth1", "synth_test", "human")
+SPEECH_SETS = ("synth0", "synth1", "own", "synth_test", "human")
 
 
 def pictures(settings: Settings) -> None:

@@ -49,6 +49,7 @@ SHIFTS: dict[str, tuple[int, ...]] = {"slt": (-4, -3, -2, -1), "rms": (1, 2, 3, 
 VOICES: dict[str, float] = {"slt": 0.36, "rms": 0.32, "kal16": 0.24, "ked": 0.08}  # share of clips; awb is held out
 QUICK_VOICES: dict[str, float] = {"slt": 0.34, "rms": 0.34, "kal16": 0.31, "ked": 0.01}  # the same for large sets
 PITCH_HZ = {"slt": 173.0, "kal16": 95.0}  # mean pitch of the voices that can be told another one
+OWN_VOICE, OWN_STRETCH = "rms", 1.06  # what mini says is learnt from one speaker who never hurries
 SHIFTED = 0.4  # share of clips that go through a pitch shift
 MAX_S = 6.0
 
@@ -156,13 +157,13 @@ def split_voice(voice: str) -> tuple[str, int]:
     return voice, 0
 
 
-def synthesize(text: str, voice: str, rng: np.random.Generator, *, quick: bool = False) -> Spoken:
-    """Speak a text. voice: as draw_voice() spells it, or "awb" (held out). rng draws tempo and level.
+def synthesize(text: str, voice: str, rng: np.random.Generator, *, quick: bool = False, stretch: float | None = None) -> Spoken:
+    """Speak a text. voice: as draw_voice() spells it, or "awb" (held out). rng draws level, and tempo unless stretch (> 1 slower) says it.
 
     quick: where the synthesizer can, it is told the pitch, instead of a shift afterwards (twice as fast).
     """
     base, semitones = split_voice(voice)
-    stretch = float(rng.uniform(0.88, 1.25))
+    stretch = stretch or float(rng.uniform(0.88, 1.25))
     told = quick and semitones != 0 and base in PITCH_HZ
     pitch_hz = PITCH_HZ[base] * 2 ** (semitones / 12) if told else 0.0
     with tempfile.TemporaryDirectory() as name:
@@ -227,18 +228,19 @@ def make(
     split: str | None = None,
     workers: int = 1,
     quick: bool = False,
+    stretch: float | None = None,
 ) -> float:
     """Speak sentences until `hours` of audio are written or none is left; returns the hours made.
 
     voices: clips take these in turn; empty: drawn by draw_voice(). split: None lets the held-out list decide
-    (unseen sentences are "test"). quick: QUICK_VOICES and told pitches. Clip i is a function of (seed, i, sentence) alone. Clips above MAX_S are dropped.
+    (unseen sentences are "test"). quick: QUICK_VOICES and told pitches; stretch: see synthesize(). Clip i is a function of (seed, i, sentence) alone. Clips above MAX_S are dropped.
     """
 
     def speak(job: tuple[int, str]) -> tuple[str, str, Spoken]:
         number, text = job
         rng = np.random.default_rng([seed, number])
         voice = voices[number % len(voices)] if voices else draw_voice(rng, QUICK_VOICES if quick else VOICES)
-        return text, voice, synthesize(text, voice, rng, quick=quick)
+        return text, voice, synthesize(text, voice, rng, quick=quick, stretch=stretch)
 
     jobs = enumerate(sentences)
     goal = int(hours * 3600 * RATE_HZ / FRAME)
@@ -310,8 +312,9 @@ def replace_phones(folder: Path, labels: np.ndarray) -> None:
 def make_set(name: str, folder: Path, data: Path | None, seed: int = 0, workers: int = 1) -> float:
     """Build one of the project's sets by name under `folder`; returns hours.
 
-    synth0: general sentences (codec, phone teacher). synth1: the dialogue world, requests and replies. synth_test: unseen
-    sentences of the dialogue world, 140 in training voices and 60 in the held-out voice, whatever the seed. human: recordings of people.
+    synth0: general sentences (codec, phone teacher). synth1: the dialogue world, requests and replies. own: replies and others in one
+    voice, what mini says. synth_test: unseen sentences of the dialogue world, 140 in training voices and 60 in the held-out voice,
+    whatever the seed. human: recordings of people.
     """
     from anygpt_demo.synth import speech_text
 
@@ -326,6 +329,9 @@ def make_set(name: str, folder: Path, data: Path | None, seed: int = 0, workers:
     if name == "synth1":
         spoken = (text for text in speech_text.dialogue_sentences(seed + 1) if not held_out_sentence(text))
         return make(target, spoken, seed + 1, 9.0, workers=workers, quick=True)
+    if name == "own":
+        spoken = (text for text in speech_text.own_sentences(seed, data) if not held_out_sentence(text))
+        return make(target, spoken, seed + 3, 6.0, voices=(OWN_VOICE,), workers=workers, stretch=OWN_STRETCH)
     if name == "synth_test":
         unseen = list(islice((text for text in speech_text.dialogue_sentences(1) if held_out_sentence(text)), 200))
         return make_test(target, unseen, 2)

@@ -6,6 +6,7 @@ The dialogue world has its own sentences (dialogues.py); these only have to cove
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import logging
 import random
@@ -111,6 +112,20 @@ def sentences(seed: int, data: Path | None) -> Iterator[str]:
             yield public.pop()
             continue
         text = fill("{sentence}", rng)
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def own_sentences(seed: int, data: Path | None) -> Iterator[str]:
+    """An endless stream of what mini says aloud, each once: first all answers of small talk, then from the dialogue world and others."""
+    from anygpt_demo.synth import topics
+
+    tables = (*topics.TOPICS.values(), *(answers for _, answers in topics.MANNERS), *topics.FEELINGS.values(), topics.SORRY)
+    world, general = dialogue_sentences(seed + 1), sentences(seed, data)
+    others = (next(stream) for stream in itertools.cycle((world, world, world, general)))
+    seen: set[str] = set()
+    for text in itertools.chain((text for table in tables for text in table), others):
         if text not in seen:
             seen.add(text)
             yield text

@@ -33,13 +33,14 @@ from anygpt_demo.train import word_spans
 from anygpt_demo.train.speech_data import PHONES, UNKNOWN, SpeechSet
 from anygpt_demo.vocabulary import Vocabulary
 
-SPEECH_SETS = ("synth1", "synth0", "human")
+OWN = "own"  # the set in the voice that mini learns to speak with
+SPEECH_SETS = ("synth1", "synth0", "human", OWN)
 LONGEST_CLIP = 300  # frames
 NO_CLIP = -1  # number of a spoken part whose codes are not there; smaller numbers are mixed sentences
 ENOUGH_CLIPS = 50  # of a voice whose words are mixed
 LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" is blank
 MUSIC_FRAMES = {"": 125, "test_": 250}  # of an encoded piece, by set
-WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.4}  # of predicted tokens in replies: words decide what the codes must show
+WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.5}  # of predicted tokens in replies: words decide what the codes must show
 READ_WEIGHTS = {"text": 0.1, "speech": 0.05, "image": 0.0, "music": 0.1}  # of tokens in a person's message
 SOUNDS = 5  # of a score: any onset, melody, kick, snare, cymbals (music_data.Labels)
 FAR = 31  # frames: a sound that begins later than that counts as this far
@@ -61,7 +62,7 @@ PAINTED = {  # classes of what the codes of a picture show: of a thing, and of t
 }  # fmt: skip
 SLOT = 8  # codes: the scene, then one thing after another (train/picture_tokenizer.py)
 PLAYED = 1 + SOUNDS + 2 * len(FACTS) + len(KNOWN)  # columns of Document.played
-NEWS, OPENING, FIRST = 2.0, 8.0, 6  # factors on codes of music that differ from the frame before, and on those of the first frames
+OPENING, FIRST = 8.0, 6  # factor on the codes of so many first frames of music: what is asked for shows there, the rest follows from it
 BRIEF = 25  # frames at most of a piece that is only begun
 MISLED = 25  # frames at most that somebody else seems to play, and between such stretches
 LAYER_WEIGHTS = {"music": (4.0, 3.0, 2.0, 1.0)}  # of codebooks: rhythm is in the first, who plays in the second, harmony in the third
@@ -174,17 +175,20 @@ class ClipSet:
         for name in names:
             if (folder / name / ("codes.u16" if self.coded else "index.json")).is_file():
                 self._read(folder / name, name, split)
-        self.by_kind: dict[str, list[int]] = {}
-        self.by_text: dict[str, list[int]] = {}
+        self.by_kind: dict[tuple[str, bool], list[int]] = {}  # kind, whether of the own voice
+        self.by_text: dict[tuple[str, bool], list[int]] = {}
         for number, clip in enumerate(self.clips):
             for kind in chats.spoken_kinds(clip.item):
-                self.by_kind.setdefault(kind, []).append(number)
-            self.by_text.setdefault(clip.item.text, []).append(number)
+                self.by_kind.setdefault((kind, clip.set == OWN), []).append(number)
+            self.by_text.setdefault((clip.item.text, clip.set == OWN), []).append(number)
+        self.own = any(clip.set == OWN for clip in self.clips)
         self.by_voice: dict[tuple[str, str], list[int]] = {}  # clips whose words can be cut apart
         for number, clip in enumerate(self.clips):
             if self.coded and clip.ends is not None and clip.set != "human":
                 self.by_voice.setdefault((clip.set, clip.voice), []).append(number)
-        self.voices = [key for key, rows in sorted(self.by_voice.items()) if len(rows) >= ENOUGH_CLIPS]
+        voices = [key for key, rows in sorted(self.by_voice.items()) if len(rows) >= ENOUGH_CLIPS]
+        self.voices = [key for key in voices if key[0] != OWN]
+        self.own_voices = [key for key in voices if key[0] == OWN] or self.voices
 
     def _read(self, folder: Path, name: str, split: str) -> None:
         data = SpeechSet(folder)
@@ -241,21 +245,29 @@ class ClipSet:
         clip = self.clips[number]
         return None if clip.ends is None else np.searchsorted(clip.ends, np.arange(clip.count), "right")
 
-    def mixed(self, rng: random.Random) -> SpeechPart:
+    def find(self, rng: random.Random, kind: str, text: str | None, mine: bool) -> int:
+        """A clip of a kind, or with just this text. mine: of the own voice, if there is one. Raises NotFound."""
+        own = mine and self.own
+        rows = self.by_kind.get((kind, own), []) if text is None else self.by_text.get((plain(text), own), [])
+        if not rows:
+            raise NotFound
+        return rng.choice(rows)
+
+    def mixed(self, rng: random.Random, mine: bool = False) -> SpeechPart:
         """A sentence that nobody wrote, of one voice: chunks of one to three words from its clips in a row. Raises NotFound.
 
         What comes next in it cannot be guessed, so listening and speaking have to look. Its number is negative and says all.
         """
         if not self.voices:
             raise NotFound
-        number = NO_CLIP - 1 - rng.getrandbits(40)
+        number = NO_CLIP - 1 - 2 * rng.getrandbits(40) - mine
         text = " ".join(word for chunk in self._chunks(number)[1] for word in chunk.words)
         return SpeechPart(chats.SpokenItem(text, "words", {}, text), number)
 
     def _chunks(self, number: int) -> tuple[str, list[Chunk]]:
         """The set and the chunks of a mixed sentence: the first begins a clip and the last ends one."""
         rng = random.Random(number)
-        voice = rng.choice(self.voices)
+        voice = rng.choice(self.own_voices if (NO_CLIP - 1 - number) % 2 else self.voices)
         rows, count = self.by_voice[voice], rng.randint(2, 6)
         chunks: list[Chunk] = []
         for place in range(count):
@@ -345,15 +357,12 @@ class Library:
         number = self.music.index.find(rng, want)
         return MusicPart(self.music.pieces[number], number)
 
-    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None) -> SpeechPart:
+    def speech(self, rng: random.Random, kinds: Sequence[str], text: str | None = None, *, mine: bool = False) -> SpeechPart:
         """See Source.speech()."""
         kind = rng.choice(kinds) if text is None else ""
         if kind == "words":
-            return self.clips.mixed(rng)
-        rows = self.clips.by_kind.get(kind, []) if text is None else self.clips.by_text.get(plain(text), [])
-        if not rows:
-            raise NotFound
-        number = rng.choice(rows)
+            return self.clips.mixed(rng, mine)
+        number = self.clips.find(rng, kind, text, mine)
         return SpeechPart(self.clips.clips[number].item, number)
 
 
@@ -596,21 +605,16 @@ class Writer:
         return np.concatenate(found)
 
     def _stress(self, ids: np.ndarray, mask: np.ndarray, weights: np.ndarray) -> None:
-        """Raises the weights of codes of music that say something new.
+        """Raises the weights of the first frames of music: who plays what is learnt from the words only where nothing has been heard yet.
 
-        Most codes repeat the frame before, and all but the first frames follow from what has been played: who plays what is learnt from
-        the words only where nothing has been heard yet.
+        All codes of a frame count alike, also those that change: a factor on these would teach to change too often.
         """
         item = self.vocabulary.ranges["music"]
         for start in np.flatnonzero((ids == item.start) & mask):
             ends = np.flatnonzero(ids[start:] == item.end)
             frames = ((int(ends[0]) if len(ends) else len(ids) - start) - 1) // 4
             played = slice(start + 1, start + 1 + 4 * frames)
-            codes = ids[played].reshape(-1, 4)
-            factors = np.ones(codes.shape, np.float32)
-            factors[1:][codes[1:] != codes[:-1]] = NEWS
-            factors[:FIRST] = OPENING
-            weights[played] *= factors.ravel()
+            weights[played][: 4 * FIRST] *= OPENING
 
     def _stick(self, ids: np.ndarray, weights: np.ndarray, played: np.ndarray, rng: random.Random) -> np.ndarray:
         """The ids as they are read: in stretches of the music of half of the chats, a frame seems to be held.
@@ -740,7 +744,7 @@ class Stream:
             self.names.append("public")
             self.weights.append(2.0)
         if library.clips.clips:
-            self.sentences = sorted({plain(text) for text in public_sentences(data)} | library.clips.by_text.keys())
+            self.sentences = sorted({plain(text) for text in public_sentences(data)} | {text for text, _ in library.clips.by_text})
             self.lexicon = sorted({word for text in self.sentences for word in text.split()})
             self.names.append("copy")
             self.weights.append(25.0)
