@@ -36,10 +36,11 @@ ENTRIES: dict[str, dict[str, str]] = {  # name -> message; the page shows the fi
     "picture-to-music": {"text": "Make music that fits this picture.", "image": PICTURE},
     "music-to-picture": {"text": "Draw a picture that fits this music.", "music": TUNE},
     "music-to-music": {"text": "Play more music like this.", "music": TUNE},
+    "picture-and-music": {"text": "Draw a boat on the lake at sunset. Add music that fits."},
 }
 FIGURES = {  # demonstrations of the paper (arXiv 2402.12226) that an entry repeats in the small world of mini
     "spoken-poem": "8", "picture-and-speech-to-music": "9 and 11", "music-and-speech-to-picture": "10", "picture-to-music": "13 and 14",
-    "music-to-picture": "15", "music-to-music": "16",
+    "music-to-picture": "15", "music-to-music": "16", "picture-and-music": "12",
 }  # fmt: skip
 
 

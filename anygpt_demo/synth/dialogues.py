@@ -602,6 +602,15 @@ def picture_then_music(w: Writer) -> Dialogue:
     )
 
 
+def picture_and_music(w: Writer) -> Dialogue:
+    """Both in one reply (Figure 12 of the paper)."""
+    picture = w.picture()
+    mood = w.rng.choice(MOOD_OF_TIME[picture.scene.time])
+    piece = w.piece(mood=mood)
+    told = (f"Here is {scene_words(picture.scene)}.", picture, f"It feels {mood}. Here is {piece_words(piece.piece)}.", piece)
+    return w.turns("t-pm", human(f"{w.ask_picture(picture.scene)} {w.pick(phrasings.AND_MUSIC)}"), mini(*told))
+
+
 def music_then_picture(w: Writer) -> Dialogue:
     piece = w.piece()
     picture = w.picture(time=w.rng.choice(TIMES_OF_MOOD[piece.piece.mood]))
@@ -805,6 +814,7 @@ PATTERNS: dict[str, tuple[float, str, Callable[[Writer], Dialogue]]] = {
     "s-s say": (1, "s", speech_to_say), "sp-t": (1.5, "sp", spoken_picture_question), "sm-t": (1.5, "sm", spoken_music_question),
     "sp-m": (0.7, "spm", spoken_picture_to_music), "sm-p": (0.7, "spm", spoken_music_to_picture), "p-s": (2, "sp", picture_aloud),
     "m-s": (1.5, "sm", music_aloud), "t-p then m": (1, "pm", picture_then_music), "t-m then p": (1, "pm", music_then_picture),
+    "t-pm": (1, "pm", picture_and_music),
     "t-p now": (3, "p", same_picture_but), "t-m now": (1.5, "m", same_music_but), "t-p then t": (2, "p", picture_then_question),
     "t-m then t": (1, "m", music_then_question), "t-t": (5, "", small_talk), "t-t poem": (1, "", write_poem),
     "t-t everyday": (1.5, "", everyday_talk), "t-t facts": (2.5, "", general_knowledge), "t-t fun": (1, "", fun),

@@ -190,6 +190,9 @@ MUSIC_FOR_THAT: tuple[str, ...] = (
     "Now play music that fits.",
     "Compose music in the same mood.",
 )
+AND_MUSIC: tuple[str, ...] = (
+    "Add music that fits.", "And play music for it.", "Then compose music in the same mood.", "Make music for it, too.", "With music, please.",
+)  # fmt: skip
 PICTURE_FOR_THAT: tuple[str, ...] = ("Now draw a picture for it.", "Add a picture to the music.", "Draw a scene in the same mood.")
 
 NOW_TIME: tuple[str, ...] = ("Now {time}.", "The same {time}, please.", "Make it {time}.", "Draw it again {time}.")
@@ -304,6 +307,7 @@ TYPED: Mapping[tuple[str, ...], tuple[str, ...]] = {  # further ways, by table, 
     MUSIC_FOR_THAT: (
         "Give it a tune.", "Which music fits this?", "Play something for this picture.", "Now a song for it.", "Make a tune for that.",
     ),
+    AND_MUSIC: ("And give it a tune.", "Put fitting music to it.", "Music that goes with it, too."),
     PICTURE_FOR_THAT: ("What would it look like?", "Show me a scene for it.", "And a picture to go with it?", "Paint a picture of it."),
     NOW_TIME: (
         "Change it so that it is {time}.", "And {time}?", "What about {time}?", "I want it {time}.", "Let it be {time}.", "Can it be {time}?",

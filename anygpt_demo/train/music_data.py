@@ -128,7 +128,7 @@ class MusicSet:
         return self.clips[number, first * HOP : (first + frames) * HOP].astype(np.float32) / 32767
 
 
-def sets(settings: Settings, count: int = 3000, tests: int = 300) -> tuple[MusicSet, MusicSet]:
+def sets(settings: Settings, count: int = 6000, tests: int = 300) -> tuple[MusicSet, MusicSet]:
     """The training and the test set under runs/data/music, made if absent. A third of the tests uses held-out pairs."""
     home = settings.runs / "data" / "music"
     make(home / "train", count, settings.seed)
