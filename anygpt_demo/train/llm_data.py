@@ -640,7 +640,7 @@ class Writer:
         return shown
 
     def _mislead(self, shown: np.ndarray, weights: np.ndarray, played: np.ndarray, rng: random.Random) -> None:
-        """In stretches of the music of a quarter of the chats somebody else seems to play: all but a frame's first code are of another piece.
+        """In stretches of a quarter of the pieces somebody else seems to play: all but a frame's first code are of another piece.
 
         Who plays stands in the words and in all frames before, so a model looks at the frames; one that once draws another's code would go
         on with that. It has to learn to come back to what was asked for. What follows from a wrong code of the same frame is not learnt.
