@@ -15,7 +15,7 @@ def test_complete_codes_are_made_anew_only_on_request(tmp_path: Path, monkeypatc
     monkeypatch.setattr(picture_codes, "make_codes", lambda settings: made.append("pictures"))
     monkeypatch.setattr(music_codes, "make", lambda settings: made.append("music"))
     (tmp_path / "data" / "codes" / "music").mkdir(parents=True)
-    (tmp_path / "data" / "codes" / "music" / "codes.u16").touch()
+    (tmp_path / "data" / "codes" / "music" / "replies.u16").touch()
     settings = Settings(budget_s=1.0, runs=tmp_path)
     codes.pictures(settings, again)
     codes.music(settings, again)

@@ -53,7 +53,7 @@ def test_codes_and_facts_belong_together(settings: Settings, monkeypatch: pytest
     simple = [music_codes.simple(music.Piece(**{key: row[key] for key in fields})) for row in rows]
     plain = music_codes.encode_pieces(codec, simple, music_codes.FRAMES)
     assert np.fromfile(home / "replies.u16", "<u2").tolist() == music_codes.steady(plain, vectors).ravel().tolist()
-    part = next(home.glob("parts-*/0000.npy"))
+    part = next(home.glob("pairs-*/0000.npy"))
     np.save(part, np.zeros_like(np.load(part)))
     music_codes.make(settings, count=4)
     assert not np.fromfile(home / "codes.u16", "<u2").reshape(4, -1)[:2].any()  # the kept part was used again

@@ -233,7 +233,8 @@ def make(
     """Speak sentences until `hours` of audio are written or none is left; returns the hours made.
 
     voices: clips take these in turn; empty: drawn by draw_voice(). split: None lets the held-out list decide
-    (unseen sentences are "test"). quick: QUICK_VOICES and told pitches; stretch: see synthesize(). Clip i is a function of (seed, i, sentence) alone. Clips above MAX_S are dropped.
+    (unseen sentences are "test"). quick: QUICK_VOICES and told pitches; stretch: see synthesize(). Clip i is a function
+    of (seed, i, sentence) alone. Clips above MAX_S are dropped.
     """
 
     def speak(job: tuple[int, str]) -> tuple[str, str, Spoken]:

@@ -29,10 +29,10 @@ def pictures(settings: Settings, again: bool = False) -> None:
 
 
 def music(settings: Settings, again: bool = False) -> None:
-    """runs/data/codes/music, about 8 CPU minutes."""
+    """runs/data/codes/music, about 16 CPU minutes: every piece once as it is and once as mini plays it."""
     from anygpt_demo.train.music_codes import make
 
-    if again or not (settings.runs / "data" / "codes" / "music" / "codes.u16").is_file():
+    if again or not (settings.runs / "data" / "codes" / "music" / "replies.u16").is_file():
         make(settings)
 
 

@@ -256,7 +256,8 @@ class ClipSet:
     def mixed(self, rng: random.Random, mine: bool = False) -> SpeechPart:
         """A sentence that nobody wrote, of one voice: chunks of one to three words from its clips in a row. Raises NotFound.
 
-        What comes next in it cannot be guessed, so listening and speaking have to look. Its number is negative and says all.
+        What comes next in it cannot be guessed, so listening and speaking have to look. Its number is negative and says
+        all, also whether it is of the own voice.
         """
         if not self.voices:
             raise NotFound
