@@ -9,6 +9,8 @@ from __future__ import annotations
 from anygpt_demo.checkpoints import Family
 from anygpt_demo.train.loop import Settings
 
+HEARD = ("synth1", "human")  # sets of speech that are also heard through another microphone
+
 
 def train(settings: Settings) -> None:
     """Encode pictures, music and speech. The budget is not used: the work has an end."""
@@ -37,7 +39,10 @@ def music(settings: Settings, again: bool = False) -> None:
 
 
 def speech(settings: Settings, again: bool = False) -> None:
-    """codes.u16 and words.u16 beside every set of speech, about 1 CPU minute an hour of speech; sets that are missing are spoken first."""
+    """codes.u16 and words.u16 beside every set of speech, and codes_aug1.u16 beside HEARD; about 1 CPU minute an hour of each.
+
+    Sets that are missing are spoken first.
+    """
     from anygpt_demo.codecs.speech import SpeechCodec
     from anygpt_demo.synth.make import SPEECH_SETS
     from anygpt_demo.synth.speech import make_set
@@ -52,6 +57,9 @@ def speech(settings: Settings, again: bool = False) -> None:
         if not (home / name / "index.json").is_file():
             continue  # recordings of people that are not there
         if again:
-            (home / name / "codes.u16").unlink(missing_ok=True)
+            for file in ("codes.u16", "codes_aug1.u16"):
+                (home / name / file).unlink(missing_ok=True)
         encode_set(home / name, codec)
+        if name in HEARD:
+            encode_set(home / name, codec, augmented=1)
         word_spans.write(home / name)
