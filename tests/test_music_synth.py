@@ -68,6 +68,10 @@ def test_words_say_the_facts():
         short = music.facts(music.describe(piece, rng, full=False) + " ")
         assert short and all(value == getattr(piece, name) for name, value in short.items() if name != "drums")
         assert "{" not in music.request(piece, rng)
+        typed = music.freely(piece, rng)
+        named = music.facts(typed + " ")
+        assert named and "{" not in typed
+        assert named == {name: want[name] if name in want else "yes" if piece.drums else "no" for name in named}, typed
         assert " a a" not in music.describe(piece, rng) and " an b" not in music.describe(piece, rng)
 
 

@@ -303,8 +303,11 @@ class Writer:
 
     def ask_music(self, piece: Piece) -> str:
         """A request for music."""
-        if self.rng.random() < 0.5 and not self.source.heldout:
+        share = 1.0 if self.source.heldout else self.rng.random()
+        if share < 0.4:
             return capital(trained(lambda: music.request(piece, self.rng)))
+        if share < 0.65:
+            return self.pick(phrasings.ASK_MUSIC, music=music.freely(piece, self.rng))
         drums = "with drums" if piece.drums else "without drums"
         forms = (
             piece_words(piece), f"some {piece.mood} {piece.genre} music", f"{article(piece.tempo)} {piece.genre} piece {drums}",

@@ -425,6 +425,12 @@ ASKED_SHORT = (
     "{a:mood} {genre} tune", "{a:mood} {genre} piece with {a:lead}", "some {tempo} {genre} music {drums}", "{a:tempo} {lead} tune",
     "some {mood} music {drums}", "{a:tempo}, {mood} {genre} piece", "something {mood} on the {lead}", "{genre} music with {a:lead}",
 )  # fmt: skip
+ASKED_FREELY = (  # as people type: the instrument before the noun, a fact or two
+    "{a:tempo} {mood} {lead} piece in a {mode} key {drums}", "{a:mood} {lead} piece in {mode} {drums}", "{a:tempo} {lead} piece in {a:mode} key",
+    "{a:tempo} {mood} {lead} piece", "{a:mood} {lead} piece {drums}", "{a:mood} {lead} melody", "{a:genre} {lead} melody", "{a:lead} piece",
+    "some {lead} music", "some {mood} {lead} music", "{a:lead} solo", "{a:mood} tune for {lead}", "{a:tempo} {genre} track with {a:lead}",
+    "{genre} {drums}", "{genre}", "some {genre}", "some {tempo} {lead} music {drums}", "{a:mood} {genre} melody in {mode}",
+)  # fmt: skip
 WITH_DRUMS = ("with drums", "with a drum beat", "with drums")
 NO_DRUMS = ("without drums", "with no drums", "without drums")
 
@@ -458,6 +464,11 @@ def request(piece: Piece, rng: random.Random, full: bool | None = None) -> str:
     full = rng.random() < 1 / 2 if full is None else full
     phrase = _fill(rng.choice(ASKED_LONG if full else ASKED_SHORT), piece, rng)
     return rng.choice(ASK).replace("{np}", phrase)
+
+
+def freely(piece: Piece, rng: random.Random) -> str:
+    """The words for a piece in a request that is typed in passing: "a sad piano piece"."""
+    return _fill(rng.choice(ASKED_FREELY), piece, rng)
 
 
 def facts(text: str) -> dict[str, str]:
