@@ -322,6 +322,19 @@ def test_mini_speaks_with_one_voice_and_hears_the_others(home: Path, tmp_path: P
         library.speech(rng, (), "nobody says this", mine=True)
 
 
+def test_people_are_heard_more_often_than_their_clips_are_many(home: Path, tmp_path: Path) -> None:
+    sets = tmp_path / "data" / "speech"
+    shutil.copytree(coded(home) / "data" / "speech" / "synth1", sets / "synth1")
+    shutil.copytree(sets / "synth1", sets / llm_data.HUMAN)
+    library, rng = Library(tmp_path), random.Random(5)
+    whole = [library.clips.clips[library.speech(rng, ("any",)).number].set for _ in range(400)]
+    assert 0.75 < whole.count(llm_data.HUMAN) / 400 < 0.9  # five of six
+    mixed = [library.clips._chunks(library.speech(rng, ("words",)).number)[0] for _ in range(400)]
+    assert 0.28 < mixed.count(llm_data.HUMAN) / 400 < 0.42
+    spoken = [library.clips._chunks(library.speech(rng, ("words",), mine=True).number)[0] for _ in range(40)]
+    assert llm_data.HUMAN not in spoken  # nobody's voice is taken for mini's
+
+
 def test_spoken_codes_are_guided_to_their_words(home: Path) -> None:
     trainer = llm.Trainer(settings(home, 1, "coded"))
     coded(home)

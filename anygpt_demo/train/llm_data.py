@@ -34,10 +34,13 @@ from anygpt_demo.train.speech_data import PHONES, UNKNOWN, SpeechSet
 from anygpt_demo.vocabulary import Vocabulary
 
 OWN = "own"  # the set in the voice that mini learns to speak with
-SPEECH_SETS = ("synth1", "synth0", "human", OWN)
+HUMAN = "human"  # the set of recordings
+SPEECH_SETS = ("synth1", "synth0", HUMAN, OWN)
 LONGEST_CLIP = 300  # frames
 NO_CLIP = -1  # number of a spoken part whose codes are not there; smaller numbers are mixed sentences
 ENOUGH_CLIPS = 50  # of a voice whose words are mixed
+READERS = 0.35  # share of mixed sentences that are of people's words
+OFTEN = 5  # times that a clip of a person stands among all clips, for there is an hour of these and a day of others
 LETTERS = "_ 'abcdefghijklmnopqrstuvwxyz"  # classes of the listening aid; "_" is blank
 MUSIC_FRAMES = {"": 125, "test_": 250}  # of an encoded piece, by set
 WEIGHTS = {"text": 2.0, "image": 1.5, "speech": 0.8, "music": 0.5}  # of predicted tokens in replies: words decide what the codes must show
@@ -179,16 +182,18 @@ class ClipSet:
         self.by_text: dict[tuple[str, bool], list[int]] = {}
         for number, clip in enumerate(self.clips):
             for kind in chats.spoken_kinds(clip.item):
-                self.by_kind.setdefault((kind, clip.set == OWN), []).append(number)
+                rows = self.by_kind.setdefault((kind, clip.set == OWN), [])
+                rows += [number] * (OFTEN if clip.set == HUMAN and kind == "any" else 1)
             self.by_text.setdefault((clip.item.text, clip.set == OWN), []).append(number)
         self.own = any(clip.set == OWN for clip in self.clips)
         self.by_voice: dict[tuple[str, str], list[int]] = {}  # clips whose words can be cut apart
         for number, clip in enumerate(self.clips):
-            if self.coded and clip.ends is not None and clip.set != "human":
+            if self.coded and clip.ends is not None:
                 self.by_voice.setdefault((clip.set, clip.voice), []).append(number)
         voices = [key for key, rows in sorted(self.by_voice.items()) if len(rows) >= ENOUGH_CLIPS]
-        self.voices = [key for key in voices if key[0] != OWN]
+        self.voices = [key for key in voices if key[0] not in (OWN, HUMAN)]
         self.own_voices = [key for key in voices if key[0] == OWN] or self.voices
+        self.readers = [key for key in voices if key[0] == HUMAN]
 
     def _read(self, folder: Path, name: str, split: str) -> None:
         data = SpeechSet(folder)
@@ -203,9 +208,9 @@ class ClipSet:
             spans = None if ends is None else ends[number]
             text = plain(clip.text)
             whole = clip.frames_start + clip.frames <= len(stream)
-            if not text or not whole or clip.split != split or clip.frames > LONGEST_CLIP or (not self.coded and name == "human"):
+            if not text or not whole or clip.split != split or clip.frames > LONGEST_CLIP or (not self.coded and name == HUMAN):
                 continue
-            item = understand(text) if name != "human" else chats.SpokenItem(text, "other", {}, clip.text)
+            item = understand(text) if name != HUMAN else chats.SpokenItem(text, "other", {}, clip.text)
             known = spans if spans is not None and len(spans) and spans[-1] == clip.frames else None
             self.clips.append(SpokenClip(name, clip.frames_start, clip.frames, item, clip.voice, known))
 
@@ -268,7 +273,8 @@ class ClipSet:
     def _chunks(self, number: int) -> tuple[str, list[Chunk]]:
         """The set and the chunks of a mixed sentence: the first begins a clip and the last ends one."""
         rng = random.Random(number)
-        voice = rng.choice(self.own_voices if (NO_CLIP - 1 - number) % 2 else self.voices)
+        mine = (NO_CLIP - 1 - number) % 2
+        voice = rng.choice(self.own_voices if mine else self.readers if self.readers and rng.random() < READERS else self.voices)
         rows, count = self.by_voice[voice], rng.randint(2, 6)
         chunks: list[Chunk] = []
         for place in range(count):
@@ -713,7 +719,7 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 2.8, "m-t questions": 1.5, "m-m": 1.0, "p-m": 1.2,
+    "s-t": 5.0, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 2.8, "m-t questions": 1.5, "m-m": 1.0, "p-m": 1.2,
     "m-p": 2.5, "t-t poem": 2.5, "t-t": 4.5, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5, "s-p": 2.5,
     "s-m": 1.5, "s-s": 2.0, "p-s": 2.5, "m-s": 3.0, "sm-t": 1.0, "sp-m": 0.6, "sm-p": 0.6, "s-t chat": 0.6, "t-p now": 1.3,
     "t-p then m": 0.6, "t-m then p": 0.6, "t-m now": 0.5, "t-m then t": 0.6,
