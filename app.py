@@ -31,7 +31,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--public", action="store_true", default="SPACE_ID" in os.environ, help="serve strangers: smaller limits, no voice cloning"
     )
-    parser.add_argument("--device", default=os.environ.get("ANYGPT_DEVICE", "cpu"), help="cpu or cuda (default: cpu, or $ANYGPT_DEVICE)")
+    usual = "zero" if os.environ.get("SPACES_ZERO_GPU") else "cpu"
+    parser.add_argument(
+        "--device",
+        default=os.environ.get("ANYGPT_DEVICE", usual),
+        help="cpu, cuda, or zero: a card that a Space lends for each call (default: cpu, zero on ZeroGPU, or $ANYGPT_DEVICE)",
+    )
     parser.add_argument("--quantize", choices=["4bit", "8bit", "none"], help="bits of the language model (default: as the card needs it)")
     parser.add_argument("--vram", type=int, choices=[8, 12, 16, 24], help="GB of graphics memory to stay within (default: the card's)")
     parser.add_argument(

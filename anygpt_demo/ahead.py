@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Ahead:
 
     def ids(self) -> Generator[int, None, None]:
         """The ids. Raises what the generation raises."""
-        thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        thread = threading.Thread(target=copy_context().run, args=(self._work,), name="writer", daemon=True)  # who asked is known there too
         thread.start()
         try:
             while (item := self._queue.get()) is not None:

@@ -333,7 +333,6 @@ class Chat:
         from anygpt_demo.checkpoints import MINI, Family
 
         home = family if isinstance(family, Family) else Family.open(family or MINI)
-        vocabulary = Vocabulary.of(home)
         large = home.name != "mini"
         preset = memory.preset(vram, device) if large or vram is not None else None
         if quantize is None:
@@ -348,13 +347,19 @@ class Chat:
             )
         if large:
             memory.require(home, quantize, device, kv)
-        chat = cls(vocabulary, Unread(), lambda name: registry.load_codec(name, home, device), shelf, home.fingerprint)
-        chat.clones = home.has("soundstorm")
-        if not large:
-            chat.letters = 80  # it learnt from short sentences: of 120 letters at once it leaves a third unsaid, of 300 most
+        chat = cls.elsewhere(home, lambda name: registry.load_codec(name, home, device), shelf)
         chat.quantize = quantize
         chat._model = partial(_load, home, device, quantize, threads, kv, 0.0 if preset is None else preset.media)
+        return chat
+
+    @classmethod
+    def elsewhere(cls, home: Family, load: Callable[[str], Codec], shelf: Shelf | None = None) -> Chat:
+        """A family whose language model is not read here; whoever calls sets `engine`, or reads it. Raises BadCheckpoint."""
+        chat = cls(Vocabulary.of(home), Unread(), load, shelf, home.fingerprint)
+        chat.clones = home.has("soundstorm")
         chat.enhances = home.has("image_enhancer") and not home.has("unclip")
+        if home.name == "mini":
+            chat.letters = 80  # it learnt from short sentences: of 120 letters at once it leaves a third unsaid, of 300 most
         return chat
 
     def read(self, tick: Callable[[int, int], None] | None = None) -> None:

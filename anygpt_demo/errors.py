@@ -14,6 +14,10 @@ class UserError(Exception):
         self.remedy = remedy
         self.file: tuple[int, str] | None = None  # number and modality of the file of a message that it is about
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """An error may come from another process."""
+        return type(self), (self.problem, self.cause, self.remedy)
+
 
 class BadPicture(UserError):
     """An uploaded picture cannot be used."""

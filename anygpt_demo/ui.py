@@ -447,18 +447,13 @@ def serve(
     home = Family.open(family)
     if not public:
         prune(SESSIONS)
-    loading, ticks = Loading(), Ticks()
-    home = replace(home, watch=loading.watch)
-    chat = Chat.unread(home, device, quantize, vram, kv=kv)
-    loading.plan(home, chat.quantize, parts=not chat.budgeted)  # with a budget of memory parts come when they are needed
-    health = Health(() if chat.budgeted else chat.modalities)
+    if device == "zero":
+        from anygpt_demo.lent import open_lent, zero_gpu
 
-    def read() -> None:
-        if device == "cpu":
-            share_processors(home.name == "mini")
-        chat.read(ticks)
-
-    loading.begin(read, lambda: health.check(chat))
+        # models are read by whoever gets a card, and codecs tried when they are needed
+        chat, loading, health = open_lent(home, zero_gpu(), quantize), Loading.over(), Health(())
+    else:
+        chat, loading, health = _opened(home, device, quantize, vram, kv)
     with tempfile.TemporaryDirectory(prefix="anygpt-") as scratch:
         root, here = Path(scratch) if public else SESSIONS, host in LOOPBACK and not share
         page = build(chat, home.name, root=root, public=public, home=home, health=health, here=here, loading=loading)
@@ -481,6 +476,23 @@ def serve(
         log.warning("AnyGPT demo (%s) at %s", home.name, url)
         page.block_thread()
         page.close(verbose=False)
+
+
+def _opened(home: Family, device: str, quantize: str | None, vram: int | None, kv: str) -> tuple[Chat, Loading, Health]:
+    """A chat of a family that is being read in a thread of its own."""
+    loading, ticks = Loading(), Ticks()
+    home = replace(home, watch=loading.watch)
+    chat = Chat.unread(home, device, quantize, vram, kv=kv)
+    loading.plan(home, chat.quantize, parts=not chat.budgeted)  # with a budget of memory parts come when they are needed
+    health = Health(() if chat.budgeted else chat.modalities)
+
+    def read() -> None:
+        if device == "cpu":
+            share_processors(home.name == "mini")
+        chat.read(ticks)
+
+    loading.begin(read, lambda: health.check(chat))
+    return chat, loading, health
 
 
 class Ticks:
