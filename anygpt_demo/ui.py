@@ -384,6 +384,10 @@ HEAD = """<style>
   body .gradio-container.gradio-container { zoom: 1.25; height: 80dvh; }
   body .sidebar { height: 80vh !important; }
 }
+@media (min-width: 3200px) {
+  body .gradio-container.gradio-container { zoom: 1.4; height: calc(100dvh / 1.4); }
+  body .sidebar { height: calc(100vh / 1.4) !important; }
+}
 </style>"""  # Gradio narrows the selectors of @media rules in css_paths to a part of the page
 
 
