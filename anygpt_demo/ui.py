@@ -386,6 +386,7 @@ HEAD = """<style>
 }
 @media (min-width: 3200px) {
   body .gradio-container.gradio-container { zoom: 1.4; height: calc(100dvh / 1.4); }
+  body #drawer .tab-container button { padding: 0 4px !important; }
   body .sidebar { height: calc(100vh / 1.4) !important; }
 }
 </style>"""  # Gradio narrows the selectors of @media rules in css_paths to a part of the page
