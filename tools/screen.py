@@ -61,10 +61,10 @@ def chromium(microphone: Path | None = None) -> Iterator[Browser]:
             browser.close()
 
 
-def opened(browser: Browser, url: str, width: int, height: int, theme: str = "light", scale: float = 1.0) -> Page:
+def opened(browser: Browser, url: str, width: int, height: int, theme: str = "light", scale: float = 1.0, locale: str = "en-US") -> Page:
     """A fresh visitor's page, ready for a message."""
     context = browser.new_context(
-        viewport={"width": width, "height": height}, device_scale_factor=scale, permissions=["microphone"], locale="en-US"
+        viewport={"width": width, "height": height}, device_scale_factor=scale, permissions=["microphone"], locale=locale
     )
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page
 SIZES = ((360, 740), (1280, 800), (3840, 2160))
 SHRUNK = (1.0, 0.625, 0.25)  # on the sheets
 GAP = 12
+UNSCROLLED = ("empty", "gallery", "Chinese")  # the others show their newest message
 
 
 def talk(page: Page, message: str) -> None:
@@ -40,46 +41,46 @@ def shut(page: Page) -> None:
     page.wait_for_timeout(700)
 
 
-def states(page: Page, browser: Browser, url: str) -> Iterator[str]:
-    """Brings the page from one state to the next; yields their names."""
-    yield "empty"
+def states(page: Page, browser: Browser, url: str) -> Iterator[tuple[str, Page]]:
+    """Brings the page from one state to the next; yields their names, and where they are seen."""
+    yield "empty", page
     page.click(".more summary")
     page.locator(".more").scroll_into_view_if_needed()
-    yield "gallery"
+    yield "gallery", page
     talk(page, "hello")
-    yield "first reply"
+    yield "first reply", page
     with page.expect_file_chooser() as chooser:
         page.click("[data-attach=image]")
     chooser.value.set_files(str(screen.ROOT / "assets" / "examples" / "picture.png"))
     page.wait_for_selector(".chip-image:not(.pending)")
     page.fill(".composer textarea", "draw and speak and play")
-    yield "attached"
+    yield "attached", page
     talk(page, "draw and speak and play")
     page.locator("#chat button[name=retry]").last.focus()  # shows what can be done
-    yield "all four"
+    yield "all four", page
     page.locator("#chat .bot .ribbon button").nth(1).evaluate("(one) => one.click()")
     for state in ("bot", "user"):
         talk(page, f"draw {state}")
     page.locator("#chat .bot .ribbon button").nth(-1).evaluate("(one) => one.click()")
     page.wait_for_selector("#tokens td")
     page.wait_for_timeout(700)
-    yield "tokens"
+    yield "tokens", page
     drawer(page, "Settings")
     page.evaluate("() => [...document.querySelectorAll('#drawer button')].find((one) => one.textContent.trim().startsWith('More')).click()")
     page.wait_for_timeout(500)
-    yield "settings"
+    yield "settings", page
     drawer(page, "Voice")
     page.locator("#drawer [aria-label='Upload file']").click()
     page.locator("#drawer [data-testid=file-upload]").set_input_files(str(screen.ROOT / "assets" / "voices" / "slt.wav"))
     page.wait_for_timeout(3000)
-    yield "voices"
+    yield "voices", page
     drawer(page, "Model")
     page.get_by_role("button", name="Run the self-test").click()
     page.wait_for_function("document.querySelectorAll('#drawer .grid .good, #drawer .grid .bad').length === 16")
-    yield "self-test"
+    yield "self-test", page
     shut(page)
     drawer(page, "Chats")
-    yield "chats and export"
+    yield "chats and export", page
     shut(page)
     drawer(page, "New chat")
     page.wait_for_selector(".welcome")
@@ -91,13 +92,33 @@ def states(page: Page, browser: Browser, url: str) -> Iterator[str]:
     page.click(".composer-send")
     screen.finished(page)
     talk(page, "a long answer")
-    yield "failures"
+    yield "failures", page
     other = screen.opened(browser, url, 800, 600)
     screen.say(other, "play and a long answer")
     screen.say(page, "and me?")
     page.wait_for_function("document.querySelector('#status').textContent.includes('before you')")
-    yield "queue"
+    yield "queue", page
     other.context.close()
+    screen.finished(page)
+    page.locator("#chat button[name=edit]").last.evaluate("(one) => one.click()")
+    page.wait_for_selector(".composer.editing")
+    yield "editing", page
+    page.keyboard.press("Escape")
+    page.hover(".composer-talk")
+    page.mouse.down()
+    page.wait_for_selector(".composer[data-state=recording]")
+    page.wait_for_timeout(1500)
+    yield "recording", page
+    page.mouse.up()
+    screen.finished(page)
+    yield "spoken", page
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError') } }")
+    page.click(".composer-free")
+    page.wait_for_timeout(1000)
+    yield "no microphone", page
+    foreign = screen.opened(browser, url, 1280, 800, locale="zh-CN")
+    yield "Chinese", foreign
+    foreign.context.close()
 
 
 def shoot(page: Page, folder: Path, name: str) -> None:
@@ -109,6 +130,8 @@ def shoot(page: Page, folder: Path, name: str) -> None:
         row = []
         for (width, height), factor in zip(SIZES, SHRUNK, strict=True):
             page.set_viewport_size({"width": width, "height": height})
+            if name not in UNSCROLLED:
+                page.evaluate("() => document.querySelector('#chat .bubble-wrap').scrollTo(0, 1e6)")
             page.wait_for_timeout(400)
             path = folder / f"{name}-{width}-{theme.lower()}.png"
             page.screenshot(path=path)
@@ -137,12 +160,12 @@ def every_state(folder: Path, wanted: tuple[str, ...], make: Callable[[Path], ob
     with tempfile.TemporaryDirectory(prefix="anygpt-tool-") as scratch, contextlib.ExitStack() as closing:
         stage = make(Path(scratch))
         closing.callback(stage.close)  # type: ignore[attr-defined]
-        browser = closing.enter_context(screen.chromium())
+        browser = closing.enter_context(screen.chromium(screen.ROOT / "assets" / "examples" / "request.wav"))
         page = screen.opened(browser, stage.url, 1280, 800)  # type: ignore[attr-defined]
         page.set_default_timeout(60_000)
-        for name in states(page, browser, stage.url):  # type: ignore[attr-defined]
+        for name, seen in states(page, browser, stage.url):  # type: ignore[attr-defined]
             if not wanted or name in wanted:
-                shoot(page, folder, name)
+                shoot(seen, folder, name)
                 sys.stdout.write(f"{name}\n")
                 sys.stdout.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -44,6 +45,8 @@ def test_a_chinese_browser_opens_the_page_in_chinese(browser: Browser, stage: St
     expect(page.locator("#bar")).to_contain_text("新对话")
     expect(page.locator(".composer textarea")).to_have_attribute("placeholder", "输入文字，或按住按钮说话")
     assert not set(page.evaluate(ENGLISH)) - LEFT
+    kinds = page.locator(".example small").all_text_contents()  # what goes in and out
+    assert kinds and not [text for text in kinds if re.search("[A-Za-z]", text)]
     page.context.close()
 
 
