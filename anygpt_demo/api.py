@@ -235,13 +235,13 @@ class Endpoints:
         Args:
             image: The picture.
             question: What to say about it.
-            seed: Another seed may give other words.
+            seed: Of no effect: the words are searched for, not drawn.
 
         Returns:
             The words.
         """
         with self._turn(request):
-            last, _ = self._reply(Message(question, self._media(image=image)), "text", "chat", seed)
+            last, _ = self._reply(Message(question, self._media(image=image)), "text", "paper", seed)
             return last.turn.text if last.turn is not None else ""
 
     def transcribe(self, speech: File, seed: int = 0, request: gr.Request = None) -> str:  # type: ignore[assignment]
@@ -249,7 +249,7 @@ class Endpoints:
 
         Args:
             speech: The recording, English, 30 s at most.
-            seed: Another seed may give other words.
+            seed: Of no effect: the words are searched for, not drawn.
 
         Returns:
             The words.

@@ -587,6 +587,7 @@ class Beam:
     grammar: Grammar
     cache: Cache
     row: Any = field(default=None, repr=False)
+    shares: list[float] = field(default_factory=list)  # how likely each id was
 
     @property
     def rank(self) -> float:
@@ -612,7 +613,7 @@ class LocalGeneration:
         self._slices: list[Slice] = []  # of the plan in the wish
         self._lucky: list[bool] = []  # whether luck decides anything in each of them
         self._luck: list[float] = []  # numbers that were taken from `random` and are not used yet
-        self.shares: list[float | None] = []  # how likely each id was, one per id; None for those found by beam search
+        self.shares: list[float | None] = []  # how likely each id was, one per id; None if that is not known
         # at the desk
         self.ready: deque[int] = deque()  # drawn, not yet read
         self.likely: deque[float] = deque()  # and how likely each was; no pairs, which Python would have to look through for garbage
@@ -659,10 +660,10 @@ class LocalGeneration:
         while row is not None and not self._stopped:
             if not self._begun and self._searching:
                 fresh = []
-                for token in self._search(row, self.grammar.allowed().sampling.beams, self.budget):
+                for token, share in self._search(row, self.grammar.allowed().sampling.beams, self.budget):
                     self.grammar.advance(token)
                     fresh.append(token)
-                    self.shares.append(None)
+                    self.shares.append(share)
                     yield token
                 self._spend(len(fresh))
                 self.block = None  # the next block is another one, even of the same kind
@@ -959,8 +960,9 @@ class LocalGeneration:
 
     # ---------------------------------------------------------------------------------------------------- beam search
 
-    def _search(self, row: Any, width: int, left: int) -> Iterator[int]:
-        """The best text until a mark ends it, by beam search; ids are yielded as soon as all ways agree on them.
+    def _search(self, row: Any, width: int, left: int) -> Iterator[tuple[int, float]]:
+        """The best text until a mark ends it, or the part of it that is searched for, by beam search. Yields ids and how likely each
+        was, as soon as all ways agree on them.
 
         The conversation's own cache stays where the text began: the caller reads the winner into it.
         """
@@ -975,10 +977,10 @@ class LocalGeneration:
             for beam, found in zip(live, rows, strict=True):
                 beam.row = found
             agreed = self._agreed([*live, *ended], told)
-            yield from agreed
+            yield from zip(agreed, live[0].shares[told:], strict=False)
             told += len(agreed)
         best = max(ended or live, key=lambda beam: beam.rank)
-        yield from best.ids[told:]
+        yield from zip(best.ids[told:], best.shares[told:], strict=True)
 
     def _agreed(self, beams: Sequence[Beam], told: int) -> list[int]:
         """Ids after the first `told` that all beams have in common."""
@@ -1003,8 +1005,9 @@ class LocalGeneration:
             parent = live[number]
             grammar = parent.grammar.clone()
             grammar.advance(token)
-            child = Beam([*parent.ids, token], score, grammar, parent.cache)
-            if grammar.state == "text" and len(child.ids) < left:
+            shares = [*parent.shares, math.exp(min(0.0, score - parent.score))]
+            child = Beam([*parent.ids, token], score, grammar, parent.cache, shares=shares)
+            if grammar.state == "text" and len(child.ids) < left and grammar.allowed().sampling.beams > 1:
                 children.append((child, parent))
             else:
                 ended.append(child)

@@ -118,7 +118,7 @@ class Grammar:
         self.budget = budget
         self.drawn = samplings(vocabulary, preset, sampling)
         self.words = self.drawn["text"]
-        self.transcript = self.words if self.words.beams > 1 else PRESETS["greedy"]  # what was said leaves no choice
+        self.transcript = self.words if self.words.beams > 1 else vocabulary.heard
         most = {name: item.modality.frames.stop - 1 for name, item in vocabulary.ranges.items()}
         self.limits = {name: min(longest, (limits or {}).get(name, longest)) for name, longest in most.items()}
         forced = None if force in ("text", "heard") else force

@@ -45,3 +45,4 @@ class Modality:
 
 
 CHAT_WORDS = Sampling(temperature=0.7, top_p=0.9)  # how words are drawn in a chat, unless the family states otherwise
+HEARD_WORDS = Sampling(temperature=0.0)  # how those of a transcript are, likewise: what was said leaves no choice

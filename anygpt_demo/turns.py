@@ -153,7 +153,8 @@ def _wished(session: Session, output: object) -> Settings:
     """The visitor's settings with what a chip asks for."""
     wish, never = CHIPS.get(str(output), (str(output) if output in OUTPUTS else None, ()))
     kept = [name for name in session.settings.forbid if name != wish]
-    return replace(session.settings, output=wish, forbid=tuple(dict.fromkeys((*kept, *never))))
+    preset = "paper" if wish == "text" and session.settings.preset == "chat" else session.settings.preset  # to describe is to find words
+    return replace(session.settings, output=wish, preset=preset, forbid=tuple(dict.fromkeys((*kept, *never))))
 
 
 def chip_of(turn: Turn) -> str | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anygpt_demo.errors import BadCheckpoint
-from anygpt_demo.modality import CHAT_WORDS, Modality, Sampling
+from anygpt_demo.modality import CHAT_WORDS, HEARD_WORDS, Modality, Sampling
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -100,11 +100,13 @@ class Vocabulary:
 
     size: number of ids; text_size: word pieces are [0, text_size); bos, stop, unk: control pieces of the text
     model; human, mmgpt, eoh, eos, ins, res: ids of the turn marks; ranges: modality name -> CodeRange in
-    registry order; words: how words are drawn in a chat. Further added tokens (another modality of the checkpoint) are
-    tolerated and never used.
+    registry order; words: how words are drawn in a chat; heard: how those of a transcript. Further added tokens (another modality of
+    the checkpoint) are tolerated and never used.
     """
 
-    def __init__(self, folder: Path | str, modalities: Sequence[Modality] | None = None, words: Sampling = CHAT_WORDS) -> None:
+    def __init__(
+        self, folder: Path | str, modalities: Sequence[Modality] | None = None, words: Sampling = CHAT_WORDS, heard: Sampling = HEARD_WORDS
+    ) -> None:
         if modalities is None:
             from anygpt_demo import codecs
 
@@ -126,7 +128,7 @@ class Vocabulary:
         self.ranges: dict[str, CodeRange] = {item.name: _find_range(marks, item) for item in modalities}
         self.starts: dict[int, str] = {item.start: name for name, item in self.ranges.items()}
         self.ends: dict[int, str] = {item.end: name for name, item in self.ranges.items()}
-        self.words = words
+        self.words, self.heard = words, heard
         self._check_bytes()
         self._plain_text = self._spell()
 
@@ -138,7 +140,8 @@ class Vocabulary:
         component = family.component("tokenizer")
         component.verify()
         facts = [item if codecs.is_stated(item.name, family) else _count(item, component.folder) for item in codecs.modalities(family)]
-        return cls(component.folder, facts, codecs.stated_sampling(family, "text", CHAT_WORDS))
+        words, heard = codecs.stated_sampling(family, "text", CHAT_WORDS), codecs.stated_sampling(family, "heard", HEARD_WORDS)
+        return cls(component.folder, facts, words, heard)
 
     def _check_bytes(self) -> None:
         if any(self.pieces.piece_to_id(f"<0x{value:02X}>") == self.unk for value in range(256)):

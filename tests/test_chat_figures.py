@@ -138,3 +138,26 @@ def test_phones_of_codes_are_counted_on_the_held_out_voice_only(tmp_path: Path) 
     codes.tofile(folder / "codes.u16")
     found = dict(speech.phone_accuracy(tmp_path))["speech_codec.phone_accuracy"]
     assert found["value"] == 0.75 and found["n"] == 1
+
+
+class Ears:
+    """Hears a word wrong by beams, two by the likeliest piece, and everything unless it is asked."""
+
+    def __init__(self, text: str = "the cat sits off her mat") -> None:
+        self.text = text
+
+    @property
+    def reading(self) -> Ears:
+        return Ears("the cat sits on her mat")
+
+    def answer(self, turns, seed=0, force=None, longest=0):  # type: ignore[no-untyped-def]
+        return chat.Reply(text="" if force else self.text, heard="the cat sits on the mat" if force == "heard" else "")
+
+
+def test_the_better_transcript_counts_and_what_is_heard_unasked_stands_beside_it() -> None:
+    said = "the cat sits on the mat"
+    clips = SimpleNamespace(clips=[SimpleNamespace(item=SimpleNamespace(text=said))], codes=lambda row: np.zeros(4, np.int64))
+    found = {key: one["value"] for key, one in chat.heard_figures(Ears(), clips, [0], "wer_human", "cer_human")}  # type: ignore[arg-type]
+    errors = {"wer_human_beams": 1 / 6, "wer_human_greedy": 2 / 6, "wer_human_unasked": 0, "wer_human": 1 / 6}
+    assert {key: found[f"speech_to_text.{key}"] for key in errors} == pytest.approx(errors, abs=1e-3)
+    assert found["speech_to_text.cer_human"] == found["speech_to_text.cer_human_beams"] < found["speech_to_text.cer_human_greedy"]

@@ -407,6 +407,24 @@ def test_after_the_text_of_beams_blocks_are_drawn_as_ever(small, vocabulary):
     assert "BlockClosed" in kinds and "Malformed" not in kinds and ids[-1] == vocabulary.stop
 
 
+def test_a_transcript_is_searched_for_and_the_answer_drawn(small, vocabulary, monkeypatch):
+    """The search ends where the transcript does, whatever comes after it; every id says how likely it was."""
+    monkeypatch.setattr(vocabulary, "heard", Sampling(beams=4))
+    monkeypatch.setattr("anygpt_demo.grammar.HEARD_LIMIT", 6)
+    prompt, replies = [vocabulary.bos, *range(30, 60), vocabulary.ins], []
+    for seed in range(4):
+        grammar = Grammar(vocabulary, budget=60)
+        grammar.begin([vocabulary.ins])
+        generation = small.generate(prompt, grammar, seed=seed, max_new=30)
+        ids = list(generation)
+        assert len(generation.shares) == len(ids) and all(0 < share <= 1 for share in generation.shares)
+        end = ids.index(vocabulary.res)
+        assert end <= 6 and generation.shares[end] == 1 or end < 6
+        replies.append((tuple(ids[:end]), tuple(ids[end:])))
+    heard, said = zip(*replies, strict=True)
+    assert len(set(heard)) == 1 and len(set(said)) > 1
+
+
 # ---------------------------------------------------------------- many sessions: caches, fairness, the choice of bits
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from anygpt_demo import codecs
 from anygpt_demo.grammar import HEARD_LIMIT, PRESETS, Grammar, IllegalToken, section_of, sections
+from anygpt_demo.modality import Sampling
 from anygpt_demo.protocol import BlockClosed, BlockDropped, Ended, Malformed, Parser
 
 NAMES = [*codecs.CODECS, "gesture"]
@@ -156,6 +157,16 @@ def test_a_transcript_leaves_nothing_to_chance(vocabulary, preset, temperature, 
     assert (heard.temperature, heard.beams) == (temperature, beams)
     grammar.advance(vocabulary.res)
     assert grammar.allowed().sampling == usual
+
+
+def test_a_family_states_how_transcripts_are_drawn(vocabulary, monkeypatch):
+    monkeypatch.setattr(vocabulary, "heard", Sampling(beams=3))
+    grammar = Grammar(vocabulary)
+    usual = grammar.allowed().sampling
+    grammar.advance(vocabulary.ins)
+    assert grammar.allowed().sampling.beams == 3
+    grammar.advance(vocabulary.res)
+    assert grammar.allowed().sampling == usual and usual.beams == 1
 
 
 def test_sections_cover_what_the_sampler_may_draw(wider):

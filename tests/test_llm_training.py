@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -235,6 +236,19 @@ def test_documents(home: Path) -> None:
     assert without_repeats(np.array([1, 1, 2, 2, 1])).tolist() == [1, 2, 1]
     batch = next(source.batches(View(), 200, pool=8))
     assert max(len(item.ids) for item in batch) * len(batch) <= 200 or len(batch) == 1
+
+
+def test_whatever_is_said_is_written_down_first(home: Path) -> None:
+    trainer = llm.Trainer(settings(home, 1))
+    source, tokens = stream(home, trainer), trainer.vocabulary
+    documents = [source.next(View()) for _ in range(250)]
+    ending = [item for item in documents if re.fullmatch("(t-t[^,]*, |s-t, )*listen", item.pattern)]  # nothing is cut before that
+    assert len(ending) > 5 and any(", " in item.pattern for item in ending)
+    for item in ending:
+        begin, end = np.flatnonzero(item.ids == tokens.ins)[-1], len(item.ids) - 1
+        assert item.ids[end] == tokens.res and (item.weights[begin : end + 1] > 0).all()
+        heard = "".join(llm_data.LETTERS[letter] for letter in item.heard[-1][2])
+        assert tokens.decode_text(item.ids[begin + 1 : end].tolist()).strip() == heard
 
 
 def coded(home: Path) -> Path:

@@ -6,13 +6,14 @@ import base64
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from anygpt_demo import watermark
-from anygpt_demo.chat import PRESETS, Chat
+from anygpt_demo import turns, watermark
+from anygpt_demo.chat import PRESETS, Chat, Settings
 from anygpt_demo.media import Audio
 from anygpt_demo.turns import act, answer, claim, new_message
 from anygpt_demo.view import View
@@ -216,3 +217,11 @@ def test_sounds_that_are_played_while_they_are_made_carry_the_mark(
     whole = next(Streaming(vocabulary.ranges["music"].modality).streamer()._next(160_123).__iter__())
     assert np.abs(played - watermark.embed(whole).samples).max() < 1e-4, "in pieces as in the file"
     assert watermark.score(whole) < 5 < watermark.FOUND < watermark.score(Audio(played.astype(np.float32), 32_000))
+
+
+def test_who_asks_for_a_description_gets_words_that_were_searched_for() -> None:
+    session = SimpleNamespace(settings=Settings())
+    assert turns._wished(session, "text").preset == "paper"  # type: ignore[arg-type]
+    assert turns._wished(session, None).preset == turns._wished(session, "silent").preset == "chat"  # type: ignore[arg-type]
+    session.settings = Settings(preset="greedy")
+    assert turns._wished(session, "text").preset == "greedy"  # type: ignore[arg-type]

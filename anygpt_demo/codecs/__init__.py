@@ -50,7 +50,7 @@ def modalities(family: Family | None = None, codecs: Mapping[str, str] = CODECS)
 
 
 def stated_sampling(family: Family | None, name: str, usual: Sampling) -> Sampling:
-    """How a family draws the codes of a modality, or its words ("text"), where that differs from the usual.
+    """How a family draws the codes of a modality, its words ("text") or those of a transcript ("heard"), where that differs from the usual.
 
     Its language model states it: `sampling`, {name: fields of Sampling}. Raises BadCheckpoint if that cannot be read.
     """

@@ -67,7 +67,7 @@ PAINT_WEIGHT = 0.5
 LONGEST_WORD = 6  # pieces
 SAMPLING = {  # a small model errs where it is drawn at full heat, and a penalty on repeated codes cuts its held notes
     "image": {"temperature": 0.3, "guidance": 1.5}, "speech": {"guidance": 1.3, "tries": 3}, "text": {"temperature": 0.3},
-    "music": {"top_k": 50, "repetition_penalty": 1.0, "guidance": 2.5},
+    "music": {"top_k": 50, "repetition_penalty": 1.0, "guidance": 2.5}, "heard": {"temperature": 1.0, "beams": 5},
 }  # fmt: skip
 
 

@@ -388,6 +388,11 @@ def unspoken(dialogue: Dialogue) -> bool:
     return any(isinstance(part, SpeechPart) and part.number == NO_CLIP for turn in dialogue.turns for part in turn.parts)
 
 
+def unanswered(turn: chats.Turn) -> bool:
+    """Whether a reply ends with what was heard: what it would say then is not told."""
+    return turn.heard is not None and not turn.parts
+
+
 @dataclass(frozen=True)
 class Document:
     """One chat as ids, without the system sentence that all share.
@@ -473,10 +478,12 @@ class Writer:
                     made = self._unencoded(part)
                 parts.append(made)
             turns.append(ChatTurn(turn.role, tuple(parts), turn.heard))
-            if truncated:
+            if truncated or unanswered(turn):
                 break
         ids, mask = protocol.training_ids(self.vocabulary, turns)
         ids, mask = ids[len(self.prefix) :], mask[len(self.prefix) :]
+        if unanswered(turn):
+            ids, mask = (found[: int(np.flatnonzero(ids == self.vocabulary.res)[-1]) + 1] for found in (ids, mask))
         weights = np.where(mask, self.reply_weight[ids], self.read_weight[ids]).astype(np.float32)
         if truncated or rng.random() < view.cut:
             starts = [self.vocabulary.ranges[name].start for name in (self.missing | {"speech"} if truncated else ("image", "music"))]
@@ -719,7 +726,7 @@ class Writer:
 
 
 BOOST = {  # listening and speaking need most examples; music is long (500 ids for 2.5 s) and would fill the budget
-    "s-t": 5.0, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 2.8, "m-t questions": 1.5, "m-m": 1.0, "p-m": 1.2,
+    "s-t": 3.5, "t-s": 7.0, "p-p": 0.8, "t-p": 3.0, "p-t": 3.0, "t-m": 2.0, "m-t": 2.8, "m-t questions": 1.5, "m-m": 1.0, "p-m": 1.2,
     "m-p": 2.5, "t-t poem": 2.5, "t-t": 4.5, "t-t facts": 4.0, "t-t everyday": 3.0, "t-t fun": 2.5, "t-t personal": 2.5, "s-p": 2.5,
     "s-m": 1.5, "s-s": 2.0, "p-s": 2.5, "m-s": 3.0, "sm-t": 1.0, "sp-m": 0.6, "sm-p": 0.6, "s-t chat": 0.6, "t-p now": 1.3,
     "t-p then m": 0.6, "t-m then p": 0.6, "t-m now": 0.5, "t-m then t": 0.6,
@@ -753,8 +760,8 @@ class Stream:
         if library.clips.clips:
             self.sentences = sorted({plain(text) for text in public_sentences(data)} | {text for text, _ in library.clips.by_text})
             self.lexicon = sorted({word for text in self.sentences for word in text.split()})
-            self.names.append("copy")
-            self.weights.append(25.0)
+            self.names += ["copy", "listen"]
+            self.weights += [25.0, 40.0]
         spelled = (vocabulary.spell(number).decode("latin-1") for number in range(vocabulary.text_size))
         self.pieces = [piece for piece in spelled if piece.strip().isascii() and piece.strip().isalpha()]
 
@@ -773,7 +780,7 @@ class Stream:
             dialogue = self._dialogue()
             while self.rng.random() < JOINED:
                 first, then = dialogue, self._dialogue()
-                if unspoken(first):  # it is cut where the speech would begin, so it comes last
+                if unspoken(first) or unanswered(first.turns[-1]):  # it is cut there, so it comes last
                     first, then = then, first
                 dialogue = Dialogue(f"{first.pattern}, {then.pattern}", first.turns + then.turns)
             document = self.writer.document(dialogue, self.rng, view)
@@ -794,6 +801,8 @@ class Stream:
     def _other(self, name: str) -> Dialogue:
         if name == "copy":
             return self._copy()
+        if name == "listen":
+            return self._listen()
         if name == "public":
             question, answer = self.rng.choice(self.public)
             return Dialogue("public", (chats.human(question), chats.mini(answer)))
@@ -813,6 +822,13 @@ class Stream:
         request = self.rng.choice(chats.typed(phrasings.ASK_SAY)).format(quote=written)
         reply = chats.mini(written + ".", SpeechPart(chats.SpokenItem(quote, "words", {}, quote), NO_CLIP))
         return Dialogue("copy", (chats.human(chats.capital(request)), reply))
+
+    def _listen(self) -> Dialogue:
+        """Any words aloud, without a question, and what was heard: whoever speaks is written down first, whatever is said."""
+        speech = self.writer.library.speech(self.rng, ("any", "any", "words"))
+        if speech.item.text in self.writer.library.unseen:
+            raise NotFound
+        return Dialogue("listen", chats.heard_turns(speech, chats.mini()))
 
     def _strange(self) -> str:
         """A word of the lexicon, or a piece of the vocabulary behind another word or alone."""
