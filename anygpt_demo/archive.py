@@ -285,7 +285,10 @@ class _Replay:
         if was != tuple(tokens.block(block.modality, block.codes)):
             raise ValueError("more than a block")
         first, last = protocol.places(tokens, turn)[number]
-        part = MediaPart(block.modality, block.codes)
+        newer = turn.parts[number]
+        part = MediaPart(
+            block.modality, block.codes, seconds=newer.seconds if isinstance(newer, MediaPart) else None
+        )  # it goes on as it did
         return replace(turn, parts=(*turn.parts[:number], part, *turn.parts[number + 1 :]), ids=(*turn.ids[:first], *was, *turn.ids[last:]))
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from anygpt_demo.checkpoints import Family
     from anygpt_demo.codecs.base import Codec
     from anygpt_demo.engine import Engine
+    from anygpt_demo.longer import Recital
     from anygpt_demo.memory import Shelf
 
 Media = Audio | Picture
@@ -595,10 +596,12 @@ class _Reply:
             self.conversation.add(human)
             self.times["encode"] = self._since()
             prompt, dropped = self._prompt(self.conversation)
-        except UserError as error:
+        except Exception as error:  # the border to the codecs: whatever they raise must not take the page down
             if human is not None:
                 self.conversation.undo()
-            yield Card(error)
+            if not isinstance(error, UserError):
+                log.exception("a message could not be read")
+            yield Card(error if isinstance(error, UserError) else fault("Your message could not be read.", error))
             yield self._finished("refused", None, None)
             return
         if dropped:
@@ -628,7 +631,9 @@ class _Reply:
                     yield from self._take(event)
 
     def again(self, index: int, number: int) -> Iterator[Update]:
-        """One block written anew."""
+        """One block written anew, or all blocks of a text that is one sound."""
+        from anygpt_demo import longer
+
         turn = self.conversation.turns[index]
         self.one_block = True
         try:
@@ -643,7 +648,10 @@ class _Reply:
         for given in turn.ids[first : first + 1]:
             parser.feed(given)
         yield Progress(self.chat.vocabulary.starts[turn.ids[first]], 0, None)
-        yield from self._write(prompt, parser)
+        if texts := self._blocks(turn, number):
+            yield from self._say(longer.Recital(self.chat, self.settings, self.voice, self.seed, self.stop), texts)
+        else:
+            yield from self._write(prompt, parser)
         new = next((part for part in self.parts if isinstance(part, MediaPart)), None)
         if new is None:
             yield self._finished(self.reason, None, None)
@@ -660,11 +668,18 @@ class _Reply:
         yield self._exchanged(index, number, new, ids, facts)
 
     def render(self, index: int, number: int) -> Iterator[Update]:
-        """One part decoded once more."""
+        """One part decoded once more. Of a text that is one sound only the first block's codes are kept: the others are written again."""
+        from anygpt_demo import longer
+
         turn = self.conversation.turns[index]
         part = turn.parts[number]
         assert isinstance(part, MediaPart)
-        yield from self._decode(protocol.BlockClosed(part.modality, part.codes))
+        if texts := self._blocks(turn, number):
+            made = [turn.facts, *(edit for edit in turn.facts.get("edits", ()) if edit["part"] == number)][-1]  # of these codes
+            settings = Settings.of(made.get("settings", {}))
+            yield from self._say(longer.Recital(self.chat, settings, self.voice, int(made.get("seed", 0)), self.stop, part.codes), texts)
+        else:
+            yield from self._decode(protocol.BlockClosed(part.modality, part.codes))
         new = self.parts[0]
         assert isinstance(new, MediaPart)
         self.reason = "eos"
@@ -757,8 +772,6 @@ class _Reply:
 
     def _recite(self, texts: Sequence[str], parser: protocol.Parser) -> Iterator[Update]:
         """Say a text that is too long for one block, as one sound. In the history stays its first block."""
-        import numpy as np
-
         from anygpt_demo import longer
 
         tokens, name = self.chat.vocabulary, "speech"
@@ -770,9 +783,22 @@ class _Reply:
                 yield from self._take(event)
         self._close_words()
         yield Progress(name, 0, None)
-        error: UserError | None = None
-        file = None
         recital = longer.Recital(self.chat, self.settings, self.voice, self.seed, self.stop)
+        try:
+            yield from self._say(recital, texts)
+        finally:  # also when nobody listens any more
+            for frame in recital.first:
+                parser.feed(tokens.ranges[name].first + int(frame[0]))
+        if recital.first:
+            parser.feed(tokens.ranges[name].end)
+        parser.finish(self.reason)
+
+    def _say(self, recital: Recital, texts: Sequence[str]) -> Iterator[Update]:
+        """Texts as one sound, which becomes a part with the codes of the first of them."""
+        import numpy as np
+
+        name, file = "speech", None
+        error: UserError | None = None
         try:
             yield from recital.say(texts, *self._codec(name))
             if recital.first:
@@ -782,22 +808,28 @@ class _Reply:
         except Exception as failure:  # the border to the models, as in _write() and _decode()
             log.exception("a text could not be said")
             error = fault("The speech could not be made.", failure)
-        finally:  # also when nobody listens any more
+        finally:
             self.tokens += recital.written
-            for frame in recital.first:
-                parser.feed(tokens.ranges[name].first + int(frame[0]))
         if error is None:
             self.reason = "stop" if self.stop.is_set() else "eos"
         if recital.first:
-            parser.feed(tokens.ranges[name].end)
-            part = MediaPart(name, np.stack(recital.first), file, seconds=round(recital.audio.seconds, 2) if file is not None else None)
+            part = MediaPart(name, np.stack(recital.first), file, seconds=round(recital.audio.seconds, 2))
             self.parts.append(part)
             folder = self.conversation.journal.folder if self.conversation.journal is not None else None
             if error is None:
                 yield Made(part, recital.audio, self._since(), folder / file if folder is not None and file is not None else None)
         if error is not None:
             yield Card(error, name)
-        parser.finish(self.reason)
+
+    def _blocks(self, turn: Turn, number: int) -> list[str]:
+        """The texts of a speech that goes on after its codes: the words before it, block by block; else nothing."""
+        from anygpt_demo import longer
+
+        part = turn.parts[number]
+        if not isinstance(part, MediaPart) or part.modality != "speech" or part.seconds is None:
+            return []
+        words = next((one.text for one in reversed(turn.parts[:number]) if isinstance(one, TextPart)), "")
+        return longer.blocks_of(words, self.chat.letters)
 
     def _abandon(self, parser: protocol.Parser) -> None:
         """Journal what was written before the listener left; media that were not decoded keep their codes."""

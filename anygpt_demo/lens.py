@@ -14,7 +14,7 @@ from anygpt_demo.errors import BadText
 from anygpt_demo.media import read_audio
 from anygpt_demo.view import NAMES, address, button, literal, shown_file, shown_media, words_of
 
-ROWS = 250  # frames that are printed
+ROWS = 1500  # frames that are printed: a sound of 30 s
 LEVELS = 8  # of SpeechTokenizer
 AFTER = "Keep the reply up to here and continue it anew"
 AFTER_ROW = "Click the number of a row to continue the reply after it."
@@ -78,9 +78,9 @@ def panel(chat: Chat, conversation: Conversation, folder: Path, place: str, amou
     name = NAMES.get(part.modality, part.modality)
     shown = []
     if part.file is not None:
-        label = "as you sent it" if turn.role == "human" else "the reply"
+        label = "as you sent it" if turn.role == "human" else "the reply, AI-generated"
         if part.seconds:
-            label = f"the reply; its tokens are the first {len(part.codes) / (facts.frame_rate_hz or 1):.1f} s"
+            label = f"the reply, AI-generated; its tokens are the first {len(part.codes) / (facts.frame_rate_hz or 1):.1f} s"
         shown.append(player(shown_file(folder / part.file, name), part.modality, label))
     if amount is not None or turn.role == "human":
         used = most if amount is None else max(1, min(amount, most))
@@ -88,7 +88,7 @@ def panel(chat: Chat, conversation: Conversation, folder: Path, place: str, amou
         media = chat.codec(part.modality).decode(part.codes) if whole else taken_apart(chat, part, used, folder)
         unit = "tokens" if facts.kind == "image" else "layers"
         verb = "sees" if facts.kind == "image" else "hears"
-        label = f"what the model {verb}" if whole else f"the first {used} of {most} {unit}"
+        label = f"what the model {verb}" if whole else f"the first {used} of {most} {unit}, AI-generated"
         shown.append(player(shown_media(media, label), part.modality, label))
     scrub = _slider(place, most, most if amount is None else amount, facts.kind) if facts.kind == "image" or most > 1 else ""
     say = button("branch", f"{index}.{number}", "Continue from here") if turn.role == "mmgpt" else ""

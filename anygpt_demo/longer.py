@@ -278,12 +278,14 @@ def joined(pieces: Sequence[Audio], pause_s: float = PAUSE_S) -> Audio:
 class Recital:
     """Texts said one after the other, each in a block of its own, as one sound.
 
-    seed: of the first block's codes. first: the frames of the first block so far, int64 (1,) each; written: codes of
-    all blocks; pieces: the sound so far.
+    seed: of the first block's codes; given: these codes, int64 (frames, 1), if they are known. first: the frames of the first block
+    so far, int64 (1,) each; written: codes of all blocks; pieces: the sound so far.
     """
 
-    def __init__(self, chat: Chat, settings: Settings, voice: Voice | None, seed: int, stop: threading.Event) -> None:
-        self.chat, self.settings, self.voice, self.seed, self.stop = chat, settings, voice, seed, stop
+    def __init__(
+        self, chat: Chat, settings: Settings, voice: Voice | None, seed: int, stop: threading.Event, given: np.ndarray | None = None
+    ) -> None:
+        self.chat, self.settings, self.voice, self.seed, self.stop, self.given = chat, settings, voice, seed, stop, given
         self.rate_hz = chat.vocabulary.ranges["speech"].modality.sample_rate_hz or 1
         self.pauses = Pauses(self.rate_hz)
         self.first: list[np.ndarray] = []
@@ -312,7 +314,7 @@ class Recital:
         codes: list[np.ndarray] = self.first if number == 0 else []
         options: dict[str, Any] = {"voice": self.voice, "seed": seed}
         streamer = codec.streamer(**options) if hasattr(codec, "streamer") else None
-        with closing(_said(self.chat, text, self.settings, self.seed + number, self.stop)) as frames:
+        with closing(self._frames(number, text)) as frames:
             for frame in frames:
                 codes.append(frame)
                 self.written += 1
@@ -324,6 +326,12 @@ class Recital:
         for audio in streamer.finish() if streamer is not None else [codec.decode(np.stack(codes), **options)]:
             assert isinstance(audio, Audio)
             yield from self._told(self.pauses.feed(audio.samples))
+
+    def _frames(self, number: int, text: str) -> Generator[np.ndarray, None, None]:
+        if number == 0 and self.given is not None:
+            yield from self.given
+        else:
+            yield from _said(self.chat, text, self.settings, self.seed + number, self.stop)
 
     def _told(self, samples: np.ndarray) -> Iterator[Piece]:
         if len(samples):

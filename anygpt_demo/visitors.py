@@ -212,7 +212,8 @@ class Line:
         self.limit, self.each, self.ready = limit, each, ready
         self._waiting: list[tuple[object, str]] = []  # (ticket, who), the first is being served if _busy
         self._busy: object | None = None
-        self._last = ""
+        self._served: dict[str, int] = {}  # when those who are in the line were served last: the least recently served comes first
+        self._turn = 0
         self._change = threading.Condition()
 
     def enter(self, who: str) -> object:
@@ -233,7 +234,20 @@ class Line:
     def ahead(self, ticket: object) -> int:
         """How many come before this ticket, whoever is being served included."""
         with self._change:
-            return next((place for place, (other, _) in enumerate(self._waiting) if other is ticket), 0)
+            return next((place for place, other in enumerate(self._order()) if other is ticket), 0)
+
+    def _order(self) -> list[object]:
+        """The tickets as they will be served if nobody else comes."""
+        waiting = [item for item in self._waiting if item[0] is not self._busy]
+        served, turn = dict(self._served), self._turn
+        found = [self._busy] if self._busy is not None else []
+        while waiting:
+            item = min(waiting, key=lambda one: served.get(one[1], 0))
+            waiting.remove(item)
+            turn += 1
+            served[item[1]] = turn
+            found.append(item[0])
+        return found
 
     def wait(self, ticket: object, seconds: float) -> bool:
         """Whether it is this ticket's turn, after waiting for at most so long. Raises UserError if it will never be."""
@@ -243,18 +257,19 @@ class Line:
     def _serve(self, ticket: object) -> bool:
         if self._busy is not None:
             return self._busy is ticket
-        following = next((item for item in self._waiting if item[1] != self._last), self._waiting[0] if self._waiting else None)
+        following = min(self._waiting, key=lambda item: self._served.get(item[1], 0), default=None)
         if following is None or following[0] is not ticket:
             return False
-        self._waiting.remove(following)
-        self._waiting.insert(0, following)
-        self._busy, self._last = ticket, following[1]
+        self._turn += 1
+        self._busy, self._served[following[1]] = ticket, self._turn
         return True
 
     def leave(self, ticket: object) -> None:
         """Give the ticket back, served or not."""
         with self._change:
             self._waiting = [item for item in self._waiting if item[0] is not ticket]
+            here = {who for _, who in self._waiting}
+            self._served = {who: turn for who, turn in self._served.items() if who in here}
             if self._busy is ticket:
                 self._busy = None
             self._change.notify_all()

@@ -582,3 +582,17 @@ def test_who_leaves_while_a_picture_forms_keeps_its_codes_once(vocabulary, make,
     updates.close()
     parts = Journal(conversation.journal.folder).turns[1].parts
     assert [getattr(part, "modality", "text") for part in parts] == ["text", "image"] and parts[1].codes.shape == (32, 1)
+
+
+def test_a_file_that_breaks_its_encoder_is_told_and_leaves_no_trace(make, monkeypatch):
+    chat, conversation = make(), Conversation()
+    for problem, remedy in ((RuntimeError("secret detail"), "Try again"), (MemoryError(), "Close other programs")):
+
+        def encode(self, media, problem=problem):
+            raise problem
+
+        monkeypatch.setattr(Plain, "encode", encode)
+        updates = list(chat.reply(conversation, Message("What is this?", (("image", Picture(np.zeros((8, 8, 3), np.uint8))),))))
+        (card,) = [update.error for update in updates if isinstance(update, Card)]
+        assert card.problem == "Your message could not be read." and card.remedy.startswith(remedy) and "secret" not in str(card)
+        assert updates[-1].reason == "refused" and conversation.turns == []

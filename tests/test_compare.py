@@ -32,10 +32,22 @@ def test_the_table_has_the_largest_loss_first():
 @pytest.mark.parametrize(("most", "status"), [([], 0), (["--most", "1"], 1), (["--most", "2.5"], 0)])
 def test_a_loss_beyond_what_is_allowed_is_an_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], most: list[str], status: int):
     files = [tmp_path / "fp32.json", tmp_path / "int8.json"]
-    for file, figures in zip(files, (BEFORE, AFTER), strict=True):
+    for file, figures in zip(files, ({key: value for key, value in BEFORE.items() if key in AFTER}, AFTER), strict=True):
         file.write_text(json.dumps({"figures": figures, "missing": {}}))
     assert compare.main([*map(str, files), *most]) == status
     assert "| fp32 [95 %] | int8 [95 %] |" in capsys.readouterr().out
+
+
+def test_what_was_measured_once_is_no_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    files = [tmp_path / "fp32.json", tmp_path / "int8.json"]
+    for file, figures in zip(files, (BEFORE, AFTER), strict=True):
+        file.write_text(json.dumps({"figures": figures, "missing": {}}))
+    names = [*map(str, files)]
+    assert compare.main([*names, "--most", "2.5"]) == 1 and "Only in one of them: chat.facts" in capsys.readouterr().out
+    assert compare.main(names) == 0
+    for file in files:
+        file.write_text(json.dumps({"figures": {"music_us": item(80.0)}, "missing": {}}))
+    assert compare.main(names) == 1  # no file of eval mini
 
 
 @pytest.mark.parametrize(("options", "asked"), [({}, "auto"), ({"quantize": "none"}, "none")])

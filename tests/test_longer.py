@@ -16,7 +16,7 @@ from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Opening, Piece
 from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart, Turn
 from anygpt_demo.engine import LocalEngine
 from anygpt_demo.longer import PAUSE_S, Pauses, blocks_of, joined, lengthen, like_now, onward, quoted
-from anygpt_demo.media import Audio
+from anygpt_demo.media import Audio, Voice
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from anygpt_demo.turns import act
 from anygpt_demo.view import literal, reply_content, view_of
@@ -353,6 +353,28 @@ def test_a_long_text_in_a_chat_is_one_sound(vocabulary, tmp_path):
     list(chat.reply(shorter, conversation.turns[0], seed=4, settings=Settings.of(found.facts["settings"])))
     saved = archive.unpack(archive.pack(shorter, "Text", "mini", ""), vocabulary)
     assert shorter.turns[1].ids != found.ids and [made.state for made in archive.replay(saved, chat)] == ["same"]
+
+
+def test_a_long_text_stays_whole_in_another_voice_and_anew(vocabulary, tmp_path):
+    engine, bell = Reader(vocabulary), Bell(vocabulary.ranges["speech"].modality)
+    chat, conversation = Chat(vocabulary, engine, lambda name: bell), Journal.create(tmp_path).conversation()
+    list(chat.reply(conversation, Message(f"Read this aloud: {TEXT}"), seed=4, settings=Settings(output="speech")))
+    before, texts, voice = (
+        conversation.turns[1],
+        blocks_of(TEXT.strip(), chat.letters),
+        Voice("low", Audio(np.zeros(48_000, np.float32), 16_000)),
+    )
+    engine.read.clear()
+    bell.voices.clear()
+    (made,) = [update for update in chat.render(conversation, 1, 1, voice=voice, seed=9) if isinstance(update, Made)]
+    assert engine.read == texts[1:] and [one for one, _ in bell.voices] == [voice] * 3  # the first block's codes are known
+    after = conversation.turns[1]
+    assert after.ids == before.ids and after.parts[1].seconds == before.parts[1].seconds == pytest.approx(made.media.seconds, abs=0.01)
+    engine.read.clear()
+    last = list(chat.again(conversation, 1, 1, seed=5, settings=Settings(output="speech")))[-1]
+    assert engine.read == texts and last.turn.parts[1].seconds == before.parts[1].seconds
+    saved = archive.unpack(archive.pack(conversation, "Text", "mini", ""), vocabulary)
+    assert {made.state for made in archive.replay(saved, chat)} == {"same"}
 
 
 def test_a_long_reply_is_read_aloud_to_its_end(vocabulary):

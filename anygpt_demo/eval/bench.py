@@ -2,9 +2,10 @@
 
 Every figure is the median of `repeats` runs, more where a run is short; the file is {"figures": {KEY: {"value", "runs", "unit", "limit",
 "gate", "clock"}}, "machine": {...}}. limit: what could be reached at best, where that is known; docs/performance.md says why.
-HF generate is the reference of the three *_vs_hf figures: same weights, same sampling settings (music: the official ones), same
-prompt, the two in turn. Clocks: "cpu" counts the seconds that this process computed, which other programs change less; "wall" is the
-time that a person waits, which they lengthen, so the machine's load stands beside the figures. Where both make sense, both are there.
+HF generate is the reference of the three *_vs_hf figures: same weights, the official sampling settings for both (CHAT_WORDS, and those
+of the codecs), same prompt, the two in turn. Clocks: "cpu" counts the seconds that this process computed, which other programs change
+less; "wall" is the time that a person waits, which they lengthen, so the machine's load stands beside the figures. Where both make
+sense, both are there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ctypes
 import math
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -20,17 +22,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 
-from anygpt_demo.codecs import load_codec
+from anygpt_demo.codecs import load_codec, modalities
 from anygpt_demo.engine import LocalEngine
 from anygpt_demo.eval.table import put_between
-from anygpt_demo.grammar import PRESETS, Grammar, Slice, word_ranges
+from anygpt_demo.grammar import Grammar, Slice, word_ranges
+from anygpt_demo.modality import CHAT_WORDS, Sampling
 from anygpt_demo.models.compiled import OUTS, Compiled, MatrixFacts, library, room
 from anygpt_demo.models.fast import Fast
 from anygpt_demo.models.llama import Cache, Llama, LlamaConfig
@@ -80,9 +83,9 @@ class Bench:
         pieces = np.random.default_rng(seed).integers(300, self.vocabulary.text_size, PROMPT - 1)
         return [self.vocabulary.bos, *pieces.tolist()]
 
-    def grammar(self, force: str) -> Grammar:
-        """Words ("text") or codes of a modality, without end."""
-        return cast(Grammar, Endless(self.vocabulary, force))
+    def grammar(self, force: str, own: bool = False) -> Grammar:
+        """Words ("text") or codes of a modality, without end. own: drawn as the family states, else with the official settings."""
+        return cast(Grammar, Endless(self.vocabulary, force, own))
 
 
 class Endless:
@@ -92,14 +95,15 @@ class Endless:
     state = "block"
     codes = 1  # never at the beginning of a block
 
-    def __init__(self, vocabulary: Vocabulary, force: str) -> None:
+    def __init__(self, vocabulary: Vocabulary, force: str, own: bool = False) -> None:
         if force == "text":
             words = Grammar(vocabulary, force="text").allowed()
-            self.slices = [Slice(word_ranges(vocabulary), words.sampling, onward=words.onward)]
+            self.slices = [Slice(word_ranges(vocabulary), vocabulary.words if own else CHAT_WORDS, onward=words.onward)]
         else:
             item = vocabulary.ranges[force]
             layers = [item.layer(layer) for layer in range(item.modality.layers)]
-            sampling = replace(item.modality.sampling, guidance=1.0)  # as HF generate, and one row per id
+            official = {facts.name: facts.sampling for facts in modalities()}
+            sampling = item.modality.sampling if own else official[force]
             self.slices = [Slice((codes,), sampling, force, codes) for codes in layers]
         self.used = 0
 
@@ -223,24 +227,32 @@ def reading_us(bench: Bench, force: str) -> float | None:
     return 1e6 * size / Reader(size).rate()
 
 
-def writing_rate(bench: Bench, force: str, count: int, seed: int) -> float:
-    """Ids per CPU second after the prompt is read."""
-    stream = iter(bench.engine.generate(bench.prompt(seed), bench.grammar(force), seed=seed, stop=None, max_new=1200))
-    take(stream, 4)
-    start = time.process_time()
-    got = take(stream, count)
-    return got / (time.process_time() - start)
+def writing_rate(bench: Bench, force: str, count: int, seed: int, own: bool = False) -> float:
+    """Ids per CPU second beyond the first, the prompt's time taken off, as of the reference."""
+
+    def write(most: int) -> None:
+        take(iter(bench.engine.generate(bench.prompt(seed), bench.grammar(force, own), seed=seed, stop=None, max_new=most)), most)
+
+    first = seconds(lambda: write(1), time.process_time)
+    return count / max(1e-6, seconds(lambda: write(count + 1), time.process_time) - first)
 
 
 def reference_rate(model: LlamaForCausalLM, ids: list[int], count: int, **settings: Any) -> float:
     """Ids per CPU second of HF generate beyond the first, the prompt's time taken off."""
     prompt = torch.tensor([ids])
-    shared: dict[str, Any] = {"do_sample": True, "pad_token_id": 0, "eos_token_id": None, "output_scores": True, **settings}
-    shared["return_dict_in_generate"] = True
+    shared: dict[str, Any] = {"do_sample": True, "pad_token_id": 0, "eos_token_id": None, **settings}
     with torch.inference_mode():
         first = seconds(lambda: model.generate(prompt, max_new_tokens=1, min_new_tokens=1, **shared), time.process_time)
         every = seconds(lambda: model.generate(prompt, max_new_tokens=count + 1, min_new_tokens=count + 1, **shared), time.process_time)
-    return count / (every - first)
+    return count / max(1e-6, every - first)
+
+
+def drawn_by_hf(sampling: Sampling) -> dict[str, Any]:
+    """The same settings in the words of HF generate."""
+    return {
+        "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
+        "repetition_penalty": sampling.repetition_penalty,
+    }  # fmt: skip
 
 
 def against_reference(bench: Bench) -> dict[str, Any]:
@@ -249,18 +261,19 @@ def against_reference(bench: Bench) -> dict[str, Any]:
     ours: dict[str, list[float]] = {"music": [], "text": []}
     ratios: dict[str, list[float]] = {"music": [], "text": []}
     prefill = []
-    words = {"temperature": PRESETS["chat"].temperature, "top_p": PRESETS["chat"].top_p, "top_k": 0}
-    settings: dict[str, tuple[int, dict[str, Any]]] = {"music": (MUSIC, {"top_k": 200, "repetition_penalty": 1.15}), "text": (TEXT, words)}
+    settings = {name: (count, drawn_by_hf(bench.grammar(name).allowed().sampling)) for name, count in (("music", MUSIC), ("text", TEXT))}
+    guided = []
     for seed in range(bench.repeats):
         ids = bench.prompt(seed)
         for name, (count, drawn) in settings.items():
             rate = writing_rate(bench, name, count, seed)
             ours[name].append(1e6 / rate)
             ratios[name].append(rate / reference_rate(model, ids, count, **drawn))
+        guided.append(1e6 / writing_rate(bench, "music", MUSIC, seed, own=True))
         with torch.inference_mode():
             theirs = seconds(lambda ids=ids: model(torch.tensor([ids]), use_cache=True, logits_to_keep=1), time.process_time)
         prefill.append(theirs / seconds(lambda ids=ids: first_word(bench, ids, bench.engine.cache()), time.process_time))
-    found = {}
+    found = {"music_own_us": figure(guided, "us per code of music, drawn as the family states")}
     for name, unit in (("music", "us per code of music"), ("text", "us per word piece")):
         least = reading_us(bench, name)
         found[f"{name}_vs_hf"] = figure(ratios[name], "times")
@@ -285,16 +298,27 @@ def latency(bench: Bench) -> dict[str, Any]:
         longer = ids + bench.prompt(seed + 1000)[1:17]
         warm.append(1000 * seconds(lambda ids=longer, cache=cache: first_word(bench, ids, cache)))
     for seed in range(max(ABORTS, bench.repeats)):
-        stop = threading.Event()
-        stream = iter(bench.engine.generate(ids, bench.grammar("music"), seed=seed, stop=stop, max_new=1200, cache=cache))
-        take(stream, 20)
-        stop.set()
-        abort.append(1000 * seconds(lambda stream=stream: take(stream, 10_000)))
+        abort.append(1000 * stopping(bench, seed))
     return {
         "first_text_ms": figure(cold, "ms", "wall"),
         "first_text_prefix_ms": figure(warm, "ms", "wall"),
         "abort_ms": {**figure(abort, "ms, 95th percentile", "wall"), "value": round(percentile(abort, 95), 5)},
     }
+
+
+def stopping(bench: Bench, seed: int) -> float:
+    """Seconds from the stop flag to the end of a reply that another thread reads: words, music or speech, drawn as the family states."""
+    stop, name = threading.Event(), ("text", "music", "speech")[seed % 3]
+    if name == "speech":
+        grammar = Grammar(bench.vocabulary, budget=1300, force=name, force_after=0, limits={name: 1000})
+    else:
+        grammar = bench.grammar(name, own=True)
+    generation = bench.engine.generate(bench.prompt(seed)[:64], grammar, seed=seed, stop=stop, max_new=1300)
+    reader = threading.Thread(target=lambda: take(iter(generation), 1300))
+    reader.start()
+    time.sleep(0.004 + 0.016 * random.Random(seed).random())  # amid the prompt or, mostly, what follows
+    stop.set()
+    return seconds(reader.join)
 
 
 def rendering(bench: Bench) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What two measurements of the same family differ in: `python -m anygpt_demo.eval.compare BEFORE.json AFTER.json [--most POINTS]`.
 
 Both are files of `eval mini`. Prints a Markdown table of the figures that have a gate, in points (hundredths), and exits with 1 if
-one of them is worse by more than POINTS.
+one of them is worse by more than POINTS or in one file alone, or if there is none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     before, after = (json.loads(path.read_text(encoding="utf-8"))["figures"] for path in (given.before, given.after))
     print(table(before, after, (given.before.stem, given.after.stem)))
-    return int(given.most is not None and any(drop > given.most for drop in drops(before, after).values()))
+    alone = sorted({key for key in GATES if key in before} ^ {key for key in GATES if key in after})
+    if alone:
+        print(f"\nOnly in one of them: {', '.join(alone)}")
+    found = drops(before, after)
+    return int(not found or (given.most is not None and (bool(alone) or any(drop > given.most for drop in found.values()))))
 
 
 if __name__ == "__main__":

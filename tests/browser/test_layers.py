@@ -32,7 +32,7 @@ def scrub(page: Page, amount: int, of: int, *wanted: float) -> None:
     slider = page.locator("#tokens input[name=scrub]")
     assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("1", str(of))
     slider.fill(str(amount))
-    expect(page.locator("#tokens figcaption").last).to_have_text(f"the first {amount} of {of} layers")
+    expect(page.locator("#tokens figcaption").last).to_have_text(f"the first {amount} of {of} layers, AI-generated")
     expect(page.locator("#tokens output")).to_have_text(f"{amount} of {of}")
     lengths(page, *wanted, amount * LAYER_S)
 
@@ -45,7 +45,7 @@ def test_sounds_are_heard_alone_by_layers_and_as_the_model_hears_them(page: Page
     say(page, "listen")
     finished(page)
     page.locator("#chat .bot .ribbon .r-speech").evaluate("(one) => one.click()")
-    expect(page.locator("#tokens figcaption")).to_have_text(["the reply"])
+    expect(page.locator("#tokens figcaption")).to_have_text(["the reply, AI-generated"])
     lengths(page, 1.2)
     page.locator("#tokens audio").evaluate("(one) => one.play()")
     page.wait_for_function("document.querySelector('#tokens audio').currentTime > 0")
