@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 THINGS = ("dog", "cat", "boat", "tree", "car", "horse", "bird", "house", "fish", "train")
 COLOURS = ("red", "orange", "gold", "green", "teal", "navy", "purple", "pink", "brown", "gray")
 READING_S = 0.6  # before the next message: a public page answers 600 a minute, and ten people who never stop ask for more
-ASKS = 3  # different questions of one person
+ASKS = 6  # different questions of one person
 ROUNDING = 0.02  # of the range of a picture or a sound
 
 
@@ -77,6 +77,7 @@ class Person:
     """Somebody with words, pictures and seeds of their own."""
 
     def __init__(self, url: str, number: int, folder: Path) -> None:
+        import soundfile
         from gradio_client import Client, handle_file
         from PIL import Image
 
@@ -85,11 +86,16 @@ class Person:
         self.number = number
         picture = folder / f"{number}.png"
         Image.new("RGB", (96, 64), COLOURS[number % len(COLOURS)]).save(picture)
+        tune = folder / f"{number}.wav"
+        soundfile.write(tune, 0.3 * np.sin(2 * np.pi * 110 * 2 ** (number / 6) * np.arange(2 * 32_000) / 32_000), 32_000)
         thing = THINGS[number % len(THINGS)]
         self.asks: list[tuple[Any, ...]] = [  # text, image, speech, music, output, preset, seed
             (f"Draw a {thing} for visitor {number}.", None, None, None, "image", "fast", 10 * number),
             (f"What is in picture {number}?", handle_file(str(picture)), None, None, "text", "fast", 10 * number + 1),
             (f"Tell me about the {thing}, number {number}.", None, None, None, "", "fast", 10 * number + 2),
+            (f"Say: I see a {thing}.", None, None, None, "speech", "fast", 10 * number + 3),
+            (f"Play something for a {thing}.", None, None, None, "music", "fast", 10 * number + 4),
+            ("What do you hear?", None, None, handle_file(str(tune)), "text", "fast", 10 * number + 5),
         ]
         self.alone: list[tuple[str, list[np.ndarray]]] = []
 
