@@ -35,13 +35,17 @@ TOY = "mini is a toy: simple scenes, short English sentences and tunes, no facts
 
 @dataclass(frozen=True)
 class Example:
-    """A message to try. files: (modality, file); made: what the recorded reply holds; picture: one of it, or one that is sent."""
+    """A message to try. files: (modality, file); made: what the recorded reply holds; picture: one of it, or one that is sent.
+
+    figure: of the paper, which shows the same.
+    """
 
     text: str
     files: tuple[tuple[str, Path], ...] = ()
     made: tuple[str, ...] = ()
     picture: Path | None = None
     seed: int | None = None
+    figure: str = ""
 
 
 def own_examples() -> list[Example]:
@@ -72,7 +76,7 @@ def _recorded(entry: dict, folder: Path) -> Example | None:
         made = tuple(dict.fromkeys(str(part["type"]) for part in entry["parts"]))
         shown = [folder / part["file"] for part in entry["parts"] if part["type"] == "image" and part.get("file")]
         shown += [path for kind, path in files if kind == "image"]
-        example = Example(str(entry["text"]), files, made, shown[0] if shown else None, int(entry["seed"]))
+        example = Example(str(entry["text"]), files, made, shown[0] if shown else None, int(entry["seed"]), str(entry.get("figure", "")))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return example if all(path.is_file() for _, path in files) else None
@@ -109,6 +113,8 @@ def _card(number: int, card: Example) -> str:
     given = [NAMES.get(kind, kind) for kind, _ in card.files] + (["Text"] if card.text else [])
     made = [NAMES.get(kind, "Text") for kind in card.made]
     kinds = f"<small>{literal(' + '.join(given))} &#8594; {literal(', '.join(made))}</small>"
+    if card.figure:
+        kinds += f"<small>As in Figure {literal(card.figure)} of the paper</small>"
     words = f'<span class="words">{literal(card.text)}</span>' if card.text else "<span>A spoken request</span>"
     return f'<button type="button" name="example" value="{number}" class="example">{image}<span>{words}{kinds}</span></button>'
 

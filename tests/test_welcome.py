@@ -31,11 +31,12 @@ def test_recorded_examples_are_read(tmp_path: Path) -> None:
     entry = {"name": "dog", "text": "Draw <b>a dog</b>.", "files": {}, "seed": 5}
     entry["parts"] = [{"type": "text", "text": "Here:", "file": None}, {"type": "image", "file": "dog-1.png", "text": None}]
     bad = [{}, 7, {**entry, "files": {"image": "absent.png"}}, {**entry, "parts": 3}, {**entry, "seed": "x"}]
-    (tmp_path / "gallery.json").write_text(json.dumps([*bad, *[entry] * 5]))
+    (tmp_path / "gallery.json").write_text(json.dumps([*bad, *[entry] * 4, {**entry, "figure": "9 and 11"}]))
     found = examples(tmp_path / "gallery.json")
     assert len(found) == 5 and found[0].seed == 5 and found[0].made == ("text", "image")
     page = welcome(found, "mini")
     assert page.count("data:image/webp;base64,") == 5 and page.count('name="example"') == 5 and "More examples" in page
+    assert page.count("As in Figure") == 1 and "As in Figure 9 and 11 of the paper" in page
     assert "<b>" not in page and "no facts" in page and "no facts" not in welcome(found, "anygpt-chat")
 
 

@@ -67,7 +67,8 @@ def make(name: str, message: dict[str, str]) -> tuple[str, dict[str, Any]]:
                 lines += [f"> {words_said.strip()}", ""]
             parts.append({"type": part["type"], "file": target, "text": part.get("text")})
     files = {key: value for key, value in message.items() if key != "text"}
-    return "\n".join(lines), {"name": name, "text": message["text"], "files": files, "seed": SEED, "parts": parts}
+    entry = {"name": name, "text": message["text"], "files": files, "seed": SEED, "figure": FIGURES.get(name, ""), "parts": parts}
+    return "\n".join(lines), entry
 
 
 def main() -> None:
