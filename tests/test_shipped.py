@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from anygpt_demo import archive, lens
+from anygpt_demo import archive, lens, protocol
 from anygpt_demo.chat import Card, Chat, Finished, Made, Message, Preview, Settings, Update, write_file
 from anygpt_demo.checkpoints import MINI, Family
 from anygpt_demo.codecs.speech import built_in_voice
-from anygpt_demo.conversation import Conversation, Journal, MediaPart
+from anygpt_demo.conversation import Conversation, Journal, MediaPart, TextPart, Turn
+from anygpt_demo.engine import LocalEngine
+from anygpt_demo.eval.bench import Bench, reference
+from anygpt_demo.grammar import Grammar
 from anygpt_demo.media import Audio, Picture
 from anygpt_demo.selftest import sample
+from anygpt_demo.vocabulary import Vocabulary
 
 HOP = {"speech": 320, "music": 640}  # samples of one frame
 
@@ -110,3 +115,28 @@ def test_a_block_goes_on_from_within_and_is_made_again(chat: Chat, tmp_path: Pat
     assert len(last.turn.facts["shares"]) == len(last.turn.ids)
     saved = archive.unpack(archive.pack(conversation, "x", "mini", chat.model), chat.vocabulary)
     assert [(again.state, again.ids) for again in archive.replay(saved, chat)] == [("same", len(last.turn.ids))]
+
+
+def test_the_engine_writes_what_transformers_would() -> None:
+    """Scores of the shipped model within 1e-5 and the same words, one after the other, as the same weights in transformers."""
+    family = Family.open(MINI)
+    vocabulary, engine = Vocabulary.of(family), LocalEngine.load(family, quantize="none")
+    bench = Bench(family, vocabulary, engine, 1)
+    prompt = protocol.encode(vocabulary, [Turn("human", (TextPart("Please write a poem about the sea."),))])
+    theirs = reference(bench)
+    grammar = Grammar(vocabulary, budget=300, preset="greedy", force="text", chain=False)
+    ids = list(engine.generate(prompt, grammar, seed=0, stop=None, max_new=60))
+    assert len(ids) > 15
+    with torch.inference_mode():
+        scores = theirs(torch.tensor([[*prompt, *ids]])).logits[0].numpy()
+        cache, whole = engine.cache(), []
+        for number in (prompt, *[[token] for token in ids]):
+            row = engine.runner.run([(number, cache)])[0]
+            whole.append(np.array(engine.runner.scores(row, engine.runner.head(((0, vocabulary.size),)))))
+    for place, (mine, other) in enumerate(zip(whole, scores[len(prompt) - 1 :], strict=True)):
+        assert np.abs(mine - other).max() <= 1e-5 * max(1.0, np.abs(other).max()), place
+    check = Grammar(vocabulary, budget=300, preset="greedy", force="text", chain=False)
+    for token, other in zip(ids, scores[len(prompt) - 1 :], strict=False):
+        legal = np.concatenate([np.arange(low, high) for low, high in check.allowed().ranges])
+        assert token == legal[other[legal].argmax()]
+        check.advance(token)
