@@ -712,6 +712,7 @@ class _Reply:
         wish = self.settings
         given = self.opening.ids
         budget = min(wish.max_new, self.chat.engine.context - len(prompt) - len(given))
+        newest = next((turn for turn in reversed(self.conversation.turns) if turn.role == "human"), None)
         grammar = Grammar(
             self.chat.vocabulary,
             budget=budget + len(given),
@@ -721,6 +722,7 @@ class _Reply:
             force_after=wish.lead,
             forbid=() if self.one_block else wish.forbid,
             sampling=wish.sampling,
+            heard_s=None if newest is None else protocol.spoken_s(self.chat.vocabulary, newest),
         )
         grammar.begin(given)
         options: dict[str, Any] = {}

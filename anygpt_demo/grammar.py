@@ -30,7 +30,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # of the numbers that a person ma
     "guidance": (1.0, 10.0),
 }
 CLOSING = 2  # ids that end a reply: <eos> </s>
-HEARD_LIMIT = 256  # most words of a transcript; 30 s of fast speech are about 200
+HEARD_LIMIT = 256  # most word pieces of a transcript; 30 s of fast speech are about 200
+HEARD_RATE, HEARD_LEAST = 8, 6  # most pieces per second of what was heard, and beyond that: who speaks fast says four words a second
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -96,7 +97,7 @@ class Grammar:
     does); the transcript of what was heard takes the best pieces; sampling: numbers in the place of those. limits: most frames per block
     by modality. force: a modality that the reply must contain, "text" for none, or "heard" for the transcript of what
     was spoken and nothing else; a modality opens after at most `force_after` words. forbid: modalities that must not
-    appear. chain: whether <-Ins-> <-Res-> may be written.
+    appear. chain: whether <-Ins-> <-Res-> may be written; heard_s: seconds of what was heard, which bound the transcript.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Grammar:
         forbid: Collection[str] = (),
         chain: bool = True,
         sampling: Mapping[str, Mapping[str, float]] | None = None,
+        heard_s: float | None = None,
     ) -> None:
         if force is not None and force not in ("text", "heard") and force not in vocabulary.ranges:
             raise ValueError(f"no modality named {force}")
@@ -127,6 +129,7 @@ class Grammar:
         self.force_after = force_after
         self.chain = chain
         self.transcribe = force == "heard"
+        self.most_heard = HEARD_LIMIT if heard_s is None else min(HEARD_LIMIT, HEARD_LEAST + int(HEARD_RATE * heard_s))
         self.state: Literal["text", "block", "closing", "done"] = "text"
         self.phase: Literal["free", "heard", "said"] = "free"  # free: no chain; heard: after <-Ins->; said: after <-Res->
         self.used = 0
@@ -199,7 +202,7 @@ class Grammar:
         if self.phase != "heard":
             return False
         tight = self.forced is not None and self.left <= self._shortest(self.vocabulary.ranges[self.forced]) + 1
-        return tight or self.words_used >= HEARD_LIMIT
+        return tight or self.words_used >= self.most_heard
 
     def _full(self, frame: int) -> bool:
         """Whether no further frame may begin: the limit or the budget is reached. One more frame costs its layers, then 3 closing ids."""

@@ -156,6 +156,13 @@ def _base_input(vocabulary: Vocabulary, part: Part) -> list[Segment]:
     return [TEXT_INPUT + part.text] if isinstance(part, TextPart) else [vocabulary.block(part.modality, part.codes)]
 
 
+def spoken_s(vocabulary: Vocabulary, turn: Turn) -> float | None:
+    """Seconds of speech in a person's turn; None without any."""
+    item = vocabulary.ranges.get("speech")
+    frames = sum(len(part.codes) for part in turn.parts if not isinstance(part, TextPart) and part.modality == "speech")
+    return frames / (item.modality.frame_rate_hz or 50.0) if item is not None and frames else None
+
+
 def encode_base(vocabulary: Vocabulary, instruction: str, source: Part) -> list[int]:
     """The base model's prompt: one instruction and one input, no system sentence."""
     segments = [[vocabulary.human], f": {instruction} ", *_base_input(vocabulary, source), [vocabulary.eoh], " ", [vocabulary.mmgpt], ":"]

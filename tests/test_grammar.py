@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anygpt_demo import codecs
-from anygpt_demo.grammar import HEARD_LIMIT, PRESETS, Grammar, IllegalToken, section_of, sections
+from anygpt_demo.conversation import MediaPart, TextPart, Turn
+from anygpt_demo.grammar import HEARD_LEAST, HEARD_LIMIT, HEARD_RATE, PRESETS, Grammar, IllegalToken, section_of, sections
 from anygpt_demo.modality import Sampling
-from anygpt_demo.protocol import BlockClosed, BlockDropped, Ended, Malformed, Parser
+from anygpt_demo.protocol import BlockClosed, BlockDropped, Ended, Malformed, Parser, spoken_s
 
 NAMES = [*codecs.CODECS, "gesture"]
 
@@ -167,6 +168,17 @@ def test_a_family_states_how_transcripts_are_drawn(vocabulary, monkeypatch):
     assert grammar.allowed().sampling.beams == 3
     grammar.advance(vocabulary.res)
     assert grammar.allowed().sampling == usual and usual.beams == 1
+
+
+def test_a_transcript_is_no_longer_than_what_was_said(vocabulary):
+    grammar = Grammar(vocabulary, heard_s=2.0)
+    grammar.advance(vocabulary.ins)
+    for _ in range(HEARD_LEAST + 2 * HEARD_RATE):
+        grammar.advance(300)
+    assert grammar.allowed().ranges == ((vocabulary.res, vocabulary.res + 1),)
+    speech = MediaPart("speech", np.zeros((75, 1), np.int64))
+    assert spoken_s(vocabulary, Turn("human", (TextPart("Hello"), speech, speech))) == 3.0
+    assert spoken_s(vocabulary, Turn("human", (TextPart("Hello"),))) is None
 
 
 def test_sections_cover_what_the_sampler_may_draw(wider):

@@ -88,7 +88,8 @@ class Speaker:
         ids = protocol.encode(self.vocabulary, turns)
         budget = min(longest, self.room(turns))
         limits = {"music": MUSIC_FRAMES, "speech": SPEECH_FRAMES}
-        grammar = Grammar(self.vocabulary, budget=budget, preset=self.preset, limits=limits, force=force)
+        heard_s = protocol.spoken_s(self.vocabulary, turns[-1])
+        grammar = Grammar(self.vocabulary, budget=budget, preset=self.preset, limits=limits, force=force, heard_s=heard_s)
         reply = Reply()
         for event in protocol.parse(self.vocabulary, self.engine.generate(ids, grammar, seed=seed, stop=None, max_new=budget)):
             if isinstance(event, protocol.TextDelta):
