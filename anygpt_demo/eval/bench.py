@@ -49,7 +49,7 @@ TEXT = 64  # words written per run
 MUSIC = 200  # codes written per run
 HEARD = 20  # of them a tenth of a second of music
 ABORTS = 40  # at least: so many that the 95th percentile is not simply the worst
-ROUNDS = 5  # of four sessions per run: 40 ms each, and the clock on the wall scatters by a fifth
+ROUNDS = 20  # of four sessions per run: 40 ms each, and the clock on the wall scatters by a fifth
 WIDTH = 640  # of the model of 60 million weights
 GATES: dict[str, tuple[Literal["least", "most"], float]] = {
     "music_vs_hf": ("least", 5.0),
