@@ -21,7 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 
 from anygpt_demo import codecs, ui
-from anygpt_demo.chat import Chat
+from anygpt_demo.chat import PRESETS, Chat
 from anygpt_demo.errors import ModelFault
 from anygpt_demo.loading import Loading
 from anygpt_demo.media import Audio, Picture
@@ -64,6 +64,14 @@ class Actor:
             ends = [self.vocabulary.eos, self.vocabulary.stop]
             return Play(self.vocabulary, [*self._block(str(self.forced), 25), *ends], grammar, stop)
         newest = self.message = list(ids)[len(ids) - list(ids)[::-1].index(self.vocabulary.human) :]
+        text = self.vocabulary.decode_text([number for number in newest if number < self.vocabulary.text_size])
+        begun = [*self.vocabulary.encode_text(" Here:"), *self._block("image", 32)[:6]]
+        if "unfinished" in text:
+            return Play(self.vocabulary, begun, grammar, stop, free=True)
+        if "damaged" in text:
+            return Play(self.vocabulary, [*begun, self.vocabulary.human, self.vocabulary.eos], grammar, stop, free=True)
+        if "too much" in text and grammar.budget > PRESETS["fast"].max_new:
+            raise MemoryError
         return Play(self.vocabulary, self._lines(newest), grammar, stop)
 
     def _lines(self, message: list[int]) -> list[int]:
@@ -112,10 +120,10 @@ class Actor:
 
 
 class Play:
-    """One reply being spoken."""
+    """One reply being spoken. free: whatever the grammar says of it."""
 
-    def __init__(self, vocabulary: Vocabulary, ids: list[int], grammar: Any, stop: threading.Event | None) -> None:
-        self.vocabulary, self.ids, self.grammar, self.stop, self.reason = vocabulary, ids, grammar, stop, None
+    def __init__(self, vocabulary: Vocabulary, ids: list[int], grammar: Any, stop: threading.Event | None, free: bool = False) -> None:
+        self.vocabulary, self.ids, self.grammar, self.stop, self.reason, self.free = vocabulary, ids, grammar, stop, None, free
 
     def __iter__(self) -> Iterator[int]:
         for number in self.ids:
@@ -123,7 +131,8 @@ class Play:
                 self.reason = "stop"
                 return
             time.sleep(TEXT_S if number < self.vocabulary.ranges["image"].end + 1 else CODE_S)
-            self.grammar.advance(number)
+            if not self.free:
+                self.grammar.advance(number)
             yield number
         self.reason = "eos"
 

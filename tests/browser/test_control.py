@@ -305,3 +305,21 @@ def test_numbers_of_ones_own_reach_the_model(page: Page, stage: Stage) -> None:
     drawer.get_by_role("button", name="Sampling per modality").click()
     expect(heat).to_have_value("0.4")
     expect(drawer.get_by_label("best")).to_be_checked()
+
+
+def test_what_a_model_can_do_wrong_is_a_card_with_a_way_out(page: Page) -> None:
+    for text, problem, way in (
+        ("unfinished", "The picture was not finished.", "Retry"),
+        ("damaged", "The picture is damaged and was left out.", "Retry"),
+        ("too much", "The language model failed.", "Answer with the preset fast"),
+    ):
+        say(page, text)
+        finished(page)
+        card = page.locator("#chat .refusal").last
+        expect(card).to_contain_text(problem)
+        expect(card.get_by_role("button", name=way)).to_be_visible()
+        assert "<" not in (card.text_content() or "") and "Traceback" not in (card.text_content() or "")
+    page.locator("#chat .refusal").last.get_by_role("button", name="Answer with the preset fast").click()
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .bot").last).to_contain_text("You said: too much")
