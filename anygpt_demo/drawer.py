@@ -26,6 +26,10 @@ from anygpt_demo.visitors import Session
 SIZES = {"256 px": False, "512 px": True}  # of the small family's pictures; whether they are enhanced
 VOICE_LIMIT_S = 600.0  # of a voice prompt are read
 QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+KEPT = {  # what was chosen in this browser before, as assets/language.js and page.js keep it
+    "speak": "() => (localStorage.getItem('anygpt-language') || navigator.language).startsWith('zh') ? '中文' : 'English'",
+    "paint": "() => localStorage.getItem('anygpt-colours') || 'As the system'",
+}
 FETCH = "() => { setTimeout(() => document.querySelector('#zip a, a#zip, #zip')?.click(), 300); }"
 DEAF = "This family has no voice model yet: all replies sound in the one voice of its codec. Choices here wait for a family that has one."
 ROUGH = "A recording gives mini a voice of its own, which is not yet the person's. The standard voice is the clearest."
@@ -296,8 +300,13 @@ def _sampling(chat: Chat) -> tuple[Numbers, gr.HTML, gr.Button]:
 
 
 def _device(*choices: tuple[str, list, str | None, str]) -> None:
-    """Choices that the browser keeps and the server never hears of. The last word of each: its function in the page's script."""
+    """Choices that the browser keeps and the server never hears of. The last word of each: its function in the page's script.
+
+    Without a value it is what the browser has kept.
+    """
     listen: Callable[[str], str] = lambda name: f"(choice) => {{ document.querySelector('.composer').api.{name}(choice); }}"  # noqa: E731
     for label, options, value, name in choices:
         item = gr.Radio(options, value=value, label=label)
         item.input(None, [item], None, js=listen(name))
+        if value is None:
+            gr.on(None, None, None, [item], js=KEPT[name], **QUICK)

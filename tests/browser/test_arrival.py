@@ -65,3 +65,18 @@ def test_what_is_empty_says_how_it_is_filled(page: Page) -> None:
     page.fill("#rail input[name=search]", "boats")
     page.press("#rail input[name=search]", "Enter")
     expect(page.locator("#rail li")).to_have_text("No chat contains that.")
+
+
+def test_the_settings_show_what_this_browser_has_chosen(browser: Browser, stage: Stage) -> None:
+    page = browser.new_context(locale="en-US").new_page()
+    page.set_default_timeout(WAIT_MS)
+    for language, colours in (("English", "As the system"), ("English", "Dark")):
+        page.goto(stage.url)
+        page.wait_for_selector(".composer[data-state=idle]")
+        page.get_by_role("button", name="Settings", exact=True).click()
+        drawer = page.locator("#drawer")
+        expect(drawer.get_by_label(language, exact=True)).to_be_checked()
+        expect(drawer.get_by_label(colours, exact=True)).to_be_checked()
+        drawer.get_by_label("Dark", exact=True).check()
+        expect(page.locator("body")).to_have_class(re.compile("dark"))
+    page.context.close()
