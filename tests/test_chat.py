@@ -131,7 +131,8 @@ def test_history_is_read_back_and_never_encoded_again(vocabulary, make):
     assert chat.engine.prompts[1][: len(chat.engine.prompts[0])] == chat.engine.prompts[0]
 
 
-def test_the_spoken_chain(vocabulary, make):
+def test_the_spoken_chain(vocabulary, make, monkeypatch):
+    monkeypatch.setattr("anygpt_demo.grammar.HEARD_LEAST", 64)  # three words of many pieces in six frames: nobody speaks so fast
     reply = written(vocabulary, " ", [vocabulary.ins], " how are you\n ", [vocabulary.res], " fine ", block(vocabulary, "speech"))
     chat = make(reply)
     voice = Voice("me", sound())

@@ -93,6 +93,8 @@ def states(page: Page, browser: Browser, url: str) -> Iterator[tuple[str, Page]]
     screen.finished(page)
     talk(page, "a long answer")
     yield "failures", page
+    talk(page, "too much")
+    yield "too little memory", page
     other = screen.opened(browser, url, 800, 600)
     screen.say(other, "play and a long answer")
     screen.say(page, "and me?")
@@ -112,6 +114,10 @@ def states(page: Page, browser: Browser, url: str) -> Iterator[tuple[str, Page]]
     page.mouse.up()
     screen.finished(page)
     yield "spoken", page
+    page.click(".composer-free")
+    page.wait_for_timeout(700)
+    yield "hands-free", page
+    page.click(".composer-free")
     page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError') } }")
     page.click(".composer-free")
     page.wait_for_timeout(1000)
