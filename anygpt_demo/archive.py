@@ -87,10 +87,11 @@ def _piece(part: TextPart | MediaPart, turn: Turn, media: Mapping[str, bytes]) -
         return f"<p><small>{about}, without a file</small></p>"
     kind = "image/png" if part.modality == "image" else "audio/wav"
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    label = html.escape(turn.text or about, quote=True)
+    label = html.escape(part.text or turn.text or about, quote=True)
     sound = f'<audio controls src="{source}" aria-label="{label}"></audio>'
     shown = f'<img src="{source}" alt="{label}">' if part.modality == "image" else sound
-    return f"{shown}<p><small>{about}</small></p>"
+    words = f"<br>{html.escape(part.text)}" if part.text else ""
+    return f"{shown}<p><small>{about}{words}</small></p>"
 
 
 # ---------------------------------------------------------------------------------------------------- and back

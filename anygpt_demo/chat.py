@@ -40,6 +40,8 @@ Media = Audio | Picture
 TEXT_LIMIT = 20_000  # characters of one message
 RESERVE = 1100  # ids kept free for a reply: five seconds of music, or a sentence spoken
 SHORTEST_REPLY = 64  # ids without which no reply is worth starting
+QUESTIONS = {"image": "What is in this picture?", "music": "What kind of music is this?"}  # asked for a caption
+QUESTION = "What is this?"
 NAMES = {"image": "picture"}  # what a modality is called in a sentence, if not by its name
 OUT_OF_MEMORY = "Close other programs, choose the preset fast, or start with --quantize 4bit or a smaller --vram."
 log = logging.getLogger(__name__)
@@ -71,15 +73,16 @@ def order_of(text: str, marks: Sequence[str]) -> tuple[str | int, ...]:
 class Message:
     """What a person sends: words and clean media, each with its modality's name.
 
+    A medium of an earlier message is its part, which is not encoded again.
     order: where the media stand among the words, as words and numbers of media; empty: no matter, they come first.
     """
 
     text: str = ""
-    media: tuple[tuple[str, Media], ...] = ()
+    media: tuple[tuple[str, Media | MediaPart], ...] = ()
     order: tuple[str | int, ...] = ()
 
     @classmethod
-    def written(cls, text: str, media: Sequence[tuple[str, Media]], marks: Sequence[str] = ()) -> Message:
+    def written(cls, text: str, media: Sequence[tuple[str, Media | MediaPart]], marks: Sequence[str] = ()) -> Message:
         """A message whose text says where its media stand. marks: of each medium, else "[1]", "[2]" and so on."""
         return cls(text, tuple(media), order_of(text, marks or numbered(len(media))))
 
@@ -406,6 +409,9 @@ class Chat:
             raise BadText("This message is empty.", "It has neither words nor a file.", "Write, say or attach something.")
         parts: list[MediaPart] = []
         for name, media in message.media:
+            if isinstance(media, MediaPart):
+                parts.append(media)
+                continue
             codes = self.codec(name, "encode").encode(media)[: self.vocabulary.ranges[name].modality.frames.stop - 1]
             parts.append(MediaPart(name, codes, _keep(conversation, name, media, generated=False)))
         return arranged(parts, text, message.order)
@@ -483,6 +489,33 @@ class Chat:
     ) -> Iterator[Update]:
         """Decode the codes of one part once more: the same words in another voice, the same codes from other noise."""
         return _Reply(self, conversation, voice, seed, Settings(rendering=rendering), threading.Event()).render(index, number)
+
+    def put_into_words(
+        self, conversation: Conversation, index: int, number: int, *, stop: threading.Event | None = None
+    ) -> Iterator[Update]:
+        """What the model makes of one picture or sound (part `number` of turn `index`), searched for with beams and kept as its text.
+
+        Of speech the words that were said, of anything else a caption. No id of the conversation changes.
+        """
+        turn = conversation.turns[index]
+        part = turn.parts[number]
+        assert isinstance(part, MediaPart)
+        spoken = part.modality == "speech"
+        asked = Turn("human", (part,) if spoken else (part, TextPart(QUESTIONS.get(part.modality, QUESTION))))
+        wish = Settings(output="heard") if spoken else Settings(preset="paper", output="text")
+        for update in self.reply(Conversation(), asked, settings=wish, stop=stop):
+            if isinstance(update, Finished):
+                reply = update.turn if update.reason != "stop" else None
+                found = "" if reply is None else (reply.heard or "" if spoken else reply.text).strip()
+                if found:
+                    parts = (*turn.parts[:number], replace(part, text=found), *turn.parts[number + 1 :])
+                    conversation.replace(index, replace(turn, parts=parts))
+                elif update.reason not in ("stop", "fault", "refused"):
+                    yield Card(
+                        ModelFault("No words were found for this.", "The model wrote none.", "Ask about it in a message of your own.")
+                    )
+                update = replace(update, turn=None, human=None)
+            yield update
 
 
 def arranged(files: Sequence[MediaPart], text: str, order: Sequence[str | int] = ()) -> Turn:
@@ -590,8 +623,9 @@ class _Reply:
             if isinstance(message, Turn):
                 human = message
             else:
-                for name, _ in message.media:
-                    yield Stage("listening", name)
+                for name, media in message.media:
+                    if not isinstance(media, MediaPart):
+                        yield Stage("listening", name)
                 human = self.chat.listen(message, self.conversation)
             self.conversation.add(human)
             self.times["encode"] = self._since()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from gradio.utils import get_upload_folder
 
 from anygpt_demo import chat as dialogue
 from anygpt_demo import lens, longer
-from anygpt_demo.chat import PRESETS, Chat, Message, Settings, arranged, numbered, order_of
+from anygpt_demo.chat import PRESETS, Chat, Message, Settings
 from anygpt_demo.codecs.base import Rendering
 from anygpt_demo.conversation import Conversation, MediaPart, Part, TextPart, Turn
 from anygpt_demo.errors import BadText, UserError
@@ -27,6 +27,7 @@ from anygpt_demo.media import Audio
 from anygpt_demo.view import (
     DOING,
     NAMES,
+    SENT,
     View,
     button,
     card,
@@ -38,6 +39,7 @@ from anygpt_demo.view import (
     reply_content,
     reply_end,
     ribbon,
+    shown_file,
     shown_media,
     status_line,
     transcript,
@@ -50,6 +52,7 @@ from anygpt_demo.visitors import Job, Line, Session
 from anygpt_demo.watermark import Marker, embed
 
 ITEMS = 8  # files in one message
+NONE: Mapping[str, MediaPart] = {}
 FRAME_S = 0.1  # the page is redrawn at most ten times a second
 PIECES = 4  # of sound are handed to the page at once: some redraws of it may be skipped
 NOTHING = "Stopped before anything was made."
@@ -64,14 +67,22 @@ CHIPS: dict[str, tuple[str | None, tuple[str, ...]]] = {"spoken": ("speech", ("i
 # ---------------------------------------------------------------------------------------------------------- receiving
 
 
-def read_items(chat: Chat, items: object) -> tuple[list[tuple[str, Any]], list[str]]:
-    """The files of a message, as the composer names them, to clean media and notes. Raises UserError, which says of which file."""
+def read_items(chat: Chat, items: object, kept: Mapping[str, MediaPart] = NONE) -> tuple[list[tuple[str, Any]], list[str]]:
+    """The files of a message, as the composer names them, to clean media and notes. Raises UserError, which says of which file.
+
+    kept: files of the message that is changed, by the number of their part; an item with that number as "keep" is one of them.
+    """
     found: list[tuple[str, Any]] = []
     notes: list[str] = []
     if not isinstance(items, list) or len(items) > ITEMS:
         raise BadText("This message has too many files.", f"The limit is {ITEMS}.", "Send them in parts.")
     uploads = Path(get_upload_folder()).resolve()
     for number, item in enumerate(items):
+        if "keep" in item:
+            if (part := kept.get(str(item["keep"]))) is None:
+                raise BadText("This part is gone.", "The chat has changed since.", "Look at the newest reply.")
+            found.append((part.modality, part))
+            continue
         path, kind = Path(str(item.get("path", ""))).resolve(), item.get("kind")
         try:
             if kind not in chat.modalities or not path.is_relative_to(uploads) or not path.is_file():
@@ -85,15 +96,18 @@ def read_items(chat: Chat, items: object) -> tuple[list[tuple[str, Any]], list[s
     return found, notes
 
 
-def preview(message: Message) -> list[Any]:
-    """The person's message before the model has read it."""
+def preview(message: Message, folder: Path) -> list[Any]:
+    """The person's message before the model has read it. folder: of the session, where files of earlier messages lie."""
     content: list[Any] = []
     for part in message.order or (*range(len(message.media)), *([message.text] if message.text else [])):
         if isinstance(part, str):
             content.append(words(part))
             continue
         name, medium = message.media[part]
-        content += [shown_media(medium, "What you sent", generated=False), under(name, "from you")]
+        if not isinstance(medium, MediaPart):
+            content += [shown_media(medium, SENT, generated=False), under(name, "from you")]
+        elif medium.file is not None:
+            content += [shown_file(folder / medium.file, medium.text or SENT), under(name, "from you")]
     return content
 
 
@@ -171,7 +185,7 @@ def new_message(chat: Chat, session: Session, text: str, items: object, output: 
     session.last = None
     found, notes = read_items(chat, items)
     message, wish = Message.written(text, found), _wished(session, output)
-    session.view.append({"role": "user", "content": preview(message)})
+    session.view.append({"role": "user", "content": preview(message, session.folder)})
     if notes:
         session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
 
@@ -218,7 +232,7 @@ def answered_anew(
     chat: Chat,
     session: Session,
     index: int,
-    human: Turn,
+    human: Turn | Message,
     output: object = None,
     keep: dialogue.Opening | None = None,
     light: bool = False,
@@ -226,13 +240,18 @@ def answered_anew(
     """Go back to the message `index`, which may have been changed, and answer it again. light: in less memory."""
     conversation = session.conversation
     session.view = view_of(chat, Conversation(conversation.turns[:index]), session.folder)
-    session.view.append({"role": "user", "content": human_content(human.parts, session.folder, None)})
+    asked = preview(human, session.folder) if isinstance(human, Message) else human_content(human.parts, session.folder, None)
+    session.view.append({"role": "user", "content": asked})
     wish = lightened(_wished(session, output)) if light else _wished(session, output)
 
     def start(seed: int, light: bool = False) -> Iterator[dialogue.Update]:
-        conversation.undo(max(0, len(conversation.turns) - index))
+        taken = conversation.undo(max(0, len(conversation.turns) - index))
         options = _options(session, lightened(wish) if light else wish)
-        yield from chat.reply(conversation, human, seed=seed, opening=keep, **options)
+        for update in chat.reply(conversation, human, seed=seed, opening=keep, **options):
+            if isinstance(update, dialogue.Finished) and update.reason == "refused":  # nothing is lost
+                conversation.add(*taken)
+                session.view = view_of(chat, conversation, session.folder)
+            yield update
 
     lighter = None if wish == lightened(wish) else partial(start, light=True)
     session.last = Job(start, lighter=lighter, fold=output == "spoken", back=True)
@@ -240,19 +259,24 @@ def answered_anew(
 
 
 def edited(chat: Chat, session: Session, place: str, text: str, items: object, output: object = None) -> Job:
-    """A message with other words; its files stay, and their marks in the words say where."""
+    """A message with other words or other files. items: files of it that stay, by the number of their part ("keep"), and new ones.
+
+    What a mark in the words means is a number among `items`, as in a new message.
+    """
     index, _, turn = lens.find(session.conversation, place)
-    if isinstance(items, list) and items:
-        raise BadText("Files cannot be added to an old message.", "Only its words can be changed.", "Send them in a new message.")
-    files = tuple(part for part in turn.parts if isinstance(part, MediaPart))
-    if not text.strip() and not files:
+    kept = {str(number): part for number, part in enumerate(turn.parts) if isinstance(part, MediaPart)}
+    media, notes = read_items(chat, items, kept)
+    if not text.strip() and not media:
         raise BadText("This message is empty.", "It has neither words nor a file.", "Write something, or press Undo.")
-    human = arranged(files, text.strip(), order_of(text, numbered(len(files))))
-    return answered_anew(chat, session, index, human, output)
+    message = Message.written(text.strip(), media)
+    job = answered_anew(chat, session, index, message, output)
+    if notes:
+        session.view.append({"role": "assistant", "content": [remark(note) for note in notes]})
+    return job
 
 
 def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
-    """A button of a message: resend, lighter, close, retry, undo, branch, again, render or longer. Raises UserError."""
+    """A button of a message: resend, lighter, close, words, retry, undo, branch, again, render or longer. Raises UserError."""
     if name == "close":
         session.view = without_card(session.view, place)
         return None
@@ -265,6 +289,9 @@ def act(chat: Chat, session: Session, name: str, place: str) -> Job | None:
     place, _, seconds = place.rpartition(".") if name == "longer" else (place, "", "")
     place, _, within = place.rpartition(".") if name == "branch" and place.count(".") == 2 else (place, "", "")
     index, number, turn = lens.find(session.conversation, place)
+    if name == "words" and number < len(turn.parts) and isinstance(turn.parts[number], MediaPart):
+        write = partial(chat.put_into_words, session.conversation, index, number, stop=session.stop)
+        return Job(lambda seed: write(), index, button=button(name, f"{index}.{number}", "Try again"))
     if turn.role != "mmgpt" or index == 0:
         raise BadText("This cannot be done here.", "It is not a reply.", "Use the buttons below a reply.")
     human = session.conversation.turns[index - 1]

@@ -29,6 +29,7 @@ LENGTHS_S = (10, 20, 30)  # to which music can be continued
 DOING = {"image": "Drawing", "speech": "Speaking", "music": "Composing"}
 View = list[dict[str, Any]]  # messages as the Chatbot takes them
 SAVE = {"image": "Save this picture", "speech": "Save this speech", "music": "Save this music"}
+SENT = "What you sent"  # until there are words for it
 REMADE = '<div class="remade">Being made anew</div>'  # in the place of a sound
 OPENED: View = [{"role": "assistant", "content": ['<div class="remade">Opening</div>']}]  # between two chats, for the same reason
 
@@ -202,6 +203,12 @@ def lengths(place: str, part: MediaPart) -> str:
     return f'<span class="lengths" role="group" aria-label="Longer"><span>Longer:</span>{"".join(longer)}</span>{back}' if longer else back
 
 
+def in_words(place: str, part: MediaPart) -> str:
+    """The button of a medium that nobody has put into words yet."""
+    told = ("Transcribe", "Write down what is said in it") if part.modality == "speech" else ("Describe", "Put it into words")
+    return button("words", place, *told)
+
+
 def part_buttons(place: str, part: MediaPart, clones: bool = True) -> str:
     """What can be done with one picture or sound of a reply. clones: speech can be rendered in another voice."""
     name = part.modality
@@ -267,6 +274,9 @@ def reply_content(
             content.append(under(part.modality, "could not be made", buttons))
             continue
         said, beside = described(parts, number) if part.modality == "image" else (transcript(parts, number), True)
+        if not said.strip():
+            said, beside = part.text, False
+            buttons += in_words(f"{index}.{number}", part) if index is not None and not said else ""
         hidden = without is not None and without == (index, number)
         shown = shown_file(folder / part.file, said or NAMES.get(part.modality, part.modality))
         content.append(REMADE if hidden else shown)
@@ -290,17 +300,20 @@ def reply_end(chat: Chat, turn: Turn, index: int) -> list[Any]:
 
 
 def human_content(parts: Sequence[Part], folder: Path, heard: str | None, index: int | None = None, strip: str = "") -> list[Any]:
-    """A person's message: files, what was heard in them, words. strip: its tokens."""
+    """A person's message: files, what was heard in the last speech among them, words. strip: its tokens."""
     content: list[Any] = []
+    spoken = max((number for number, part in enumerate(parts) if isinstance(part, MediaPart) and part.modality == "speech"), default=None)
     for number, part in enumerate(parts):
         if isinstance(part, TextPart):
             content.append(words(part.text))
-        elif part.file is not None:
-            content.append(shown_file(folder / part.file, "What you sent"))
+        else:
+            own = (heard or part.text) if number == spoken else part.text
+            content += [shown_file(folder / part.file, own or SENT)] if part.file is not None else []
             look = "What the model sees" if part.modality == "image" else "What the model hears"
             buttons = button("tokens", f"{index}.{number}", look) if index is not None else ""
-            told = ("heard:", heard) if part.modality == "speech" and heard else ("from you", "")
-            content.append(under(part.modality, told[0], buttons, own=told[1]))
+            buttons += in_words(f"{index}.{number}", part) if index is not None and not own else ""
+            told = "from you" if not own else "heard:" if part.modality == "speech" else "in the model's words:"
+            content.append(under(part.modality, told, buttons, own=own))
     if index is not None:
         content += [strip] if strip else []
         content.append(f'<div class="acts turn">{button("edit", index, "Edit", "Change this message and answer it anew")}</div>')

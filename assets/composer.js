@@ -76,8 +76,9 @@ function drawTray() {
       chip.append(picture);
     }
     const label = document.createElement('span');
-    label.textContent = WORDS[item.kind] + ': ' + item.name;
-    const other = OTHERS[item.kind], turn = document.createElement('button');
+    const called = item.name || WORDS[item.kind]; // what was sent before has no name any more
+    label.textContent = WORDS[item.kind] + (item.name ? ': ' + item.name : '');
+    const other = item.keep === undefined && OTHERS[item.kind], turn = document.createElement('button');
     if (other) { // a sound is read as speech or as music
       turn.type = 'button';
       turn.className = 'chip-kind';
@@ -90,12 +91,12 @@ function drawTray() {
     put.className = 'chip-place';
     put.textContent = mark;
     put.title = 'Put this file where the cursor is in the text';
-    put.setAttribute('aria-label', mark + ' Place ' + item.name + ' in the text');
+    put.setAttribute('aria-label', mark + ' Place ' + called + ' in the text');
     put.onclick = () => insert(mark);
     const remove = document.createElement('button');
     remove.type = 'button';
     remove.textContent = '\u00d7';
-    remove.setAttribute('aria-label', 'Remove ' + item.name);
+    remove.setAttribute('aria-label', 'Remove ' + called);
     remove.onclick = () => drop(item);
     chip.append(put, label, ...(other ? [turn] : []), remove);
     return chip;
@@ -192,7 +193,7 @@ function submit() {
   if ((!words && !items.length && edit === null) || items.some((item) => item.pending)) return;
   if (['opening', 'busy'].includes(state)) { waiting = true; say(''); clock.textContent = 'next'; refresh(); return; }
   if (state !== 'idle') return;
-  const parts = items.map(({ kind, path, name }) => ({ kind, path, name }));
+  const parts = items.map(({ kind, path, name, keep }) => keep === undefined ? { kind, path, name } : { keep });
   sent = { words, items, output, edit };
   items = [];
   text.value = '';
@@ -220,9 +221,10 @@ function ended() { // the reply has ended; a message that was refused comes back
 function back(message) { // into the composer, before what is written there by now
   const shifted = renumber(text.value, items.length, (number) => number + message.items.length);
   const words = [message.words, shifted].filter(Boolean).join('\n');
-  items = [...message.items, ...items].slice(0, 8);
+  const files = [...message.items, ...items].slice(0, 8);
   if (message.output) choose(message.output);
   change(message.edit, words);
+  items = files;
   text.value = words;
   grow();
   drawTray();
@@ -236,14 +238,22 @@ root.querySelectorAll('[data-output]').forEach((chip) => {
   chip.onclick = () => choose(output === chip.dataset.output ? null : chip.dataset.output);
 });
 
-function change(place, words) { // a message of the person into the composer, to be sent again
+function change(place, words, files = []) { // a message of the person into the composer with its files, to be sent again
   edit = place;
   root.classList.toggle('editing', place !== null);
   if (place === null) return;
+  items = [...files, ...items.filter((item) => item.keep === undefined)].slice(0, 8);
   text.value = words;
   grow();
-  refresh();
+  drawTray();
   text.focus();
+}
+function leave() { // the message stays as it is
+  items = items.filter((item) => item.keep === undefined);
+  text.value = '';
+  change(null);
+  grow();
+  drawTray();
 }
 
 text.addEventListener('input', () => { grow(); refresh(); });
@@ -450,7 +460,7 @@ talk.addEventListener('click', (event) => { // keyboard: a click without a point
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Escape') return;
   if (state === 'recording') cancel();
-  else if (edit !== null) { text.value = ''; change(null); refresh(); }
+  else if (edit !== null) leave();
   else if (state === 'busy') stop();
   else return;
   event.preventDefault();
@@ -468,10 +478,15 @@ function name(log) {
   log.querySelectorAll('[data-testid=user][aria-label], [data-testid=bot][aria-label]').forEach((message) => {
     message.removeAttribute('aria-label');
   });
-  log.querySelectorAll('img[alt=""]').forEach((picture) => {
-    const turn = picture.closest('.message-row');
-    const words = [...(turn?.querySelectorAll('.part') || [])].filter((part) => part.compareDocumentPosition(picture) & 4).pop();
-    picture.alt = turn?.classList.contains('user-row') ? 'The picture you sent' : words?.textContent || 'A generated picture';
+  log.querySelectorAll('.message-row img').forEach((picture) => {
+    if (picture.alt && !picture.dataset.named) return;
+    const row = picture.closest('.message-row'), sent = row.classList.contains('user-row'), every = (selector) => [...row.querySelectorAll(selector)];
+    const before = every('.part').filter((part) => part.compareDocumentPosition(picture) & 4).pop();
+    const below = every('.under').find((part) => picture.compareDocumentPosition(part) & 4);
+    const words = (sent ? below?.querySelector('.own') : before || below?.querySelector('.caption'))?.textContent;
+    const alt = words || (sent ? 'The picture you sent' : 'A generated picture');
+    if (picture.alt !== alt) picture.alt = alt;
+    picture.dataset.named = 'yes';
   });
 }
 new MutationObserver(() => document.querySelectorAll('#chat').forEach(name))

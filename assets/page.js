@@ -1,5 +1,5 @@
 // Buttons and sliders that the server writes into messages and drawers: their clicks go back to it. Follows composer.js.
-const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete', 'read'];
+const WORKING = ['retry', 'branch', 'again', 'render', 'longer', 'words', 'undo', 'close', 'resend', 'lighter', 'example'], LISTED = ['open', 'delete', 'read'];
 const PRESS_MS = 150; // a box that is ticked has to reach the page's state
 
 async function copy(button) { // the words of a message, what was spoken among them
@@ -18,6 +18,13 @@ async function copy(button) { // the words of a message, what was spoken among t
   setTimeout(() => { button.textContent = 'Copy'; }, 1500);
 }
 
+function attached(row) { // the files of a message that is kept, each with the number of its part
+  return [...row.querySelectorAll('.under')].map((under) => {
+    const kind = under.querySelector('.tag').className.match(/tag-(\w+)/)[1], place = under.querySelector('button[name=tokens]').value;
+    const before = [...row.querySelectorAll('img')].filter((picture) => picture.compareDocumentPosition(under) & 4).pop();
+    return { kind, name: '', preview: kind === 'image' ? before?.src : null, keep: place.split('.')[1] };
+  });
+}
 function written(row) { // the words of a message, with marks where its files stand among them
   const pieces = [...row.querySelectorAll('.part, .under')], first = pieces.findIndex((piece) => piece.matches('.part'));
   const placed = first >= 0 && pieces.slice(first).some((piece) => piece.matches('.under'));
@@ -28,8 +35,8 @@ function written(row) { // the words of a message, with marks where its files st
 function tell(button) {
   const { name, value } = button;
   if (name === 'edit') {
-    const words = written(button.closest('.message-row'));
-    value ? root.api.change(value, words) : root.api.back(words); // one that nothing answered was not kept
+    const row = button.closest('.message-row'), words = written(row);
+    value ? root.api.change(value, words, attached(row)) : root.api.back(words); // one that nothing answered was not kept
   } else if (name === 'zip') {
     document.querySelector('#rail input[type=file]').click();
   } else if (name === 'press') { // a card of a drawer: the boxes and buttons there that do what it says, one after the other

@@ -424,6 +424,41 @@ def test_a_transcript_and_nothing_else(vocabulary, make):
     assert last.turn.heard == "how are you" and last.turn.parts == () and last.reason == "eos"
 
 
+def test_media_are_put_into_words(vocabulary, make, tmp_path):
+    chat = make(
+        [*written(vocabulary, " fine")],
+        [vocabulary.ins, *vocabulary.encode_text(" come here"), vocabulary.res, vocabulary.eos, vocabulary.stop],
+        [*written(vocabulary, " a dog")],
+        [vocabulary.eos, vocabulary.stop],
+    )
+    conversation = Conversation(journal=Journal.create(tmp_path))
+    list(chat.reply(conversation, Message("and these?", (("speech", sound()), ("image", picture())))))
+    before = [turn.ids for turn in conversation.turns]
+    for number in (0, 1):
+        assert list(chat.put_into_words(conversation, 0, number))[-1].turn is None
+    assert [part.text for part in conversation.turns[0].parts] == ["come here", "a dog", "and these?"]
+    assert [turn.ids for turn in conversation.turns] == before and len(conversation.turns) == 2
+    assert [part.text for part in Journal(conversation.journal.folder).turns[0].parts] == ["come here", "a dog", "and these?"]
+    assert any(isinstance(update, Card) for update in chat.put_into_words(conversation, 0, 1)), "the model may find no words"
+    assert conversation.turns[0].parts[1].text == "a dog"
+    question = chat.engine.prompts[2]
+    assert (
+        question[question.index(vocabulary.ranges["image"].start) :][:34]
+        == chat.engine.prompts[0][chat.engine.prompts[0].index(vocabulary.ranges["image"].start) :][:34]
+    )
+
+
+def test_files_of_an_earlier_message_are_not_encoded_again(vocabulary, make):
+    chat = make(written(vocabulary, " one"), written(vocabulary, " two"))
+    conversation = Conversation()
+    list(chat.reply(conversation, Message("look", (("image", picture()),))))
+    kept = conversation.turns[0].parts[0]
+    assert isinstance(kept, MediaPart)
+    updates = list(chat.reply(conversation, Message.written("[2] and [1]", [("image", kept), ("speech", sound())])))
+    assert [update.modality for update in updates if isinstance(update, Stage) and update.name == "listening"] == ["speech"]
+    assert conversation.turns[2].parts[2] is kept and conversation.turns[2].parts[0].modality == "speech"
+
+
 def test_a_picture_forms_and_stays_as_it_is_when_stopped(vocabulary, make):
     chat = make(written(vocabulary, " a ", block(vocabulary, "image")), written(vocabulary, " a ", block(vocabulary, "image")))
     codec = chat.codec("image")

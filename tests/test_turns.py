@@ -14,8 +14,8 @@ import pytest
 
 from anygpt_demo import turns, watermark
 from anygpt_demo.chat import PRESETS, Chat, Settings
-from anygpt_demo.media import Audio
-from anygpt_demo.turns import act, answer, claim, new_message
+from anygpt_demo.media import Audio, Picture, write_png
+from anygpt_demo.turns import act, answer, claim, edited, new_message
 from anygpt_demo.view import View
 from anygpt_demo.visitors import Line, Session, Visitors
 from anygpt_demo.vocabulary import Vocabulary
@@ -225,3 +225,25 @@ def test_who_asks_for_a_description_gets_words_that_were_searched_for() -> None:
     assert turns._wished(session, None).preset == turns._wished(session, "silent").preset == "chat"  # type: ignore[arg-type]
     session.settings = Settings(preset="greedy")
     assert turns._wished(session, "text").preset == "greedy"  # type: ignore[arg-type]
+
+
+def test_a_changed_message_that_cannot_be_read_leaves_the_old_one(
+    stage: Callable[..., Stage], vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    page = stage(written(vocabulary, " one"), written(vocabulary, " two"))
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    session, upload = page.session, Path(turns.get_upload_folder()) / "dot.png"
+    upload.parent.mkdir(parents=True, exist_ok=True)
+    upload.write_bytes(write_png(Picture(np.zeros((8, 8, 3), np.uint8))))
+    sent = {"kind": "image", "path": str(upload)}
+    page._run(lambda: new_message(page.chat, session, "look", [sent]))
+    first = session.conversation.turns[0]
+    codec = page.chat.codec("image")
+    codec.encode = None  # type: ignore[method-assign,assignment]
+    page._run(lambda: edited(page.chat, session, "0", "see", [{"keep": 0}, sent]))
+    assert "could not be read" in page.last and session.conversation.turns[0] is first and len(session.conversation.turns) == 2
+    assert "look" in "".join(map(str, page.view[0]["content"])), "the old message is seen again"
+    page._run(lambda: edited(page.chat, session, "0", "see", [{"keep": 0}]))
+    assert session.conversation.turns[0].parts[0] is first.parts[0] and session.conversation.turns[0].text == "see"
+    page._run(lambda: edited(page.chat, session, "0", "see", [{"keep": 7}]))
+    assert "This part is gone&#46;" in page.last

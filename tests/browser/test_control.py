@@ -43,6 +43,59 @@ def test_retry_edit_and_undo(page: Page) -> None:
     expect(page.locator("#chat .bot .part")).to_contain_text(["You said: changed"])
 
 
+def test_files_of_an_old_message_are_changed(page: Page, stage: Stage) -> None:
+    attach(page, "image", "orange.png", png())
+    attach(page, "music", "tune.wav", tune(1))
+    say(page, "what are these")
+    finished(page)
+    encoded = len(stage.props["music"].encoded)
+    press(page, "edit", 0)
+    expect(page.locator(".composer-tray .chip")).to_have_count(2)
+    expect(page.locator(".chip-image img")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".composer-tray .chip")).to_have_count(0)
+    press(page, "edit", 0)
+    expect(page.locator(".chip-image")).to_contain_text("Picture")
+    assert not faults(page)
+    page.get_by_role("button", name="Remove Picture").click()
+    attach(page, "image", "second.png", png())
+    page.fill(".composer textarea", "Is [2] like [1] then")
+    page.click(".composer-send")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    order = "() => [...document.querySelectorAll('#chat .user-row :is(.part, .tag)')].map((one) => one.textContent)"
+    assert page.evaluate(order) == ["Is", "Picture", "like", "Music", "then"]
+    assert len(stage.props["music"].encoded) == encoded, "what stays is not encoded again"
+    marks = [stage.chat.vocabulary.starts[number] for number in stage.actor.message if number in stage.chat.vocabulary.starts]
+    assert marks == ["image", "music"]
+    expect(page.locator(".composer-tray .chip")).to_have_count(0)
+
+
+def test_files_are_put_into_words(page: Page, stage: Stage) -> None:
+    attach(page, "image", "orange.png", png())
+    attach(page, "speech", "first.wav", tune(1))
+    attach(page, "speech", "second.wav", tune(1))
+    page.click(".composer-send")
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .user .own")).to_have_text(["draw a boat and sing"])
+    press(page, "words", 0)
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .user .own")).to_have_text(["I see your image.", "draw a boat and sing"])
+    expect(page.locator("#chat .user .under").first).to_contain_text("in the model's words:")
+    expect(page.locator("#chat .user img")).to_have_attribute("alt", "I see your image.")
+    press(page, "words", 0)
+    page.wait_for_selector(".composer[data-state=busy]")
+    finished(page)
+    expect(page.locator("#chat .user .own")).to_have_text(["I see your image.", "draw a boat and sing", "draw a boat and sing"])
+    expect(page.locator("#chat .user button[name=words]")).to_have_count(0)
+    assert not faults(page)
+    page.reload()
+    page.wait_for_selector("#chat .bot .part")
+    expect(page.locator("#chat .user .own").first).to_have_text("I see your image.")
+
+
 def test_one_part_anew_and_from_here(page: Page) -> None:
     say(page, "draw and play")
     finished(page)
