@@ -59,6 +59,9 @@ NOTHING = "Stopped before anything was made."
 EMPTY = "The reply is empty."
 LIGHTER = "Answer with the preset fast"
 REPETITION = UserError("The reply goes in circles.", "The model repeats the same words.", "Retry draws other ones; so does another seed.")
+CIRCLES = UserError(
+    "This sound goes in circles.", "The model wrote the same tokens over and over.", "Another drawing mends it, or another seed."
+)
 OUTPUTS = ("image", "speech", "music", "text", "heard")  # what a chip may ask for
 CHIPS: dict[str, tuple[str | None, tuple[str, ...]]] = {"spoken": ("speech", ("image", "music")), "silent": (None, ("speech", "music"))}
 # chips that forbid as well: what they ask for, and what must not come
@@ -161,6 +164,18 @@ def repeats(text: str, span: int = 24, times: int = 3) -> bool:
         len(said) >= count * times and all(said[-count:] == said[-count * (turn + 1) : -count * turn] for turn in range(1, times))
         for count in range(3, span + 1)
     )
+
+
+def circles(codes: np.ndarray, span: int = 40, least: int = 75) -> bool:
+    """Whether a sound repeats itself, frame by frame, for `least` frames (1.5 s) with a period up to `span`. codes: int (frames, layers).
+
+    True music and speech never do for more than 24 frames (300 pieces and 120 sentences, all periods).
+    """
+    for period in range(1, min(span, len(codes) - least) + 1):
+        changes = np.flatnonzero((codes[period:] != codes[:-period]).any(1))
+        if np.diff(changes, prepend=-1, append=len(codes) - period).max() > least:
+            return True
+    return False
 
 
 def _wished(session: Session, output: object) -> Settings:
@@ -441,11 +456,14 @@ class Answer:
         if update.turn is None and self.job.index is None and not self.failed:
             self.empty(NOTHING if update.reason == "stop" else EMPTY)
         if update.turn is not None:
-            index = len(self.session.conversation.turns) - 1
+            index = len(self.session.conversation.turns) - 1 if self.job.index is None else self.job.index
             if update.reason == "budget":
                 self.extra.append(f'<div class="acts turn">{button("branch", f"{index}.{len(self.parts) - 1}", "Continue")}</div>')
             if repeats(update.turn.text):
                 self.extra.append(card(REPETITION, button("retry", index, "Retry")))
+            for number, part in enumerate(update.turn.parts):
+                if isinstance(part, MediaPart) and part.modality != "image" and circles(part.codes):
+                    self.extra.append(card(CIRCLES, button("again", f"{index}.{number}", "Make it anew")))
         for place, failed in self.failed:
             self.extra[place] = card(failed.error, self._way_out(failed, update.turn))
 

@@ -247,3 +247,23 @@ def test_a_changed_message_that_cannot_be_read_leaves_the_old_one(
     assert session.conversation.turns[0].parts[0] is first.parts[0] and session.conversation.turns[0].text == "see"
     page._run(lambda: edited(page.chat, session, "0", "see", [{"keep": 7}]))
     assert "This part is gone&#46;" in page.last
+
+
+def test_a_sound_that_goes_in_circles_is_named_and_made_anew(stage: Callable[..., Stage], vocabulary: Vocabulary) -> None:
+    held = block(vocabulary, "music", value=5, frames=100)
+    lively = [vocabulary.ranges["music"].start, *vocabulary.block("music", np.arange(400).reshape(100, 4))[1:]]
+    page = stage([*held, vocabulary.eos, vocabulary.stop], lively[1:])
+    assert "This sound goes in circles&#46;" in page.say("play")
+    page.press("Make it anew")
+    assert "circles" not in str(page.view) and not turns.circles(page.session.conversation.turns[-1].parts[0].codes)
+
+
+def test_what_goes_in_circles() -> None:
+    rng = np.random.default_rng(0)
+    free, bar = rng.integers(0, 50, (250, 4)), rng.integers(0, 50, (30, 4))
+    assert not turns.circles(free) and not turns.circles(free[:3])
+    assert turns.circles(np.concatenate([free[:60], np.tile(bar, (4, 1)), free[:40]])), "in the middle, too"
+    assert not turns.circles(np.concatenate([free[:60], np.tile(bar, (3, 1))[:80], free[:40]])), "a bar may come again"
+    nearly = np.tile(bar, (8, 1))
+    nearly[::60, 3] += 1
+    assert not turns.circles(nearly)
