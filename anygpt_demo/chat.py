@@ -101,7 +101,7 @@ class Settings:
     limits: Mapping[str, int] = field(default_factory=dict)  # most frames of one block, by modality
     max_new: int = 2048
     history: protocol.History = "clean"
-    lead: int = 48  # most words before a forced modality begins
+    lead: int = 48  # most words before a forced modality begins; 0: it begins at once, and ends the reply
     rendering: Rendering = Rendering()
     sampling: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 

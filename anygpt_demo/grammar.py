@@ -96,8 +96,9 @@ class Grammar:
     budget: most ids of the reply, closing ids included. preset: how words are drawn ("chat": as the family states, if it
     does); the transcript of what was heard takes the best pieces; sampling: numbers in the place of those. limits: most frames per block
     by modality. force: a modality that the reply must contain, "text" for none, or "heard" for the transcript of what
-    was spoken and nothing else; a modality opens after at most `force_after` words. forbid: modalities that must not
-    appear. chain: whether <-Ins-> <-Res-> may be written; heard_s: seconds of what was heard, which bound the transcript.
+    was spoken and nothing else; a modality opens after at most `force_after` words (0: at once, and the reply ends with it). forbid:
+    modalities that must not appear. chain: whether <-Ins-> <-Res-> may be written; heard_s: seconds of what was heard, which bound
+    the transcript.
     """
 
     def __init__(
@@ -213,6 +214,8 @@ class Grammar:
     def _slice(self) -> Slice:
         if self.state == "done":
             return Slice((), self.words)
+        if self.state == "ending":
+            return Slice((one(self.vocabulary.eos),), self.words)
         if self.state == "closing":
             return Slice((one(self.vocabulary.stop),), self.words)
         if self.state == "block":
@@ -317,10 +320,11 @@ class Grammar:
         if number != self._item.end:
             self.codes += 1
             return
+        last = self._item.modality.name == self.forced and self.force_after == 0
         if self._item.modality.name == self.forced:
             self.forced = None
         self._item = None
-        self.state, self.words_used = "text", 0
+        self.state, self.words_used = "ending" if last else "text", 0
         self.blocks += 1
 
 

@@ -83,6 +83,15 @@ def test_a_forced_modality_appears_whenever_it_fits(wider, name, budget, seed, c
     assert found == ({name} if budget >= facts.frames.start * facts.layers + 4 else set())
 
 
+@pytest.mark.parametrize("name", ["image", "speech"])
+def test_a_modality_that_is_forced_at_once_ends_the_reply(wider, name):
+    for seed in range(4):
+        grammar = Grammar(wider, budget=400, force=name, force_after=0, limits={"speech": 20})
+        ids, events = run(grammar, np.random.default_rng(seed))
+        assert [type(event) for event in events if isinstance(event, BlockClosed | Ended)] == [BlockClosed, Ended]
+        assert ids[0] == wider.ranges[name].start and ids[-3:] == [wider.ranges[name].end, wider.eos, wider.stop]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_right_codebook_and_length(wider, name):
     item = wider.ranges[name]

@@ -27,6 +27,7 @@ ENTRIES: dict[str, dict[str, str]] = {  # name -> message; the page shows the fi
     "music": {"text": "Compose a fast rock tune with drums."},
     "caption": {"text": "What is in this picture?", "image": PICTURE},
     "spoken-request": {"text": "", "speech": REQUEST},
+    "spoken-answer": {"text": "", "speech": f"{INPUTS}question.wav"},
     "speech": {"text": "Say: the dog is on the beach."},
     "picture-two": {"text": "Please paint a cat and a tree in the park at night."},
     "transcript": {"text": "Write down what I say.", "speech": REQUEST},

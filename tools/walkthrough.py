@@ -97,8 +97,8 @@ def close_drawer(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
-def play(film: Film) -> None:
-    """The walk."""
+def play(film: Film, broken: Path) -> None:
+    """The walk. broken: a file that is no picture."""
     page, examples = film.page, screen.ROOT / "assets" / "examples"
     film.caption("Text, pictures, speech and music, in and out. No GPU, no network, nothing canned.", 4000)
     film.caption("Ask for a picture: it forms while you watch")
@@ -143,6 +143,24 @@ def play(film: Film) -> None:
     page.click("[data-output=speech]")
     film.write("Say: the dog is on the beach.")
     film.until_idle()
+    film.caption("The same words in another voice: built in, or three seconds of your own")
+    page.get_by_role("button", name="Voice", exact=True).click()
+    page.wait_for_timeout(700)
+    film.hold(1500)
+    page.locator("#drawer").get_by_label("Voices").click()
+    film.hold(800)
+    page.get_by_role("option").nth(1).click()
+    film.hold(1500)
+    close_drawer(page)
+    page.locator("#chat button[name=render]", has_text="Other voice").last.click(force=True)
+    page.wait_for_selector(".composer[data-state=busy]")
+    film.until_idle()
+    film.caption("A file that cannot be read: what is wrong, why, and what to do")
+    attach(page, "image", broken)
+    film.write("What is this?")
+    page.locator("#chat .refusal").last.wait_for()
+    film.hold(2500)
+    page.locator(".composer textarea").fill("")
     film.caption("Ask for music: a count, the seconds so far and the time left")
     page.click("[data-output=music]")
     film.write("Compose a fast rock tune with drums.")
@@ -213,7 +231,9 @@ def record(microphone: Path, out: Path) -> None:
     """Walk with the page over the shipped weights, and write the picture."""
     with screen.served() as url, screen.chromium(microphone) as browser:
         film = Film(screen.opened(browser, url, SIZE[0], SIZE[1] - BAR))
-        play(film)
+        broken = microphone.with_name("holiday.png")
+        broken.write_bytes(b"this is no picture")
+        play(film, broken)
     written = save(film, out)
     sys.stdout.write(f"{out}: {len(film.frames)} frames, {sum(film.lengths) / 1000:.0f} s, {written / 1e6:.1f} MB\n")
 
