@@ -18,6 +18,8 @@ from anygpt_demo.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+SLACK = 0.2  # of the room for a prompt, freed at once where older turns no longer fit
+
 
 @dataclass(frozen=True)
 class TextPart:
@@ -146,10 +148,23 @@ class Conversation:
 
         count: turns -> ids of the prompt. room: ids wanted for the prompt. The newest turn alone may take up to
         `most` (default: room); beyond that a UserError is raised. What is kept begins with a person's turn.
+
+        Where turns have to go, as many go as leave SLACK of the room free, so that the prompts of the next turns begin as this one
+        does and nothing of them is read twice. Which ones go follows from the turns alone: what was left out stays left out.
         """
-        for first, turn in enumerate(self.turns):
-            if turn.role == "human" and count(self.turns[first:]) <= room:
-                return self.turns[first:], first
+        empty = count([])
+        sizes, first, total = [count([turn]) - empty for turn in self.turns], 0, empty
+        starts = [number for number, turn in enumerate(self.turns) if turn.role == "human"]
+        for number, size in enumerate(sizes):
+            total += size
+            if number in starts and total > room:
+                later = (start for start in starts if first < start <= number)
+                free = next((start for start in later if total - sum(sizes[first:start]) <= (1 - SLACK) * room), number)
+                total -= sum(sizes[first:free])
+                first = free
+        for start in starts:  # the sizes of turns may differ a little from that of all together
+            if start >= first and count(self.turns[start:]) <= room:
+                return self.turns[start:], start
         last = max((number for number, turn in enumerate(self.turns) if turn.role == "human"), default=None)
         if last is None:
             raise UserError("There is nothing to answer.", "The conversation has no message of yours.", "Write or say something first.")

@@ -131,7 +131,7 @@ class Grammar:
         self.chain = chain
         self.transcribe = force == "heard"
         self.most_heard = HEARD_LIMIT if heard_s is None else min(HEARD_LIMIT, HEARD_LEAST + int(HEARD_RATE * heard_s))
-        self.state: Literal["text", "block", "closing", "done"] = "text"
+        self.state: Literal["text", "block", "ending", "closing", "done"] = "text"
         self.phase: Literal["free", "heard", "said"] = "free"  # free: no chain; heard: after <-Ins->; said: after <-Res->
         self.used = 0
         self.words_used = 0

@@ -45,7 +45,7 @@ def test_fit_keeps_whole_newest_turns(vocabulary, shape, room):
         return
     assert kept == turns[dropped:] and kept[0].role == "human" and count(kept) <= room
     if dropped:
-        assert count(turns[max(0, dropped - 2) :]) > room
+        assert any(count(turns[:end]) > room for end in range(1, len(turns) + 1))
     ids = protocol.encode(vocabulary, kept)
     for item in vocabulary.ranges.values():
         assert ids.count(item.start) == ids.count(item.end)
@@ -59,6 +59,24 @@ def test_the_newest_turn_may_take_the_reserve_but_not_more():
         conversation.fit(lambda turns: 100 * len(turns), 50, most=99)
     with pytest.raises(UserError):
         Conversation([]).fit(len, 10)
+
+
+def test_prompts_of_a_full_context_begin_alike_for_some_turns():
+    def count(turns):
+        return 20 + 100 * len(turns)
+
+    conversation, firsts = Conversation(), []
+    for number in range(40):
+        conversation.add(Turn("human", (TextPart(str(number)),)))
+        kept, dropped = conversation.fit(count, 1200)
+        assert count(kept) <= 1200 and kept == conversation.turns[dropped:]
+        firsts.append(dropped)
+        conversation.add(Turn("mmgpt", (TextPart("so"),)))
+    assert firsts == sorted(firsts) and firsts[0] == 0 and firsts[-1] > 0
+    changed = [number for number, (one, other) in enumerate(zip(firsts, firsts[1:], strict=False)) if one != other]
+    assert len(changed) <= 20, "every second prompt at least goes on from the one before"
+    del conversation.turns[-5:]
+    assert conversation.fit(count, 1200)[1] == firsts[37], "after undoing, the same turns are read as before"
 
 
 def test_records_are_exact(vocabulary):
