@@ -179,9 +179,10 @@ def hf_rate(model: Llama, bench: Bench, device: str) -> float:
 
 
 def batch_rate(bench: Bench, device: str, count: int) -> float:
-    """Tokens per second of `count` sessions together, each in its own thread."""
+    """Tokens per second of `count` sessions together, each in its own thread, once their common steps are recorded."""
     streams = [writing(bench, number, CODES) for number in range(count)]
     with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda stream: take(stream, 8), streams))
         spent = timed(device, lambda: list(pool.map(lambda stream: take(stream, CODES), streams)))
     for stream in streams:
         stream.close()  # type: ignore[attr-defined]
