@@ -547,14 +547,17 @@ class LocalEngine:
         """An empty cache for one conversation, as long as the context."""
         return self.runner.cache(self.context)
 
-    def _rent(self, cache: Cache) -> None:
-        """Enter a cache as the one used last; the oldest give their memory back while all together exceed the budget."""
+    def _rent(self, cache: Cache, copies: int = 1) -> None:
+        """Enter a cache as the one used last; the oldest give their memory back while all together exceed the budget.
+
+        copies: how many there are to be of it, itself counted: beams have one each.
+        """
         with self._lock:
             known = [ref for ref in self._caches if ref() not in (None, cache)]
             self._caches = [*known, weakref.ref(cache)]
             cache.busy = True
             kept = [found for ref in self._caches if (found := ref()) is not None]
-            total = sum(found.bytes for found in kept)
+            total = sum(found.bytes for found in kept) + (copies - 1) * cache.bytes
             for found in kept:
                 if total <= self.cache_bytes:
                     break
@@ -966,6 +969,7 @@ class LocalGeneration:
 
         The conversation's own cache stays where the text began: the caller reads the winner into it.
         """
+        self.engine._rent(self.cache, width)
         live = [Beam([], 0.0, self.grammar.clone(), self.cache, row)]
         ended: list[Beam] = []
         begun, told = len(self.cache.ids), 0

@@ -371,6 +371,25 @@ def test_the_oldest_cache_gives_way_and_is_read_again(vocabulary):
     assert write(engine, vocabulary, prompt, budget=40, cache=caches[0]) == first
 
 
+def test_beams_count_among_the_memory_of_conversations(vocabulary):
+    torch.manual_seed(0)
+    config = LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=1024, tie_word_embeddings=True)
+    engine = LocalEngine(Llama(config), kind="int8")
+    prompt = [vocabulary.bos, *range(9, 159)]
+
+    def answer(preset, cache):
+        grammar = Grammar(vocabulary, budget=20, preset=preset, force="text", chain=False)
+        return list(engine.generate(prompt, grammar, seed=1, max_new=20, cache=cache))
+
+    caches = [engine.cache() for _ in range(3)]
+    answer("greedy", caches[0])
+    engine.cache_bytes = 3 * caches[0].bytes
+    answer("greedy", caches[1])
+    assert caches[0].ids and caches[1].ids
+    answer("paper", caches[2])
+    assert not caches[0].ids and not caches[1].ids and caches[2].ids
+
+
 def test_beams_find_what_greedy_misses_and_stay_legal(small, vocabulary):
     prompt = [vocabulary.bos, *range(30, 60)]
 
