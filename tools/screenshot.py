@@ -102,6 +102,15 @@ def states(page: Page, browser: Browser, url: str) -> Iterator[tuple[str, Page]]
     yield "queue", page
     other.context.close()
     screen.finished(page)
+    with page.expect_file_chooser() as chooser:
+        page.click("[data-attach=image]")
+    chooser.value.set_files(str(screen.ROOT / "assets" / "examples" / "picture.png"))
+    page.wait_for_selector(".chip-image:not(.pending)")
+    talk(page, "what is this")
+    page.locator("#chat .user button[name=words]").last.evaluate("(one) => one.click()")
+    page.wait_for_selector(".composer[data-state=busy]")
+    screen.finished(page)
+    yield "in words", page
     page.locator("#chat button[name=edit]").last.evaluate("(one) => one.click()")
     page.wait_for_selector(".composer.editing")
     yield "editing", page
