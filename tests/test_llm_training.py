@@ -125,6 +125,23 @@ def test_loss_falls(home: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_new_aids_learn_alone_before_a_known_model_goes_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm, "ALONE", 3)
+    first = llm.Trainer(settings(home, 1))
+    first.export()
+    trainer = llm.Trainer(settings(home, 1))
+    trainer.begin_from(home / "mini")
+    known, aids = ([item.detach().clone() for item in found] for found in (trainer.model.parameters(), trainer.parameters))
+    source = stream(home, trainer)
+    documents = [dataclasses.replace(source.next(View()), heard=((1, 12, (3, 4)),)) for _ in range(6)]
+    for _ in range(3):
+        trainer.step(documents, 1.0)
+    assert all(torch.equal(one, other) for one, other in zip(known, trainer.model.parameters(), strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(aids, trainer.parameters, strict=True)), "the aids have learnt"
+    trainer.step(documents, 1.0)
+    assert not any(torch.equal(one, other) for one, other in zip(known[:3], trainer.model.parameters(), strict=False))
+
+
 def test_training_resumes_and_exports(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm, "_evaluate", lambda run, trainer: None)
     llm.train(settings(home, 1.5))

@@ -54,6 +54,9 @@ from anygpt_demo.vocabulary import Vocabulary
 # Dimension names: P prefix positions, B batch, T positions of the longest chat, D width, H heads, E head width.
 INIT_STD = 0.02
 KEEP = 0.999  # share of the average of weights that stays in each step
+ALONE = 250  # steps after begin_from() in which only the aids learn: new ones would undo what the model knows
+ALONE_RATE = 3e-3  # of the aids, meanwhile
+WARM_UP = 150  # steps in which the rate rises
 RESCAN_S = 150.0  # wall seconds between looks for new codes
 EVALUATE_S = 480.0  # CPU seconds between evaluations and exports
 CTC_WEIGHT = 0.5
@@ -401,6 +404,7 @@ class Trainer:
         self.read = torch.compile(hidden_states, dynamic=True) if options.get("compile") == "1" else hidden_states
         self.prefix = torch.tensor([self.vocabulary.bos, *self.vocabulary.encode_text(_system())])
         self.steps = 0
+        self.alone = 0  # steps in which only the aids learn
         self.adopted: set[str] = set()  # modalities whose embeddings came from their codec
         self.haste = float(options.get("haste", 1))
         weight = self.model.model.embed_tokens.weight.detach()
@@ -417,7 +421,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(), "average": self.average, "averaged": self.averaged,
             "aids": [aid.state_dict() for aid in self.aids], "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps, "adopted": sorted(self.adopted),
+            "steps": self.steps, "alone": self.alone, "adopted": sorted(self.adopted),
         }  # fmt: skip
 
     def load(self, state: dict[str, object]) -> None:
@@ -427,6 +431,7 @@ class Trainer:
             aid.load_state_dict(own)
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.steps = int(state["steps"])  # type: ignore[call-overload]
+        self.alone = int(state.get("alone", 0))  # type: ignore[call-overload]
         self.average, self.averaged = state["average"], float(state["averaged"])  # type: ignore[assignment, arg-type]
         self.adopted = set(state["adopted"])  # type: ignore[call-overload]
 
@@ -434,6 +439,7 @@ class Trainer:
         """Start from exported weights; the embeddings of codecs that are still the same are kept."""
         checkpoints.load_strict(self.model, checkpoints.Family.open(family).component("llm").state(), "llm")
         self.begin_average(trained=True)
+        self.alone = ALONE
         marks = ((name, codec_mark(family, name)) for name in ROLES)
         self.adopted = {f"{name} {mark}" for name, mark in marks if mark and mark == codec_mark(self.settings.family, name)}
 
@@ -508,8 +514,10 @@ class Trainer:
     def step(self, documents: Sequence[Document], factor: float, going: bool = True) -> tuple[int, dict[str, tuple[float, float]], bool]:
         """One update at `factor` of the learning rate. Returns the ids read, the losses by kind of token, and whether all are going."""
         batch = collate(documents)
+        known = self.steps - self.alone  # steps of the model itself
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, looks = self.read(self.model, self.prefix, batch.shown)
+            with torch.set_grad_enabled(known >= 0):
+                hidden, looks = self.read(self.model, self.prefix, batch.shown)
             loss, figures = self.loss(self.model, hidden, batch)
             heard = listening_loss(self.listening, hidden, batch)
         lead = len(self.prefix)
@@ -531,7 +539,10 @@ class Trainer:
         loss.backward()
         factor, going = self.team.average(self.parameters, factor, going)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * factor * min(1.0, (self.steps + 1) / 60)
+            group["lr"] = ALONE_RATE if known < 0 else self.rate * factor * min(1.0, (known + 1) / WARM_UP)
+        if known < 0:
+            for parameter in self.model.parameters():
+                parameter.grad = None
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         rows = [part.clone() for part in self.hasty]
         self.optimizer.step()
