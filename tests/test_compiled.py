@@ -22,7 +22,7 @@ from anygpt_demo.grammar import Grammar
 from anygpt_demo.modality import Sampling
 from anygpt_demo.models import compiled, fast
 from anygpt_demo.models.compiled import FLAGS, STEPS, Compiled, Tiles, Way, Wish, build, library
-from anygpt_demo.models.fast import Fast, Int8, Work, turned, unturned
+from anygpt_demo.models.fast import Fast, Int8, Work, spread, turned, unturned
 from anygpt_demo.models.llama import Llama, LlamaConfig
 from tests.tiles import kept
 
@@ -144,6 +144,29 @@ def test_a_channel_that_is_much_larger_than_the_others_costs_few_bits(native, mo
     monkeypatch.setattr(compiled, "turned", unturned)
     monkeypatch.setattr(fast, "turned", unturned)
     assert max(errors) < 0.7 * min(error(Compiled(model, native)), error(Fast(model, "int8")))
+
+
+@torch.inference_mode()
+def test_an_outlier_among_what_is_gated_costs_few_bits(native, monkeypatch):
+    """As in trained models: now and then one number before the last product is far larger than the others."""
+    rows = torch.randn(3, 704)
+    assert torch.allclose(spread(spread(rows)) / 64, rows, atol=1e-5) and torch.equal(spread(rows[:, :7]), rows[:, :7])
+    assert torch.allclose(spread(rows)[:, 64:128], rows[:, 64:128] @ spread(torch.eye(64)), atol=1e-4)
+    config = LlamaConfig(500, 128, 704, 2, 2, 2, max_position_embeddings=256, tie_word_embeddings=True)
+    model = random_model(config)
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight[100] *= 60
+        layer.mlp.down_proj.weight[:, 100] /= 60
+    ids = np.random.default_rng(1).integers(0, 300, 50).tolist()
+    exact = model(torch.tensor([ids]))[0, -1].numpy()
+
+    def error(packed: Fast | Compiled) -> float:
+        found = packed.scores(packed.run([(ids, packed.cache(64))])[0], packed.head(((0, 500),)))
+        return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+    errors = [error(Compiled(model, native)), error(Fast(model, "int8"))]
+    monkeypatch.setattr(fast, "LARGEST_TURN", 1)
+    assert max(errors) < 0.7 * error(Fast(model, "int8"))
 
 
 class Luck:

@@ -300,7 +300,7 @@ class Compiled:
         ends = np.cumsum(sizes).tolist()
         self.layers: list[tuple[Tiles, ...]] = []
         for block, line in zip(model.model.layers, self._weights, strict=True):
-            parts = zip(folded(block, heads, groups, width, turned), (config.rms_norm_eps, None) * 2, [0, *ends], ends, strict=False)
+            parts = zip(folded(block, heads, groups, width, turned, True), (config.rms_norm_eps, None) * 2, [0, *ends], ends, strict=False)
             self.layers.append(tuple(Tiles(weight, eps, line[start:end]) for weight, eps, start, end in parts))
         self._layers = (LayerFacts * len(self.layers))(*(LayerFacts(*(part.facts for part in layer)) for layer in self.layers))
         self._rows = turned(model.head.detach() * model.model.norm.weight.detach())

@@ -40,7 +40,7 @@ BLOCK = 128  # ids of a prompt that are read at once; half of it takes a fifth l
 CACHED_BYTES = 16_000_000  # 8-bit weights up to this size stay in a processor's cache from one id to the next
 FEW = 8  # rows up to which numpy's calls are the cheaper ones, and work spaces are kept
 TINY = 1e-30
-LARGEST_TURN = 512  # channels over which turned() spreads one
+LARGEST_TURN = 512  # channels over which turned() and spread() spread one, as in kernels.c
 
 
 class Work:
@@ -259,11 +259,27 @@ def unturned(rows: Tensor) -> Tensor:
     return rows.float()
 
 
-def folded(block: Any, heads: int, groups: int, width: int, turn: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+def spread(rows: Tensor) -> Tensor:
+    """Rows (M, F) times Hadamard matrices on the diagonal, by sums and differences alone; twice is F's largest power of two times as much.
+
+    What goes into `down` has outliers that differ from row to row, and no coordinates of its own to be turned beforehand: three quarters of
+    the error of 8-bit rows arose there. So each row is spread when it is computed (the online rotation of arXiv 2404.00456), and
+    the weights have been spread before.
+    """
+    width, half = rows.shape[-1], 1
+    while half < min(width & -width, LARGEST_TURN):
+        pairs = rows.unflatten(-1, (-1, 2, half))
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        rows = torch.stack([first + second, first - second], -2).flatten(-3)
+        half *= 2
+    return rows
+
+
+def folded(block: Any, heads: int, groups: int, width: int, turn: Callable[[Tensor], Tensor], whole: bool) -> Iterator[Tensor]:
     """The four matrices of a layer: qkv, out, gate and up, down, each (N, K), with the gain of their norm.
 
     Rotary halves (0, E/2), (1, E/2+1), ... stand side by side in queries and keys, and queries are scaled for attention. turn: turned()
-    or unturned(), the coordinates between the layers.
+    or unturned(), the coordinates between the layers. whole: for products in whole numbers, before whose last rows are spread.
     """
     attention, feed = block.self_attn, block.mlp
     pairs = torch.arange(width).view(2, width // 2).t().reshape(-1)
@@ -272,7 +288,9 @@ def folded(block: Any, heads: int, groups: int, width: int, turn: Callable[[Tens
     yield turn(torch.cat([query, key, attention.v_proj.weight]) * block.input_layernorm.weight)
     yield turn(attention.o_proj.weight.t()).t()
     yield turn(torch.cat([feed.gate_proj.weight, feed.up_proj.weight]) * block.post_attention_layernorm.weight)
-    yield turn(feed.down_proj.weight.t()).t()
+    down = turn(feed.down_proj.weight.t()).t()
+    hidden = down.shape[1]
+    yield spread(down) / min(hidden & -hidden, LARGEST_TURN) if whole else down
 
 
 class Layer:
@@ -280,7 +298,7 @@ class Layer:
 
     def __init__(self, block: Any, kind: Kind, eps: float, heads: int, groups: int, width: int) -> None:
         norms = (eps, None) * 2
-        parts = folded(block, heads, groups, width, turned if kind == "int8" else unturned)
+        parts = folded(block, heads, groups, width, turned if kind == "int8" else unturned, kind == "int8")
         self.qkv, self.out, self.gate_up, self.down = map(matrix, parts, [kind] * 4, norms)
 
     @property
@@ -424,6 +442,8 @@ class Fast:
             x += layer.out(mixed, work)
             layer.gate_up(x, work)
             torch.mul(F.silu(inside.gate), inside.up, out=inside.gated_view)
+            if self.kind == "int8":
+                inside.gated_view.copy_(spread(inside.gated_view))
             x += layer.down(inside.gated, work)
         for piece, cache in pieces:
             cache.ids += piece

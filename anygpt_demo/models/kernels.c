@@ -26,7 +26,7 @@ enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-enum { OUTS = 32, STEP = 8, BLOCK = 128, TOGETHER = 4, BUCKETS = 256, STEPS = 32, FINE = 128 * 127 + 127 };
+enum { OUTS = 32, STEP = 8, BLOCK = 128, TOGETHER = 4, BUCKETS = 256, STEPS = 32, FINE = 128 * 127 + 127, LARGEST_TURN = 512 };
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
@@ -434,6 +434,47 @@ static void keep(const Model *m, const Row *row, float *y, uint8_t *keys, uint8_
     }
 }
 
+/* One step of spread() within a vector: v[i] + v[i + half] and v[i] - v[i + half]. half: known when it is compiled. */
+INLINE floats mingle(floats v, const int half) {
+    ints other;
+    floats sign, moved;
+    for (int i = 0; i < LANES; i++) other[i] = i ^ half, sign[i] = i & half ? -1.0f : 1.0f;
+#if defined(__clang__)
+    for (int i = 0; i < LANES; i++) moved[i] = v[i ^ half];
+#else
+    moved = __builtin_shuffle(v, other);
+#endif
+    return moved + sign * v;
+}
+
+INLINE floats mingled(const float *x) {
+    floats v = mingle(mingle(load(x), 1), 2);
+    if (LANES > 4) v = mingle(v, 4 % LANES);
+    if (LANES > 8) v = mingle(v, 8 % LANES);
+    return v;
+}
+
+/* A row times Hadamard matrices on the diagonal, as spread() of models/fast.py. */
+static void spread(float *x, int64_t width) {
+    int64_t size = width & -width, half = 1;
+    if (size > LARGEST_TURN) size = LARGEST_TURN;
+    if (size >= 4 * LANES) {
+        for (float *at = x; at < x + width; at += 4 * LANES) {
+            floats a = mingled(at), b = mingled(at + LANES), c = mingled(at + 2 * LANES), d = mingled(at + 3 * LANES);
+            floats one = a + b, two = a - b, three = c + d, four = c - d;
+            store(at, one + three), store(at + LANES, two + four);
+            store(at + 2 * LANES, one - three), store(at + 3 * LANES, two - four);
+        }
+        half = 4 * LANES;
+    }
+    for (; half < size; half *= 2)
+        for (int64_t i = 0; i < width; i += 2 * half)
+            for (int64_t j = i; j < i + half; j++) {
+                float first = x[j], second = x[j + half];
+                x[j] = first + second, x[j + half] = first - second;
+            }
+}
+
 /* Read `count` ids, at most BLOCK; rows of one session stand side by side, in the order of their positions. The rows that are wanted
    then stand in s->x side by side, not yet normalised. */
 static void pass(const Model *m, const Space *s, const Row *rows, int64_t count) {
@@ -474,6 +515,7 @@ static void pass(const Model *m, const Space *s, const Row *rows, int64_t count)
             int64_t i = 0;
             for (; i + LANES <= m->hidden; i += LANES) store(into + i, load(gate + i) / (1.0f + power(-load(gate + i))) * load(up + i));
             for (; i < m->hidden; i++) into[i] = gate[i] / (1.0f + power(-all(gate[i]))[0]) * up[i];
+            spread(into, m->hidden);
         }
         LAP(ACTIVATION);
         product(&layer->down, s->gated, kept, s->x, 1, s->codes);
