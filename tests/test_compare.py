@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from anygpt_demo.eval import compare, mini
+from anygpt_demo.checkpoints import MINI
+from anygpt_demo.eval import compare, mini, precision
 from anygpt_demo.train.loop import Settings
 
 
@@ -67,3 +69,12 @@ def test_what_does_not_need_the_language_model_is_measured_without_it(monkeypatc
     monkeypatch.setitem(mini.SECTIONS, "music_recon", lambda subject: iter([("music_recon.tempo", {"value": 1.0})]))
     found = mini.evaluate(Settings(1.0, options={"sections": "music_recon", "quantize": "none"}))
     assert found == {"figures": {"music_recon.tempo": {"value": 1.0}}, "missing": {}}
+
+
+def test_8_bit_hardly_changes_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    likely = precision.shares(np.array([0.0, 1.0, 2.0]), 2)
+    assert likely[0] == 0 and likely.sum() == pytest.approx(1) and precision.variation(likely, likely) == 0
+    assert precision.variation(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1
+    monkeypatch.setattr(precision, "BEGIN", 40)
+    plain, led = precision.measure(MINI, 1).values()
+    assert len(plain) == len(led) == 40 and 0 < np.mean(plain) < np.mean(led) < 0.05
