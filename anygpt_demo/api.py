@@ -229,7 +229,7 @@ class Endpoints:
         with self._turn(request):
             return self._one(text, "music", seed)
 
-    def caption(self, image: File, question: str = "What is in this picture?", seed: int = 0, request: gr.Request = None) -> str:  # type: ignore[assignment]
+    def caption(self, image: File, question: str = dialogue.QUESTIONS["image"], seed: int = 0, request: gr.Request = None) -> str:  # type: ignore[assignment]
         """Say in words what a picture shows.
 
         Args:
