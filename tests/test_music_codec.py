@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from anygpt_demo.train.music_data import MusicSet, make
 from anygpt_demo.train.music_listener import LOWEST as LOWEST_NOTE
 from anygpt_demo.train.music_listener import NOTES, WINDOW, Feeder, Listener, load, semitone_filters, train
 from anygpt_demo.train.quantizer import CodebookStack, nearest
+from tests.clock import ticking
 
 TINY = {**encodec.OFFICIAL, "num_filters": 4, "hidden_size": 16, "codebook_dim": 16}
 
@@ -237,7 +239,8 @@ def test_listening_is_learnt(tmp_path: Path):
     home = tmp_path / "data" / "music"
     make(home / "train", 24, 1)
     make(home / "test", 6, 2)
-    train(Settings(12.0, tmp_path, None, tmp_path / "none", 0))
+    with ticking(1.0):
+        train(Settings(50.0, tmp_path, None, tmp_path / "none", 0))
     assert load(tmp_path) is not None and load(tmp_path / "elsewhere") is None
     feeder = Feeder(MusicSet.open(home / "train"), 0)
     listener = load(tmp_path)
@@ -289,13 +292,20 @@ def test_the_adversary_learns_to_tell_and_its_terms_lead_back():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A codec after one or two steps of each phase; steps are small while the fixture lives."""
     runs = tmp_path_factory.mktemp("runs")
     make(runs / "data" / "music" / "train", 12, 1)
     make(runs / "data" / "music" / "test", 4, 2)
-    settings = Settings(8.0, runs, None, runs / "family", 0)
-    music_codec.train(settings)
-    return settings
+    settings = Settings(30.0, runs, None, runs / "family", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (music_codec, music_decoder):
+            patch.setattr(module, "CROPS", 2)
+        for name, value in (("LATE_CROPS", 4), ("WHOLE", 0.2), ("RATE", 1e-5), ("LATE_RATE", 1e-5)):
+            patch.setattr(music_codec, name, value)  # what a few steps at full rate make of an untrained encoder hears nothing
+        with ticking(1.0):
+            music_codec.train(settings)
+        yield settings
 
 
 def heard(settings: Settings) -> tuple[EncodecModel, torch.Tensor]:
@@ -337,8 +347,9 @@ def test_a_round_that_keeps_level_1_holds_its_latents_and_not_the_rest(trained: 
 
 def test_the_decoder_is_taught_on_codes_that_stay(trained: Settings):
     before, codes = heard(trained)
-    settings = replace(trained, budget_s=8.0)
-    music_decoder.train(settings)
+    settings = replace(trained, budget_s=40.0)
+    with ticking(1.0):
+        music_decoder.train(settings)
     after, same = heard(settings)
     assert torch.equal(codes, same) and oscillators.tuned(after) and not oscillators.tuned(before)
     rows = json.loads((settings.runs / "music-decoder" / "log.json").read_text())

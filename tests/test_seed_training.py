@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from anygpt_demo.train.picture_tokenizer import (
     loss_of,
     thumbnails,
 )
+from tests.clock import ticking
 
 TINY = replace(
     MINI,
@@ -49,6 +51,13 @@ TINY = replace(
     decode_heads=2,
     image_down=(16, 8, 4),
 )
+
+
+@pytest.fixture(autouse=True)
+def clock() -> Iterator[None]:
+    """A budget of a second is twenty looks at the clock."""
+    with ticking(0.05):
+        yield
 
 
 @pytest.fixture(autouse=True)
