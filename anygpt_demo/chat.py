@@ -716,6 +716,8 @@ class _Reply:
             yield from self._decode(protocol.BlockClosed(part.modality, part.codes))
         new = self.parts[0]
         assert isinstance(new, MediaPart)
+        if new.codes.shape == part.codes.shape and (new.codes == part.codes).all():
+            new = replace(new, text=part.text)
         self.reason = "eos"
         yield self._exchanged(index, number, new, turn.ids, turn.facts) if new.file else self._finished("fault", None, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -412,8 +413,11 @@ def test_one_part_is_written_anew(vocabulary, make, tmp_path):
     assert last.turn is conversation.turns[1] and [type(part) for part in last.turn.parts] == [type(part) for part in old.parts]
     assert last.turn.parts[1].codes[0, 0] == 9 and last.turn.parts[3] is old.parts[3] and last.turn.facts["edits"][0]["seed"] == 3
     assert list(last.turn.ids) == written(vocabulary, " look ", other, " listen ", music)[:-2]
+    named = (*last.turn.parts[:3], replace(last.turn.parts[3], text="a tune"), *last.turn.parts[4:])
+    conversation.replace(1, replace(last.turn, parts=named))
     last = list(chat.render(conversation, 1, 3))[-1]
     assert last.turn.parts[3].file != old.parts[3].file and (last.turn.parts[3].codes == old.parts[3].codes).all()
+    assert last.turn.parts[3].text == "a tune"  # the same codes are in the same words
     found = Journal(conversation.journal.folder).turns[1]
     assert found.parts[3].file == last.turn.parts[3].file and found.ids == last.turn.ids
 
