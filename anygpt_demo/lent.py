@@ -70,9 +70,7 @@ class Card:
             self._calls += 1
             self._turn += 1
         try:
-            with _told("There is no line to it any more."):
-                line = Client(place[0], "AF_UNIX", authkey=place[1])
-            with line:
+            with self._line(place) as line:
                 line.send(call)
                 yield line
         finally:
@@ -81,6 +79,19 @@ class Card:
                 rest = threading.Timer(self._idle_s, self._give_back, [self._turn])
             rest.daemon = True
             rest.start()
+
+    def _line(self, place: tuple[str, bytes]) -> Connection:
+        """A line to the process with the card. If it was taken back and nobody has noticed yet, another one is asked for, once."""
+        try:
+            return Client(place[0], "AF_UNIX", authkey=place[1])
+        except (EOFError, OSError):
+            log.info("the card is gone: another one is asked for")
+        with self._lock:
+            if self._place == place:
+                self._place = None
+            place = self._place = self._place or self._borrow()
+        with _told("There is no line to it any more."):
+            return Client(place[0], "AF_UNIX", authkey=place[1])
 
     def ask(self, *call: Any) -> Any:
         """What a call gives. Raises UserError, and ModelFault for whatever else went wrong there."""

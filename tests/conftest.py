@@ -6,6 +6,7 @@ import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read when their packages are imported
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # there is a test process for every core: threads of torch would wait for one another
 
 import ipaddress
 import socket

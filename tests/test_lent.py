@@ -10,6 +10,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,16 @@ def test_what_goes_wrong_there_is_told_here(chat: Chat, lender: Lender, monkeypa
         stream.finish()
     wait(lambda: not lender.living)
     assert len(chat.codec("music").decode(np.zeros((10, 4), np.int64)).samples) == 6400  # type: ignore[union-attr]
+
+
+def test_a_card_that_went_unnoticed_is_asked_for_anew(chat: Chat, lender: Lender, tmp_path: Path) -> None:
+    codec = chat.codec("music")
+    codec.decode(np.zeros((10, 4), np.int64))  # type: ignore[union-attr]
+    os.kill(lender.processes[-1].pid, signal.SIGKILL)
+    wait(lambda: not lender.living)
+    codec._card._place = (str(tmp_path / "calls"), b"key")  # type: ignore[attr-defined]  # as before its death was noticed
+    assert len(codec.decode(np.zeros((10, 4), np.int64)).samples) == 6400  # type: ignore[union-attr]
+    assert len(lender.processes) == 2
 
 
 def test_no_card_is_a_card_that_says_so(chat: Chat, lender: Lender) -> None:
