@@ -50,6 +50,7 @@ HANDFUL = 8  # ids for which a reader is woken at once
 CALL_S = 0.004  # the kernels in C write several ids in one call, for about this time: nobody has to wait longer for his turn
 FEW = 4  # ids of a call while a prompt waits
 SHORTEST = 0.7  # of the middle one of several drawings of a block: shorter ones have been given up
+LENGTH_POWER = 0.6  # by which the likelihood of a drawing is set against its length
 LUCK = 128  # numbers that are drawn at once: asking for them costs more than they do
 PATIENCE_S = 0.01  # after which it looks for itself: waking costs both threads more than an id
 CACHE_BYTES = 256 << 20  # keys and values kept for all conversations together, if two of the longest take no more
@@ -101,12 +102,14 @@ def lead(scores: Array, other: Array, guidance: float, codes: NDArray[np.bool_])
 
 
 def likeliest(lengths: Sequence[int], chances: Sequence[float]) -> int:
-    """Which of several drawings of a block is kept: of those that are not much shorter than the middle one the likeliest.
+    """Which of several drawings of a block is kept: of those that are not much shorter than the middle one the likeliest for its length.
 
-    Nothing is as likely as a drawing that was given up at once. lengths: in ids; chances: logarithms of the likelihood.
+    As a whole nothing is as likely as a drawing that was given up at once, or that swallows words; per id nothing as one that drags on.
+    Between the two is a power of the length, as in arXiv 1609.08144, equation 14. lengths: in ids; chances: logarithms of the likelihood.
     """
     middle = sorted(lengths)[len(lengths) // 2]
-    return max((number for number, length in enumerate(lengths) if length >= SHORTEST * middle), key=chances.__getitem__)
+    long_enough = (number for number, length in enumerate(lengths) if length >= SHORTEST * middle)
+    return max(long_enough, key=lambda number: chances[number] / lengths[number] ** LENGTH_POWER)
 
 
 def not_finite() -> ModelFault:
@@ -934,7 +937,7 @@ class LocalGeneration:
     # --------------------------------------------------------------------------------------- the likeliest of several
 
     def _likeliest(self, row: Any, tries: int) -> tuple[list[int], list[float | None]]:
-        """The open block, drawn several times at once: the ids of the likeliest drawing, end mark included, and how likely each was.
+        """The open block, drawn several times at once: the ids of the drawing that is kept, end mark included, and how likely each was.
 
         A small model stumbles now and then, and stumbling is unlikely as a whole. row: after the mark that opens the block.
         The conversation's own cache stays where it is: the caller reads the winner into it. Stopped, it is what the first has.

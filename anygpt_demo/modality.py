@@ -16,7 +16,7 @@ class Sampling:
     repetition_penalty: float = 1.0  # applied to codes already in the same block
     beams: int = 1
     guidance: float = 1.0  # of codes: how far they are led away from what nobody asked for (arXiv 2207.12598); 1: not
-    tries: int = 1  # of codes: how often a block is drawn; the likeliest is kept
+    tries: int = 1  # of codes: how often a block is drawn; the likeliest for its length is kept
 
 
 @dataclass(frozen=True)

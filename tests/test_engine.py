@@ -244,6 +244,12 @@ def test_a_drawing_that_was_given_up_is_not_the_likeliest():
     assert likeliest([7], [-5.0]) == 0
 
 
+def test_a_drawing_is_as_likely_as_its_length_lets_expect():
+    assert likeliest([80, 100, 100], [-30.0, -31.0, -60.0]) == 1  # a shorter one has swallowed words
+    assert likeliest([80, 100, 100], [-30.0, -40.0, -60.0]) == 0
+    assert likeliest([80, 160, 80], [-30.0, -55.0, -60.0]) == 0  # a longer one, of which each id is likelier, drags on
+
+
 def test_several_drawings_are_stopped_and_written_together_like_one(vocabulary):
     torch.manual_seed(0)
     model = Llama(LlamaConfig(vocabulary.size, 64, 128, 2, 2, 2, max_position_embeddings=600, tie_word_embeddings=True))
