@@ -71,6 +71,27 @@ def test_what_does_not_need_the_language_model_is_measured_without_it(monkeypatc
     assert found == {"figures": {"music_recon.tempo": {"value": 1.0}}, "missing": {}}
 
 
+def test_every_round_draws_each_piece_anew(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, int]] = []
+    pieces = SimpleNamespace(pieces=["waltz", "reel", "too many"])
+    monkeypatch.setattr(mini.music.MusicCodec, "load", lambda family: None)
+    monkeypatch.setattr(mini.music.Listener, "load", lambda path: None)
+    monkeypatch.setattr(mini.music.MusicSet, "open", lambda folder: pieces)
+    monkeypatch.setattr(mini.music, "truth", str)
+    monkeypatch.setattr(mini.dialogues, "piece_words", str)
+    monkeypatch.setattr(mini.music, "text_to_music", lambda made, truths, given, judge: {"tempo": {"n": len(made), "of": (truths, given)}})
+
+    def make(request: str, modality: str, seed: int) -> None:
+        asked.append((request, seed))
+
+    subject = SimpleNamespace(family=None, runs=Path(), n=2, rounds=2, make=make)
+    ((key, found),) = mini.text_to_music(subject)  # type: ignore[arg-type]
+    again = ["waltz", "reel"] * 2
+    assert key == "text_to_music.tempo" and found == {"n": 4, "of": (again, again)}
+    assert [request for request, _ in asked] == ["Play waltz.", "Play reel."] * 2 and len({seed for _, seed in asked}) == 4
+    assert [seed for _, seed in asked[:2]] == [0, 1]  # the first round is what one round is
+
+
 def test_8_bit_hardly_changes_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     likely = precision.shares(np.array([0.0, 1.0, 2.0]), 2)
     assert likely[0] == 0 and likely.sum() == pytest.approx(1) and precision.variation(likely, likely) == 0

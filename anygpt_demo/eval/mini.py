@@ -3,7 +3,8 @@
 {"figures": {KEY: {"value", "ci95": [low, high], "ceiling", "floor", "n"}}, "missing": {SECTION: why}}. Rates and
 accuracies are fractions; figures of pictures and music are shares of the judge's hit rate on true material.
 
-`--set quantize=none` measures the language model in float32 instead of the bits that it runs in here;
+`--set quantize=none` measures the language model in float32 instead of the bits that it runs in here, `--set rounds=6` draws each piece
+of music that often, which tells smaller differences;
 `python -m anygpt_demo.eval.compare` shows what that changes.
 
 Held-out material is read from --runs (made by `synth`, never trained on). The judges of pictures and music lie in
@@ -33,6 +34,7 @@ from anygpt_demo.train.loop import Settings
 from anygpt_demo.vocabulary import Vocabulary
 
 Figures = Iterator[tuple[str, dict[str, Any]]]
+ROUND = 1000  # between the seeds of a request in two rounds
 SPEECH_KEYS = {"stoi": "stoi", "pesq": "pesq_wb", "wer minus original": "wer_closed_delta"}
 
 
@@ -43,6 +45,7 @@ class Subject:
         self.family = Family.open(settings.family)
         self.runs = settings.runs
         self.n = int(settings.options.get("n", 100))
+        self.rounds = int(settings.options.get("rounds", 1))  # drawings of each piece of music that is asked for
         self.quantize = settings.options.get("quantize", "auto")  # bits of the language model, as LocalEngine.load() has them
         self.seed = settings.seed  # of the requests that are drawn for this measurement
         self._speaker: chat.Speaker | None = None
@@ -153,12 +156,13 @@ def music_recon(subject: Subject) -> Figures:
 
 
 def text_to_music(subject: Subject) -> Figures:
-    """text_to_music.*: a request that names everything judged -> 2.5 s of music."""
+    """text_to_music.*: a request that names everything judged -> 2.5 s of music, as many times as there are rounds."""
     codec = music.MusicCodec.load(subject.family)
     listener = music.Listener.load(judges_music.PATH)
-    pieces = music.MusicSet.open(subject.runs / "data" / "music" / "test").pieces[: subject.n]
-    made = []
-    for number, piece in enumerate(pieces):
+    tests = music.MusicSet.open(subject.runs / "data" / "music" / "test").pieces[: subject.n]
+    pieces, made = [*tests] * subject.rounds, []
+    for place, piece in enumerate(pieces):
+        number = place % len(tests) + ROUND * (place // len(tests))
         codes = subject.make(f"Play {dialogues.piece_words(piece)}.", "music", number)
         audio = codec.decode(codes, seed=number).samples if codes is not None else np.zeros(0, np.float32)
         short = max(0, music.RATE_HZ - len(audio))  # the judge needs half a second: what is missing is silence
