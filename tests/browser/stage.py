@@ -83,7 +83,7 @@ class Actor:
         if self.grammar.transcribe:
             return [tokens.ins, *tokens.encode_text(" draw a boat and sing"), tokens.res, tokens.eos, tokens.stop]
         if self.forced in tokens.ranges:
-            made = self._block(str(self.forced), 32 if self.forced == "image" else 25)
+            made = self._block(str(self.forced), 32 if self.forced == "image" else 150 if "slowly" in text else 25)
             return [*tokens.encode_text(" As you wish:"), *made, tokens.eos, tokens.stop]
         if not self.grammar.open_to:
             return [*tokens.encode_text(f" I see your {sent[0] if sent else 'words'}."), tokens.eos, tokens.stop]

@@ -48,23 +48,29 @@ MARKS = """() => { window.marks = []; setInterval(() => {
 }, 10); }"""
 
 
+def marked(page: Page) -> None:
+    """Words were marked one after the other, up to the last. A busy machine may look too late to see one that is not the last."""
+    page.wait_for_function("window.marks.at(-1) === 'wish:'")
+    page.wait_for_function("!CSS.highlights.has('spoken')")
+    marks = page.evaluate("window.marks")
+    assert marks == [word for word in ("As", "you", "wish:") if word in marks] and len(marks) > 1
+
+
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
 def test_the_word_that_is_said_is_marked_and_nothing_else_changes(page: Page, motion: str) -> None:
     page.emulate_media(reduced_motion=motion)  # type: ignore[arg-type]
     page.evaluate(MARKS)
     page.click("[data-output=speech]")
-    say(page, "hello")
+    say(page, "slowly")
     finished(page)
     words = page.locator("#chat .said")
     expect(words).to_have_text("As you wish:")
-    page.wait_for_function("window.marks.length === 3", timeout=20_000)  # while it was made
-    page.wait_for_function("!CSS.highlights.has('spoken')")
+    marked(page)  # while it was made
     page.evaluate("""() => { window.marks = []; window.changes = 0; new MutationObserver((list) => { window.changes += list.length; })
         .observe(document.querySelector('#chat .said').closest('.under'), {subtree: true, childList: true, attributes: true}); }""")
     page.locator("#chat .bot .play-btn").click()
-    page.wait_for_function("window.marks.length === 3")
-    page.wait_for_function("!CSS.highlights.has('spoken')")
-    assert page.evaluate("window.marks") == ["As", "you", "wish:"] and page.evaluate("window.changes") == 0
+    marked(page)
+    assert page.evaluate("window.changes") == 0
 
 
 def test_hands_free_hears_the_end_of_speech(page: Page, stage: Stage) -> None:
