@@ -33,7 +33,7 @@ PLAYED = "document.querySelector('.composer').api.played"
 def test_sounds_are_played_when_they_are_made_unless_unwanted(page: Page) -> None:
     say(page, "play")
     finished(page)
-    page.wait_for_function(f"{PLAYED} === 1", timeout=20_000)
+    page.wait_for_function(f"{PLAYED} === 1")
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("Play sounds while they are made").uncheck()
     page.wait_for_timeout(1000)
@@ -77,7 +77,7 @@ def test_hands_free_hears_the_end_of_speech(page: Page, stage: Stage) -> None:
     before = len(stage.props["speech"].encoded)
     page.click(".composer-free")
     expect(page.locator(".composer-free")).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#chat .bot .tag-speech").first).to_be_visible(timeout=60_000)
+    expect(page.locator("#chat .bot .tag-speech").first).to_be_visible()
     page.click(".composer-free")
     heard = stage.props["speech"].encoded[before]
     assert 1 < heard.seconds < 15
@@ -86,7 +86,7 @@ def test_hands_free_hears_the_end_of_speech(page: Page, stage: Stage) -> None:
 def test_speaking_interrupts_a_reply(page: Page) -> None:
     say(page, "a long answer")
     page.click(".composer-free")
-    expect(page.locator("#status")).to_contain_text("Stopped", timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("Stopped")
     page.click(".composer-free")
     finished(page)
 
@@ -169,7 +169,7 @@ def test_the_self_test_fills_its_grid(page: Page) -> None:
     page.get_by_role("button", name="Model", exact=True).click()
     expect(page.locator("#drawer")).to_contain_text("It is not an assistant")
     page.get_by_role("button", name="Run the self-test").click()
-    expect(page.locator("#drawer .grid .good, #drawer .grid .bad")).to_have_count(16, timeout=90_000)
+    expect(page.locator("#drawer .grid .good, #drawer .grid .bad")).to_have_count(16)
     expect(page.locator("#drawer .grid .good")).to_have_count(16)
     expect(page.locator("#drawer")).to_contain_text(re.compile(r"16 of 16 work; at most \d+ MB"))
 
