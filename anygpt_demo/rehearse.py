@@ -111,12 +111,18 @@ def _children(process: int) -> list[int]:
 
 
 class Meter:
-    """Time and peak memory of this process and those below it, lap by lap. Memory is known on Linux, elsewhere it is 0."""
+    """Time and peak memory of this process and those below it, lap by lap, until the block ends. Known on Linux, elsewhere memory is 0."""
 
     def __init__(self) -> None:
-        self._ended = threading.Event()
+        self._ended, self._looking = threading.Event(), threading.Lock()
         self._begin()
+
+    def __enter__(self) -> Meter:
         threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        self._ended.set()
 
     def _begin(self) -> None:
         self.memory = self.mapped = 0
@@ -127,7 +133,8 @@ class Meter:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_S):
-            self._look()
+            with self._looking:  # else a look that began in one lap would count in the next
+                self._look()
 
     def _look(self) -> None:
         sizes = [memory_of(process) for process in (os.getpid(), *_children(os.getpid()))]
@@ -136,12 +143,13 @@ class Meter:
 
     def lap(self, label: str, **facts: Any) -> Row:
         """What has been used since the last lap."""
-        self._look()
-        torch = sys.modules.get("torch")
-        card = torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_available() else 0
-        spent, busy = time.perf_counter() - self.start, sum(os.times()[:4]) - self.cpu
-        row = Row(label, spent, busy, self.memory, self.mapped, int(card), facts)
-        self._begin()
+        with self._looking:
+            self._look()
+            torch = sys.modules.get("torch")
+            card = torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_available() else 0
+            spent, busy = time.perf_counter() - self.start, sum(os.times()[:4]) - self.cpu
+            row = Row(label, spent, busy, self.memory, self.mapped, int(card), facts)
+            self._begin()
         return row
 
 
@@ -195,22 +203,22 @@ def write(plan: Plan, tick: Tick) -> Iterator[Row]:
     """Random checkpoints in the official formats."""
     from anygpt_demo import mockup
 
-    meter = Meter()
     official, _ = expected_bytes(plan.scale)
-    with Growth(plan.official, official, tick):
-        mockup.write(plan.official, mockup.SCALES[plan.scale]())
-    yield meter.lap("write", bytes=bytes_below(plan.official))
+    with Meter() as meter:
+        with Growth(plan.official, official, tick):
+            mockup.write(plan.official, mockup.SCALES[plan.scale]())
+        yield meter.lap("write", bytes=bytes_below(plan.official))
 
 
 def fetch(plan: Plan, tick: Tick) -> Iterator[Row]:
     """fetch --from: every file opened in the restricted reader, verified, written as safetensors."""
     from anygpt_demo import fetch as fetching
 
-    meter = Meter()
     _, converted = expected_bytes(plan.scale)
-    with Growth(plan.family.with_name(plan.family.name + ".part"), converted, tick):
-        fetching.fetch("anygpt-chat", plan.family, lambda text: None, source=plan.official)
-    yield meter.lap("fetch --from", bytes=bytes_below(plan.family))
+    with Meter() as meter:
+        with Growth(plan.family.with_name(plan.family.name + ".part"), converted, tick):
+            fetching.fetch("anygpt-chat", plan.family, lambda text: None, source=plan.official)
+        yield meter.lap("fetch --from", bytes=bytes_below(plan.family))
 
 
 def quantize(plan: Plan, tick: Tick) -> Iterator[Row]:
@@ -220,9 +228,9 @@ def quantize(plan: Plan, tick: Tick) -> Iterator[Row]:
     from anygpt_demo.quantize import load_llama, role_of
 
     torch.set_num_threads(plan.threads)
-    meter = Meter()
-    load_llama(Family.open(plan.family), "cpu", plan.quantize, tick)
-    yield meter.lap(f"quantize {plan.quantize}", bytes=bytes_below(plan.family / role_of(plan.quantize)))
+    with Meter() as meter:
+        load_llama(Family.open(plan.family), "cpu", plan.quantize, tick)
+        yield meter.lap(f"quantize {plan.quantize}", bytes=bytes_below(plan.family / role_of(plan.quantize)))
 
 
 def turns(plan: Plan, tick: Tick) -> Iterator[Row]:
@@ -232,13 +240,13 @@ def turns(plan: Plan, tick: Tick) -> Iterator[Row]:
     from anygpt_demo.chat import Chat
 
     torch.set_num_threads(plan.threads)
-    meter = Meter()
-    chat = Chat.open(plan.family, plan.device, plan.quantize, plan.vram)
-    yield meter.lap("start")
-    for number, (source, target) in enumerate(TURNS):
-        tick(number, len(TURNS))
-        facts = one_turn(chat, plan, source, target)
-        yield meter.lap(f"{source} to {target}", **facts)
+    with Meter() as meter:
+        chat = Chat.open(plan.family, plan.device, plan.quantize, plan.vram)
+        yield meter.lap("start")
+        for number, (source, target) in enumerate(TURNS):
+            tick(number, len(TURNS))
+            facts = one_turn(chat, plan, source, target)
+            yield meter.lap(f"{source} to {target}", **facts)
     tick(1, 1)
 
 
