@@ -67,8 +67,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(home: Path, budget: float, runs: str = "runs") -> Settings:
-    return Settings(budget_s=budget, runs=home / runs, family=home / "mini", options=SIZES)
+def settings(home: Path, budget: float, runs: str = "runs", **sizes: str) -> Settings:
+    return Settings(budget_s=budget, runs=home / runs, family=home / "mini", options=SIZES | sizes)
 
 
 def stream(home: Path, trainer: llm.Trainer) -> Stream:
@@ -140,6 +140,28 @@ def test_new_aids_learn_alone_before_a_known_model_goes_on(home: Path, monkeypat
     assert not all(torch.equal(one, other) for one, other in zip(aids, trainer.parameters, strict=True)), "the aids have learnt"
     trainer.step(documents, 1.0)
     assert not any(torch.equal(one, other) for one, other in zip(known[:3], trainer.model.parameters(), strict=False))
+
+
+def test_a_run_begins_from_a_smaller_model_that_it_equals(home: Path) -> None:
+    small = llm.Trainer(settings(home, 1))
+    small.export()
+    checkpoints.load_strict(small.model, checkpoints.Family.open(home / "mini").component("llm").state(), "llm")
+    large = llm.Trainer(settings(home, 1, layers="4", ffn="96"))
+    large.begin_from(home / "mini")
+    prefix, ids = torch.arange(1, 6), torch.arange(40).view(2, 20) + 5
+    for weights in (large.model.state_dict(), large.average):
+        large.model.load_state_dict(weights)
+        with torch.no_grad():
+            before, after = (llm.hidden_states(one.model, prefix, ids)[0] for one in (small, large))
+        assert torch.allclose(before, after, atol=1e-5)
+    made = large.model.state_dict()
+    assert float(made["model.layers.1.mlp.gate_proj.weight"].std()) > 0.01, "new layers can learn: their way in is not zero"
+    for change, said in ((dict(ffn="32"), "larger"), (dict(layers="1"), "larger"), (dict(hidden="128"), "width")):
+        with pytest.raises(checkpoints.BadCheckpoint, match=said):
+            llm.Trainer(settings(home, 1, **change)).begin_from(home / "mini")
+    weights = {key: value for key, value in small.model.state_dict().items() if "layers.0.mlp.up" not in key}
+    with pytest.raises(checkpoints.BadCheckpoint, match="missing"):
+        llm.enlarged(weights, large.model)
 
 
 def test_training_resumes_and_exports(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,13 @@
   phones that stood in for them before the codec was there, those of a new picture tokenizer from the codes of the one before, and of
   a new music codec the levels that are as they were stay.
 
-Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time),
-dedup (share of the session without repeats), keep=1 (no learning-rate decay at the end: another round follows),
-from (a family whose exported `llm` is where a new run begins), mean (a family: at the end the mean of its `llm` and this one is
-exported, which is often better than either round), speech, pictures, music (factors on the share of chats with
-that modality), cut (share of chats without their codes), brief (share of chats with music that end soon after it begins), haste (how
-many times as fast as the rest the embeddings of music codes learn that `from` does not know: what it knows needs a low rate),
-compile=1 (a fifth faster after a minute; needs a C++ compiler), team and rank (several processes with the same options and
-ranks 0, 1, ... train together).
+Options: hidden, layers, heads, ffn (sizes), tokens (padded ids a step), lr, wall (seconds: also ends after this time), dedup (share of the
+session without repeats), keep=1 (no learning-rate decay at the end: another round follows), from (a family whose exported `llm` is where a
+new run begins; a smaller one is enlarged), mean (a family: at the end the mean of its `llm` and this one is exported, which is often better
+than either round), speech, pictures, music (factors on the share of chats with that modality), cut (share of chats without their codes),
+brief (share of chats with music that end soon after it begins), haste (how many times as fast as the rest the embeddings of music codes
+learn that `from` does not know: what it knows needs a low rate), compile=1 (a fifth faster after a minute; needs a C++ compiler), team and
+rank (several processes with the same options and ranks 0, 1, ... train together).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -369,6 +368,37 @@ def translation(old: np.ndarray, new: np.ndarray, codebook: int) -> Tensor:
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
+def enlarged(state: Mapping[str, Tensor], model: Llama) -> dict[str, Tensor]:
+    """Weights of a smaller model in the sizes of `model`, which with them computes the same (Net2Net, arXiv 1511.05641).
+
+    What is new keeps the random values of `model`, but adds nothing yet: its way back into the residual stream is zero. New layers stand
+    before the last two, new units of the feed-forward networks at the end; all other sizes must be equal. Returns `model`'s shapes.
+    """
+    before = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("model.layers."))
+    fresh = range(max(0, before - 2), max(0, before - 2) + model.config.num_hidden_layers - before)
+    made = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    for key, value in made.items():
+        if key.endswith(("o_proj.weight", "down_proj.weight")):
+            value.zero_()
+        elif value.ndim == 1:
+            value.fill_(1.0)
+    wanted = {key for key in made if not key.startswith(tuple(f"model.layers.{number}." for number in fresh))}
+    for key, value in state.items():
+        parts = key.split(".")
+        if key.startswith("model.layers.") and int(parts[2]) >= fresh.start:
+            parts[2] = str(int(parts[2]) + len(fresh))
+        wanted.discard(".".join(parts))
+        place = made.get(".".join(parts))
+        if place is None or place.ndim != value.ndim or any(new < old for new, old in zip(place.shape, value.shape, strict=True)):
+            raise checkpoints.BadCheckpoint(f"`{key}` is larger than in the model.", "Models only grow.", "Give sizes at least as large.")
+        if "mlp" not in key and place.shape != value.shape:
+            raise checkpoints.BadCheckpoint(f"`{key}` has another width.", "Only layers and `ffn` can grow.", "Keep `hidden` and `heads`.")
+        place[tuple(slice(size) for size in value.shape)] = value.float()
+    if wanted:
+        raise checkpoints.BadCheckpoint(f"`{min(wanted)}` is missing.", "The weights are not whole.", "Export them again.")
+    return made
+
+
 class Trainer:
     """The model, its optimizer and what has been adopted so far."""
 
@@ -378,8 +408,8 @@ class Trainer:
         options = settings.options
         self.vocabulary = Vocabulary(settings.family / "tokenizer", mini_modalities())
         self.config = LlamaConfig(
-            vocab_size=self.vocabulary.size, hidden_size=int(options.get("hidden", 256)), intermediate_size=int(options.get("ffn", 704)),
-            num_hidden_layers=int(options.get("layers", 6)), num_attention_heads=int(options.get("heads", 4)),
+            vocab_size=self.vocabulary.size, hidden_size=int(options.get("hidden", 256)), intermediate_size=int(options.get("ffn", 1408)),
+            num_hidden_layers=int(options.get("layers", 8)), num_attention_heads=int(options.get("heads", 4)),
             num_key_value_heads=int(options.get("heads", 4)), max_position_embeddings=2048, tie_word_embeddings=True,
         )  # fmt: skip
         torch.manual_seed(settings.seed)
@@ -437,7 +467,7 @@ class Trainer:
 
     def begin_from(self, family: Path) -> None:
         """Start from exported weights; the embeddings of codecs that are still the same are kept."""
-        checkpoints.load_strict(self.model, checkpoints.Family.open(family).component("llm").state(), "llm")
+        checkpoints.load_strict(self.model, enlarged(checkpoints.Family.open(family).component("llm").state(), self.model), "llm")
         self.begin_average(trained=True)
         self.alone = ALONE
         marks = ((name, codec_mark(family, name)) for name in ROLES)
